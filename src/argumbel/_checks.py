@@ -1,0 +1,101 @@
+"""What every public function does at its door, and what it says to bad input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["can_raise", "check_dim", "check_k", "check_logits", "check_tau", "forbid", "raise_bad_logits"]
+
+
+def can_raise(x: Tensor) -> bool:
+    """Whether the values of x may be looked at: not when that would synchronise a device, break a compiled graph or
+    ask a batched (vmap) or fake tensor for a number. There, bad rows are marked (index -1, NaN values) instead."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_traced(x)
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether x stands for other tensors (vmap, grad transforms, fake tensors, subclasses)."""
+    return type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{name} must be a tensor, but it is a {type(logits).__name__}; pass torch.as_tensor({name})")
+    if not logits.dtype.is_floating_point:
+        raise TypeError(f"{name} must have a floating dtype, but it is {logits.dtype}; pass {name}.float()")
+    if logits.ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
+
+
+def check_dim(logits: Tensor, dim: int) -> int:
+    """dim, counted from the front."""
+    if not -logits.ndim <= dim < logits.ndim:
+        raise ValueError(
+            f"dim must be in [{-logits.ndim}, {logits.ndim - 1}] for logits of shape {tuple(logits.shape)}, but it is {dim}"
+        )
+    dim %= logits.ndim
+    if logits.shape[dim] == 0 and logits.numel() == 0 and logits.shape[:dim].numel() * logits.shape[dim + 1 :].numel():
+        raise ValueError(
+            f"logits must have at least one item along dim {dim} to choose from, but the shape is {tuple(logits.shape)}"
+        )
+    return dim
+
+
+def check_k(k: int, n: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an integer, but it is a {type(k).__name__}; pass int(k)")
+    if not 0 <= k <= n:
+        raise ValueError(f"k must be between 0 and the number of items, {n}, but it is {k}")
+
+
+def check_tau(tau: float | Tensor) -> None:
+    if isinstance(tau, Tensor):
+        if can_raise(tau) and not bool((tau >= 0).all()):
+            raise ValueError(
+                "tau must be at least 0 everywhere, but some of it is negative or NaN; clamp it (tau.clamp(min=0))"
+            )
+    elif not tau >= 0:
+        raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
+
+
+def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """logits with -inf where the mask is False."""
+    if mask is None:
+        return logits
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        what = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"mask must be a bool tensor, True where an item is allowed, but it is {what}; pass mask.bool()"
+        )
+    try:
+        fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"mask must broadcast to the shape of logits, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}"
+        )
+    return logits.masked_fill(~mask, -torch.inf)
+
+
+def raise_bad_logits(logits: Tensor, dim: int, noise: object = None, k: int = 1) -> None:
+    """Say what is wrong with logits (mask applied) that are known to have a bad row."""
+    if isinstance(noise, Tensor) and not bool(noise.isfinite().all()):
+        raise ValueError(
+            "noise must be finite, but it has NaN or infinite entries; -inf belongs in logits, or use mask="
+        )
+    if bool(logits.isnan().any()):
+        raise ValueError(
+            "logits must not be NaN, but some are; find where they come from, or forbid these items by mask="
+        )
+    if bool((logits == torch.inf).any()):
+        raise ValueError(
+            "logits must not be +inf, but some are; for a certain choice forbid the other items (-inf, or mask=)"
+        )
+    support = int((logits > -torch.inf).sum(dim).min())
+    if support == 0:
+        raise ValueError("logits must allow at least one item in each row, but some row is -inf (or masked) throughout")
+    raise ValueError(
+        f"k must be at most the number of allowed items in each row, but it is {k} and some row allows only {support}"
+    )

@@ -1,0 +1,165 @@
+"""The operations in plain PyTorch: slow, readable, and the truth that every other backend is compared with.
+
+The path from (seed, row, item) to a number is described operation by operation in this folder's README.md;
+the functions below follow it line by line.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+
+# Philox4x32-10: Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3".
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+
+# -log1p(-q) = q (1 + q (C0 + q (C1 + ...))) for 0 <= q <= 1/2, relative error below 1.6e-7 (Remez; float32 values).
+COEFFICIENTS = (
+    0.5000246167182922,
+    0.33212924003601074,
+    0.26966291666030884,
+    0.05082383751869202,
+    0.7516154050827026,
+    -1.0361659526824951,
+    1.160612940788269,
+)
+LN2 = 0.693147182464599609375  # the float32 nearest to log 2; it is right to 3e-9, so no second part is needed
+REFINE_BELOW = 1 << 18  # words this near to an end of the range take 32 more bits
+
+
+def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Ten rounds of Philox4x32 on int64 tensors that hold 32-bit words; everything broadcasts."""
+    x0, x1, x2, x3 = counter
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        # The products wrap in int64; both halves of the wrapped product are those of the true 64-bit one.
+        p0, p1 = x0 * MULTIPLIERS[0], x2 * MULTIPLIERS[1]
+        x0, x1, x2, x3 = ((p1 >> 32) & MASK) ^ x1 ^ k0, p1 & MASK, ((p0 >> 32) & MASK) ^ x3 ^ k1, p0 & MASK
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
+    return x0, x1, x2, x3
+
+
+def words(seed: Tensor, rows: Tensor, items: Tensor | int, stream: int) -> Tensor:
+    """The 32-bit word of each (row, item) in one of four streams, as int64: shape ``rows.shape + (n,)``.
+
+    ``items`` is a tensor of ids that broadcasts against ``rows[..., None]``, or n for the ids 0, ..., n - 1 (four of
+    which then share one Philox block, a quarter of the work).
+    """
+    dense = isinstance(items, int)
+    if dense:
+        block = torch.arange((items + 3) // 4, device=rows.device)
+    else:
+        block = (items >> 2) & 0x3FFF_FFFF_FFFF_FFFF
+    rows = rows.unsqueeze(-1)
+    counter = (block & MASK, (block >> 32) | (stream << 30), rows & MASK, (rows >> 32) & MASK)
+    lanes = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
+    if dense:
+        return torch.stack(lanes, -1).flatten(-2)[..., :items]
+    lane = items & 3
+    return torch.where(lane < 2, torch.where(lane == 0, lanes[0], lanes[1]), torch.where(lane == 2, lanes[2], lanes[3]))
+
+
+def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """``a * b + c`` rounded once to float32.
+
+    In all its uses here the exact value has at most 53 significant bits (README, tests), so float64 holds it exactly
+    and only the last conversion rounds: this *is* the fused multiply-add of the hardware, to the bit.
+    """
+    return (a.double() * b + c).float()
+
+
+def _minus_log1p(q: Tensor, grid: Tensor) -> Tensor:
+    """``-log1p(-q)`` for q in [0, 1/2]; ``grid`` is q rounded to a multiple of 2^-24 (see ``_fma``)."""
+    s = _fma(grid, COEFFICIENTS[6], COEFFICIENTS[5])
+    for c in COEFFICIENTS[4::-1]:
+        s = _fma(s, grid, c)
+    return q * _fma(s, grid, 1.0)
+
+
+def _split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x = m * 2**-n`` with m in [1/2, 1), for positive normal float32 x; returns (m, n) with n int32."""
+    bits = x.view(torch.int32)
+    return ((bits & 0x7FFFFF) | 0x3F000000).view(torch.float32), 126 - (bits >> 23)
+
+
+def half_distance(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """``(side, h)``: u = h where side is False and 1 - h where it is True, h in [2^-65, 1/2] a float32."""
+    side = first >= 1 << 31
+    near = torch.where(side, MASK - first, first)
+    common = (near.int().float() + 0.5) * 2.0**-32
+    rest = torch.where(side, MASK - second, second)
+    refined = (((near.double() * 2.0**32 + rest.double()) + 0.5) * 2.0**-64).float()
+    return side, torch.where(near < REFINE_BELOW, refined, common)
+
+
+def half_distance64(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The same in float64, from all 64 bits."""
+    side = first >= 1 << 31
+    near = torch.where(side, ((MASK - first) << 32) | (MASK - second), (first << 32) | second)
+    return side, (near.double() + 0.5) * 2.0**-64
+
+
+def uniform(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """u in (0, 1): at least 2^-65, and at most the largest number of the dtype below one."""
+    if dtype == torch.float64:
+        side, h = half_distance64(first, second)
+    else:
+        side, h = half_distance(first, second)
+    return torch.where(side, 1 - h, h).clamp(max=1 - torch.finfo(h.dtype).eps / 2)
+
+
+def exponential(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """E = -log1p(-u)."""
+    if dtype == torch.float64:
+        side, h = half_distance64(first, second)
+        return torch.where(side, -torch.log(h), -torch.log1p(-h))
+    side, h = half_distance(first, second)
+    mantissa, exponent = _split(h)
+    grid = 1 - torch.where(side, mantissa, 1 - h)
+    n = torch.where(side, exponent, 0).float()
+    return _fma(n, LN2, _minus_log1p(torch.where(side, grid, h), grid))
+
+
+def gumbel(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """G = -log E."""
+    e = exponential(first, second, dtype)
+    if dtype == torch.float64:
+        return -torch.log(e)
+    mantissa, exponent = _split(e)
+    q = 1 - mantissa
+    return _fma(exponent.float(), LN2, _minus_log1p(q, q))
+
+
+TRANSFORMS = {"uniform": uniform, "exponential": exponential, "gumbel": gumbel}
+
+
+def noise(kind: str, seed: Tensor, rows: Tensor, items: Tensor | int, dtype: torch.dtype) -> Tensor:
+    """Keyed noise of shape ``rows.shape + (n,)``; dtype float32 or float64."""
+    return TRANSFORMS[kind](words(seed, rows, items, 0), words(seed, rows, items, 1), dtype)
+
+
+def categorical(logits: Tensor, seed: Tensor, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Draws of shape ``sample_shape + logits.shape[:-1]`` (items in the last dimension), and log Z of each row.
+
+    The race is run in two rounds over about sqrt(n) runners each: first the blocks, each as one Gumbel at its
+    logsumexp, then the items of the winning block.
+    """
+    x = logits if logits.dtype == torch.float64 else logits.float()
+    n = x.shape[-1]
+    size = max(1, math.isqrt(n - 1) + 1) if n else 1
+    blocks = -(-n // size)
+    x = torch.nn.functional.pad(x, (0, blocks * size - n), value=-torch.inf).unflatten(-1, (blocks, size))
+    heights = x.logsumexp(-1)
+    shape = (*sample_shape, *x.shape[:-2])
+    rows = torch.arange(math.prod(shape), device=x.device).reshape(shape)
+    g = noise("gumbel", seed, rows, blocks + size, x.dtype)
+    block = (heights + g[..., :blocks]).argmax(-1)
+    x = x.expand(*shape, blocks, size)
+    winners = x.gather(-2, block[..., None, None].expand(*shape, 1, size)).squeeze(-2)
+    item = (winners + g[..., blocks:]).argmax(-1)
+    return block * size + item, heights.logsumexp(-1)

@@ -1,0 +1,353 @@
+"""Relax: what if the winner of the race may be soft? Softmax relaxations and straight-through samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._checks import can_raise, check_dim, check_k, check_logits, check_tau, forbid, raise_bad_logits
+from .choice import gumbel_max
+from .noise import KeyedNoise, draw_like, perturb
+
+__all__ = ["gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"]
+
+
+def gumbel_softmax(
+    logits: Tensor,
+    tau: float | Tensor = 1,
+    hard: bool = False,
+    eps: float = 1e-10,
+    dim: int = -1,
+    *,
+    mask: Tensor | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``softmax((logits + noise) / tau, dim)`` with standard Gumbel noise: a relaxed one-hot draw from softmax(logits).
+
+    A drop-in for ``torch.nn.functional.gumbel_softmax``. Its argmax is an exact draw from softmax(logits) at every
+    temperature. A *keyed* function: the same ``KeyedNoise`` gives the same sample.
+
+    Args:
+        logits: any shape, any floating dtype; -inf forbids an item (it gets exactly 0, and no gradient).
+        tau: temperature, a number or a tensor that broadcasts against logits (and may need a gradient). As tau falls
+            samples approach one-hot vectors; tau = 0 gives exactly these, without a gradient.
+        hard: return the exact one-hot of the argmax, with the gradient of the soft sample (straight-through).
+        eps: ignored; it keeps the argument order of torch.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        A tensor in the shape and dtype of logits (float32 under autocast, as torch's softmax) that sums to 1 along dim.
+
+    Raises:
+        ValueError: NaN or +inf in logits, a row with nothing allowed, tau < 0, noise or mask of the wrong shape, both
+            noise and generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits are not a floating tensor, or mask is not bool.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> logits = torch.zeros(4, 3, requires_grad=True)
+        >>> y = ag.gumbel_softmax(logits, tau=0.5, hard=True)
+        >>> y.sum(-1)
+        tensor([1., 1., 1., 1.], grad_fn=<SumBackward1>)
+
+    Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax"; Maddison, Mnih and Teh 2017,
+    "The Concrete distribution".
+    """
+    keys, dim, dtype = _race(logits, tau, dim, mask, noise, generator)
+    soft = _tempered(keys, tau, dim, torch.softmax, 1.0, 0.0)
+    return (_straight_through(_one_hot(keys, soft, dim), soft) if hard else soft).to(dtype)
+
+
+def log_gumbel_softmax(
+    logits: Tensor,
+    tau: float | Tensor = 1,
+    dim: int = -1,
+    *,
+    mask: Tensor | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``log_softmax((logits + noise) / tau, dim)``: the logarithm of :func:`gumbel_softmax`, computed in log space.
+
+    At tau = 0.1 and a thousand items most relaxed samples have entries that underflow; their logarithms do not.
+    Arguments and errors as :func:`gumbel_softmax`.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> from argumbel.relax import log_gumbel_softmax
+        >>> bool(log_gumbel_softmax(torch.zeros(1000), tau=0.01).isfinite().all())
+        True
+
+    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix C.
+    """
+    keys, dim, dtype = _race(logits, tau, dim, mask, noise, generator)
+    return _tempered(keys, tau, dim, torch.log_softmax, 0.0, -torch.inf).to(dtype)
+
+
+def gumbel_sigmoid(
+    logits: Tensor,
+    tau: float | Tensor = 1,
+    hard: bool = False,
+    *,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``sigmoid((logits + noise) / tau)`` with standard logistic noise: relaxed Bernoulli draws.
+
+    Logistic noise is the difference of two Gumbels, so this is :func:`gumbel_softmax` over two items. The sample is
+    above 1/2 with probability sigmoid(logits) at every temperature. A *keyed* function.
+
+    Args:
+        logits: log odds, any shape, any floating dtype; +-inf are certain.
+        tau: temperature, a number or a tensor that broadcasts against logits; 0 gives exactly 0 or 1.
+        hard: return exactly 0 or 1, with the gradient of the soft sample (straight-through).
+        noise: a tensor of logistic noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        A tensor in the shape and dtype of logits.
+
+    Raises:
+        ValueError: NaN in logits (NaN results where they may not be looked at), tau < 0, noise of the wrong shape, both
+            noise and generator.
+        TypeError: logits are not a floating tensor.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> ag.gumbel_sigmoid(torch.tensor([-torch.inf, torch.inf]), hard=True)
+        tensor([0., 1.])
+
+    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix B.
+    """
+    if isinstance(logits, Tensor) and logits.ndim == 0:
+        if isinstance(noise, Tensor) and noise.ndim == 0:
+            noise = noise.reshape(1)
+        return gumbel_sigmoid(logits.reshape(1), tau, hard, noise=noise, generator=generator).squeeze(0)
+    check_logits(logits)
+    check_tau(tau)
+    keys = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
+    if can_raise(keys) and bool(keys.isnan().any()):
+        raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
+    winner = (keys > 0).to(keys.dtype)
+    if isinstance(tau, Tensor):
+        frozen = tau == 0
+        soft = torch.where(frozen, winner, torch.sigmoid(keys / torch.where(frozen, 1, tau)))
+    else:
+        soft = torch.sigmoid(keys / tau) if tau > 0 else winner
+    return (_straight_through(winner, soft) if hard else soft).to(logits.dtype)
+
+
+def relaxed_topk(
+    logits: Tensor,
+    k: int,
+    tau: float | Tensor = 1,
+    hard: bool = False,
+    dim: int = -1,
+    *,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """A relaxed k-hot draw of k items without replacement: k successive softmaxes of ``logits + noise``.
+
+    ``sum_j a_j`` with ``a_j = softmax(x_j / tau)``, ``x_1 = logits + noise``, ``x_{j+1} = x_j + log(1 - a_j)``. As tau
+    falls it approaches the k-hot vector of :func:`argumbel.gumbel_topk` under the same noise. A *keyed* function.
+
+    Args:
+        logits: any shape, any floating dtype; -inf forbids an item.
+        k: how many items, at most the number of allowed items in every row.
+        tau: temperature, a number or a tensor that broadcasts against logits; 0 gives the exact k-hot vector.
+        hard: return the exact k-hot vector of the top k, with the gradient of the soft one (straight-through).
+        dim: where the items lie.
+        noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        A tensor in the shape and dtype of logits that sums to k along dim, with entries at least 0 (at high temperature
+        an entry may exceed 1: the same item can lead two of the softmaxes).
+
+    Raises:
+        ValueError, TypeError: as :func:`argumbel.gumbel_topk`; tau < 0.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> y = ag.relaxed_topk(torch.zeros(2, 6), k=2, tau=0.5)
+        >>> torch.allclose(y.sum(-1), torch.tensor([2.0, 2.0]))
+        True
+
+    Source: Xie and Ermon 2019, "Reparameterizable subset sampling via continuous relaxations".
+    """
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    check_k(k, logits.shape[dim])
+    keys, dim, dtype = _race(logits, tau, dim, None, noise, generator, k)
+    top = keys.topk(k, dim).indices
+    exact = torch.zeros_like(keys).scatter(dim, top, 1.0)
+    if not isinstance(tau, Tensor):
+        if tau == 0:
+            return exact.to(dtype)
+        tau = torch.tensor(tau, dtype=keys.dtype, device=keys.device)
+    frozen = tau == 0
+    soft = torch.where(frozen, exact, _successive_softmaxes(keys, k, torch.where(frozen, 1, tau), dim))
+    return (_straight_through(exact.expand_as(soft), soft) if hard else soft).to(dtype)
+
+
+def straight_through(
+    logits: Tensor,
+    *,
+    method: str = "gumbel",
+    tau: float | Tensor = 1,
+    dim: int = -1,
+    mask: Tensor | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``one_hot(z) + (s - s.detach())``: an exact one-hot draw z from softmax(logits) with the gradient of a soft s.
+
+    How a discrete sample can have a gradient: forward it is the one-hot vector; backward it is treated as if it had
+    been the soft vector s. The gradient is biased (it vanishes only with tau) but usually of low variance.
+
+    Args:
+        method: ``"gumbel"``: s is the relaxed sample of the same noise, ``softmax((logits + noise) / tau)``
+            (straight-through Gumbel-softmax); ``"softmax"``: s is ``softmax(logits / tau)`` (plain straight-through,
+            unbiased for linear losses at tau = 1).
+        tau: temperature of s, a number or a tensor that broadcasts against logits; must be above 0 to have a gradient.
+        logits, dim, mask, noise, generator: as :func:`gumbel_softmax`.
+
+    Returns:
+        Exact one-hot vectors in the shape and dtype of logits.
+
+    Raises:
+        ValueError: an unknown method; else as :func:`gumbel_softmax`.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> logits = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
+        >>> z = ag.straight_through(logits, method="softmax")
+        >>> (z * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+        >>> logits.grad
+        tensor([-0.1418, -0.1408,  0.2826])
+
+    Source: Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
+    conditional computation"; Jang, Gu and Poole 2017.
+    """
+    if method not in STRAIGHT_THROUGH:
+        raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}")
+    return STRAIGHT_THROUGH[method](logits, tau, dim, mask, noise, generator)
+
+
+def _st_gumbel(
+    logits: Tensor,
+    tau: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    return gumbel_softmax(logits, tau, hard=True, dim=dim, mask=mask, noise=noise, generator=generator)
+
+
+def _st_softmax(
+    logits: Tensor,
+    tau: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    check_tau(tau)
+    index = gumbel_max(logits.detach(), dim=dim, mask=mask, noise=noise, generator=generator).indices
+    x = forbid(logits, mask)
+    soft = _tempered(x.to(torch.promote_types(x.dtype, torch.float32)), tau, dim, torch.softmax, 1.0, 0.0)
+    hard = torch.zeros_like(soft).scatter(dim, index.unsqueeze(dim).clamp(min=0), 1.0)
+    return _straight_through(hard, soft).to(_soft_dtype(logits))
+
+
+STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {"gumbel": _st_gumbel, "softmax": _st_softmax}
+
+
+def _race(
+    logits: Tensor,
+    tau: float | Tensor,
+    dim: int,
+    mask: Tensor | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
+    k: int = 1,
+) -> tuple[Tensor, int, torch.dtype]:
+    """The door: checked perturbed logits shifted to a maximum of 0 (no softmax minds, and no tau makes it overflow),
+    the dim counted from the back (a tensor tau may add dimensions in front), and the dtype of the result."""
+    check_logits(logits)
+    check_tau(tau)
+    dim = check_dim(logits, dim)
+    x = forbid(logits, mask)
+    keys = perturb(x, dim, noise, generator)
+    height = keys.detach().amax(dim, keepdim=True)
+    if can_raise(keys):
+        last = height if k <= 1 else keys.detach().topk(k, dim).values
+        if not bool(last.isfinite().all()):
+            raise_bad_logits(x.detach(), dim, noise, k)
+    return keys - height, dim - logits.ndim, _soft_dtype(logits)
+
+
+def _soft_dtype(logits: Tensor) -> torch.dtype:
+    """What torch's own softmax returns: the dtype of logits, but float32 under autocast."""
+    autocast = torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if autocast else logits.dtype
+
+
+def _tempered(
+    keys: Tensor,
+    tau: float | Tensor,
+    dim: int,
+    softmax: Callable[[Tensor, int], Tensor],
+    one: float,
+    zero: float,
+) -> Tensor:
+    """``softmax(keys / tau)``; the exact argmax (``one`` there, else ``zero``) where tau is 0."""
+    if not isinstance(tau, Tensor):
+        if tau > 0:
+            return softmax(keys / tau, dim)
+        return torch.full_like(keys, zero).scatter(dim, keys.argmax(dim, keepdim=True), one)
+    # A forbidden item must not meet tau: 0 * inf would make the gradient of tau NaN.
+    frozen, forbidden = tau == 0, keys == -torch.inf
+    scaled = keys.masked_fill(forbidden, 0) / torch.where(frozen, 1, tau)
+    soft = softmax(scaled.masked_fill(forbidden, -torch.inf), dim)
+    if can_raise(tau) and not bool(frozen.any()):
+        return soft
+    exact = torch.full_like(soft, zero).scatter(
+        dim, keys.argmax(dim, keepdim=True).expand_as(soft.narrow(dim, 0, 1)), one
+    )
+    return torch.where(frozen, exact, soft)
+
+
+def _one_hot(keys: Tensor, soft: Tensor, dim: int) -> Tensor:
+    """The one-hot of the argmax of keys, in the shape of soft. By index: two items may tie in value, never in index."""
+    index = keys.argmax(dim, keepdim=True).expand_as(soft.narrow(dim, 0, 1))
+    return torch.zeros_like(soft).scatter(dim, index, 1.0)
+
+
+def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """hard, with the gradient of soft. The bracket is exactly zero, so the value stays exactly hard."""
+    return hard + (soft - soft.detach())
+
+
+def _successive_softmaxes(keys: Tensor, k: int, tau: Tensor, dim: int) -> Tensor:
+    total = torch.zeros_like(keys / tau)
+    x = keys
+    for j in range(k):
+        z = x / tau
+        a = torch.softmax(z, dim)
+        total = total + a
+        if j + 1 < k:
+            # log(1 - a): where a may be near 1, at the largest item, it is the logsumexp of the rest over that of all.
+            top = z.argmax(dim, keepdim=True)
+            largest = torch.zeros_like(z, dtype=torch.bool).scatter(dim, top, True)
+            rest = z.masked_fill(largest, -torch.inf).logsumexp(dim, keepdim=True) - z.logsumexp(dim, keepdim=True)
+            x = x + torch.where(largest, rest, torch.log1p(-a.masked_fill(largest, 0)))
+    return total
