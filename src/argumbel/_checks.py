@@ -32,7 +32,8 @@ def check_dim(logits: Tensor, dim: int) -> int:
     """dim, counted from the front."""
     if not -logits.ndim <= dim < logits.ndim:
         raise ValueError(
-            f"dim must be in [{-logits.ndim}, {logits.ndim - 1}] for logits of shape {tuple(logits.shape)}, but it is {dim}"
+            f"dim must be in [{-logits.ndim}, {logits.ndim - 1}] for logits of shape {tuple(logits.shape)}, "
+            f"but it is {dim}"
         )
     dim %= logits.ndim
     if logits.shape[dim] == 0 and logits.numel() == 0 and logits.shape[:dim].numel() * logits.shape[dim + 1 :].numel():
@@ -53,7 +54,7 @@ def check_tau(tau: float | Tensor) -> None:
     if isinstance(tau, Tensor):
         if can_raise(tau) and not bool((tau >= 0).all()):
             raise ValueError(
-                "tau must be at least 0 everywhere, but some of it is negative or NaN; clamp it (tau.clamp(min=0))"
+                "tau must be at least 0 everywhere, but some of it is negative or NaN; use tau.clamp(min=0)"
             )
     elif not tau >= 0:
         raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
@@ -82,17 +83,11 @@ def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
 def raise_bad_logits(logits: Tensor, dim: int, noise: object = None, k: int = 1) -> None:
     """Say what is wrong with logits (mask applied) that are known to have a bad row."""
     if isinstance(noise, Tensor) and not bool(noise.isfinite().all()):
-        raise ValueError(
-            "noise must be finite, but it has NaN or infinite entries; -inf belongs in logits, or use mask="
-        )
+        raise ValueError("noise must be finite, but some is not; forbid items by -inf in logits, or by mask=")
     if bool(logits.isnan().any()):
-        raise ValueError(
-            "logits must not be NaN, but some are; find where they come from, or forbid these items by mask="
-        )
+        raise ValueError("logits must not be NaN, but some are; find where they come from, or forbid them by mask=")
     if bool((logits == torch.inf).any()):
-        raise ValueError(
-            "logits must not be +inf, but some are; for a certain choice forbid the other items (-inf, or mask=)"
-        )
+        raise ValueError("logits must not be +inf, but some are; for a sure choice forbid the others (-inf, or mask=)")
     support = int((logits > -torch.inf).sum(dim).min())
     if support == 0:
         raise ValueError("logits must allow at least one item in each row, but some row is -inf (or masked) throughout")

@@ -71,7 +71,7 @@ def categorical(
     check_logits(logits)
     dim = check_dim(logits, dim)
     x = forbid(logits, mask).detach().movedim(dim, -1)
-    seed = as_keyed(None, generator, logits.device).seed
+    seed = as_keyed(None, generator, logits.device).seed_tensor(logits.device)
     draws, log_z = kernels.categorical(x, seed, torch.Size(sample_shape))
     bad = ~log_z.isfinite()
     if not can_raise(bad):
@@ -162,8 +162,8 @@ def gumbel_topk(
         >>> indices.shape, bool((values[:, :-1] >= values[:, 1:]).all())
         (torch.Size([2, 3]), True)
 
-    Source: Vieira 2014, "Gumbel-max trick and weighted reservoir sampling" (blog post); Kool, van Hoof and Welling 2019,
-    "Stochastic beams and where to find them".
+    Source: Vieira 2014, "Gumbel-max trick and weighted reservoir sampling" (blog post); Kool, van Hoof and Welling
+    2019, "Stochastic beams and where to find them".
     """
     check_logits(logits)
     dim = check_dim(logits, dim)

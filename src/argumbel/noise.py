@@ -143,11 +143,16 @@ class KeyedNoise:
         if device is None:
             device = self.seed.device if isinstance(self.seed, Tensor) else torch.get_default_device()
         lead, n = (shape[:-1], shape[-1]) if shape else (shape, 1)
-        seed = self.seed if isinstance(self.seed, Tensor) else torch.tensor(_signed(self.seed))
         out = kernels.noise(
-            kind, seed.to(device), self._rows(lead, device), self._items(shape, n, device), work_dtype(dtype)
+            kind, self.seed_tensor(device), self._rows(lead, device), self._items(shape, n, device), work_dtype(dtype)
         )
         return out.reshape(shape).to(dtype)
+
+    def seed_tensor(self, device: torch.device | str) -> Tensor:
+        """The seed as a 0-dimensional int64 tensor."""
+        if isinstance(self.seed, Tensor):
+            return self.seed.to(device)
+        return torch.tensor(self.seed - (1 << 64) if self.seed >= 1 << 63 else self.seed, device=device)
 
     def _rows(self, lead: torch.Size, device: torch.device | str) -> Tensor:
         if self.rows is None:
@@ -168,16 +173,12 @@ class KeyedNoise:
             ] == (n,)
         except RuntimeError:
             fits = False
-        if not fits:
+        if not fits or self.items.shape[-1:] != (n,):
             raise ValueError(
-                f"items must give one id per item: the shape ({n},), or one that broadcasts to {tuple(shape)} and ends "
-                f"in {n}, but its shape is {tuple(self.items.shape)}"
+                f"items must give one id per item: the shape ({n},), or one that broadcasts to {tuple(shape)}, but its "
+                f"shape is {tuple(self.items.shape)}"
             )
         return self.items.to(device)
-
-
-def _signed(seed: int) -> int:
-    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 def gumbel(
@@ -249,8 +250,8 @@ def draw_like(
             raise ValueError("generator and noise are two doors for the same thing; pass one of them")
         if noise.shape != x.shape:
             raise ValueError(
-                f"noise must have the shape {tuple(x.shape)} of logits, but its shape is {tuple(noise.shape)}; noise that "
-                "is meant to be shared between rows can be expanded"
+                f"noise must have the shape {tuple(x.shape)} of logits, but its shape is {tuple(noise.shape)}; "
+                "expand noise that rows are meant to share"
             )
         if not noise.dtype.is_floating_point:
             raise TypeError(f"noise must have a floating dtype, but it is {noise.dtype}")

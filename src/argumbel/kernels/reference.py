@@ -50,18 +50,17 @@ def words(seed: Tensor, rows: Tensor, items: Tensor | int, stream: int) -> Tenso
     ``items`` is a tensor of ids that broadcasts against ``rows[..., None]``, or n for the ids 0, ..., n - 1 (four of
     which then share one Philox block, a quarter of the work).
     """
-    dense = isinstance(items, int)
-    if dense:
-        block = torch.arange((items + 3) // 4, device=rows.device)
-    else:
-        block = (items >> 2) & 0x3FFF_FFFF_FFFF_FFFF
-    rows = rows.unsqueeze(-1)
-    counter = (block & MASK, (block >> 32) | (stream << 30), rows & MASK, (rows >> 32) & MASK)
-    lanes = philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
-    if dense:
-        return torch.stack(lanes, -1).flatten(-2)[..., :items]
-    lane = items & 3
+    if isinstance(items, int):
+        blocks = torch.arange((items + 3) // 4, device=rows.device)
+        return torch.stack(_block_words(seed, rows, blocks, stream), -1).flatten(-2)[..., :items]
+    lanes, lane = _block_words(seed, rows, items >> 2, stream), items & 3
     return torch.where(lane < 2, torch.where(lane == 0, lanes[0], lanes[1]), torch.where(lane == 2, lanes[2], lanes[3]))
+
+
+def _block_words(seed: Tensor, rows: Tensor, blocks: Tensor, stream: int) -> tuple[Tensor, ...]:
+    rows = rows.unsqueeze(-1)
+    counter = (blocks & MASK, ((blocks >> 32) & 0x3FFF_FFFF) | (stream << 30), rows & MASK, (rows >> 32) & MASK)
+    return philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
 
 
 def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
