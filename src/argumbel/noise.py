@@ -119,11 +119,10 @@ class KeyedNoise:
         """Uniform noise u, strictly inside (0, 1)."""
         dtype = torch.get_default_dtype() if dtype is None else dtype
         u = self._draw("uniform", shape, work_dtype(dtype), device)
-        return (
-            u
-            if u.dtype == dtype
-            else u.to(dtype).clamp(max=1 - torch.finfo(dtype).eps / 2, min=torch.finfo(dtype).tiny)
-        )
+        if u.dtype == dtype:
+            return u
+        info = torch.finfo(dtype)  # rounding must not reach 0 or 1
+        return u.to(dtype).clamp(min=info.tiny * info.eps, max=1 - info.eps / 2)
 
     def logistic(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -168,9 +167,7 @@ class KeyedNoise:
         if self.items is None:
             return n
         try:
-            fits = torch.broadcast_shapes(self.items.shape, shape or (1,)) == (shape or (1,)) and self.items.shape[
-                -1:
-            ] == (n,)
+            fits = torch.broadcast_shapes(self.items.shape, (*shape[:-1], n)) == (*shape[:-1], n)
         except RuntimeError:
             fits = False
         if not fits or self.items.shape[-1:] != (n,):
