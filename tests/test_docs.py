@@ -1,0 +1,71 @@
+"""Every example a reader can copy is run: doctests of all modules, and the Python blocks of README.md and docs/*.md."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+
+import argumbel
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+INTERNAL = ("_checks", "cli", "kernels")  # documented by README.md in their folder, or by --help
+MODULES = sorted(["argumbel", *(module.name for module in pkgutil.walk_packages(argumbel.__path__, "argumbel."))])
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Examples may write files and draw from the global generator; neither outlives the test."""
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks(page: str) -> None:
+    blocks = re.findall(r"^```python$", (ROOT / page).read_text(), re.MULTILINE)
+    document = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)]).parse(ROOT / page)
+    examples = list(document.examples())
+    assert len(examples) >= len(blocks)
+    for example in examples:
+        example.evaluate()
+
+
+@pytest.mark.parametrize("name", ["choice", "noise", "relax", "distributions", "nn", "plots"])
+def test_public_names_have_an_example_that_runs(name: str) -> None:
+    module = importlib.import_module(f"argumbel.{name}")
+    public = {n: getattr(module, n) for n in module.__all__ if callable(getattr(module, n))}
+    # A tuple of results is shown by the function that returns it.
+    wanted = {n for n, thing in public.items() if not (isinstance(thing, type) and issubclass(thing, tuple))}
+    shown = {n for n in wanted if ">>>" in (public[n].__doc__ or "")}
+    assert shown == wanted
+
+
+@pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(argumbel.__path__) if m.name not in INTERNAL])
+def test_every_module_has_a_page(name: str) -> None:
+    assert f"::: argumbel.{name}" in (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    assert set(re.findall(r"[\w-]+\.md", navigation)) == {Path(page).name for page in PAGES} - {"README.md"}
+
+
+@pytest.mark.parametrize("picture", ["simplex", "expectations"])
+def test_pictures_are_small(picture: str) -> None:
+    assert (ROOT / "docs" / "images" / f"{picture}.png").stat().st_size < 200_000
