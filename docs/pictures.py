@@ -16,7 +16,7 @@ def main() -> None:
     for name, draw in [("simplex", plots.simplex), ("expectations", plots.expectations)]:
         figure = draw(generator=torch.Generator().manual_seed(3))
         # No date and no version in the file: the same picture is the same bytes.
-        figure.savefig(IMAGES / f"{name}.png", dpi=110, metadata={"Software": None})
+        figure.savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ class GumbelSoftmax(nn.Module):
         noise: Tensor | KeyedNoise | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
+        """`mask`, `noise` and `generator` as in `gumbel_softmax`, and so are the errors."""
         if self.training:
             return gumbel_softmax(
                 logits, self.tau, self.hard, dim=self.dim, mask=mask, noise=noise, generator=generator
@@ -248,6 +249,7 @@ class GumbelVectorQuantizer(nn.Module):
         noise: Tensor | KeyedNoise | None = None,
         generator: torch.Generator | None = None,
     ) -> Quantized:
+        """Quantise `x`; the arguments are described above."""
         x = x if self.time_first else x.transpose(-1, -2)
         if x.shape[-1] != self.dim:
             layout = "(*batch, time, dim)" if self.time_first else "(*batch, dim, time)"

@@ -130,7 +130,7 @@ def simplex(
     y = y.clamp(min=0.5 / pixels)
     y = y / y.sum(-1, keepdim=True)
 
-    figure = Figure(figsize=(2.75 * len(taus) + 0.75, 2.7), dpi=150, layout="constrained")
+    figure = Figure(figsize=(2.3 * len(taus) + 0.7, 2.45), dpi=150, layout="constrained")
     axes_row: list[Axes] = list(figure.subplots(1, len(taus), squeeze=False)[0])
     image = None
     for axes, tau in zip(axes_row, taus, strict=True):
@@ -154,8 +154,8 @@ def simplex(
                 ha="center", va="bottom" if k == 2 else "top", color=_COLORS[k], weight="bold", fontsize=9.5,
             )  # fmt: skip
         axes.set_title(_text(tau), fontsize=12, color=_INK, pad=5)
-        axes.set_xlim(-0.17, 1.17)
-        axes.set_ylim(-0.13, math.sqrt(3) / 2 + 0.11)
+        axes.set_xlim(-0.16, 1.16)
+        axes.set_ylim(-0.14, math.sqrt(3) / 2 + 0.13)
         axes.set_aspect("equal")
         axes.axis("off")
     assert image is not None
