@@ -1,0 +1,38 @@
+// What the compiled paths offer to the module: one table of plain functions per instruction set.
+#pragma once
+#include <cstdint>
+
+namespace argumbel {
+
+enum class Dtype : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
+enum class Law : int { uniform = 0, exponential = 1, gumbel = 2 };
+
+// A matrix of logits: items are contiguous, rows may be strided (0 for an expanded row).
+struct Matrix {
+    const void* data;
+    int64_t rows, items, row_stride;
+    Dtype dtype;
+};
+
+// The keys of that matrix. Null ids mean 0, 1, 2, ...; item ids are shared by the rows (stride 0) or one line per row.
+struct Key {
+    uint64_t seed;
+    const int64_t* rows;
+    const int64_t* items;
+    int64_t items_row_stride;
+};
+
+// Every function returns the number of a bad row (NaN, +inf, nothing allowed), or -1.
+struct Kernels {
+    const char* name;
+    int64_t (*noise)(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads);
+    int64_t (*gumbel_max)(Matrix x, Key key, void* values, int64_t* indices, int threads);
+    int64_t (*gumbel_softmax)(
+        Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads);
+    int64_t (*gumbel_softmax_backward)(
+        Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
+};
+
+extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_generic;
+
+}  // namespace argumbel

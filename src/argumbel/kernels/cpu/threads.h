@@ -1,0 +1,19 @@
+// A small pool of threads. Work is cut into tasks that any thread may take, so a slow neighbour costs one task.
+#pragma once
+#include <cstdint>
+
+namespace argumbel {
+
+// Runs fn(context, task) for task = 0, ..., tasks - 1 on at most `threads` threads, the calling one among them.
+void run_tasks(int64_t tasks, int threads, void (*fn)(void*, int64_t), void* context);
+
+template <class F>
+void parallel(int64_t tasks, int threads, F&& body) {
+    if (threads <= 1 || tasks <= 1) {
+        for (int64_t t = 0; t < tasks; ++t) body(t);
+    } else {
+        run_tasks(tasks, threads, [](void* f, int64_t t) { (*static_cast<F*>(f))(t); }, &body);
+    }
+}
+
+}  // namespace argumbel
