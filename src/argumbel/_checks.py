@@ -36,7 +36,7 @@ def check_dim(logits: Tensor, dim: int) -> int:
             f"but it is {dim}"
         )
     dim %= logits.ndim
-    if logits.shape[dim] == 0 and logits.numel() == 0 and logits.shape[:dim].numel() * logits.shape[dim + 1 :].numel():
+    if logits.shape[dim] == 0:
         raise ValueError(
             f"logits must have at least one item along dim {dim} to choose from, but the shape is {tuple(logits.shape)}"
         )
@@ -50,14 +50,28 @@ def check_k(k: int, n: int) -> None:
         raise ValueError(f"k must be between 0 and the number of items, {n}, but it is {k}")
 
 
-def check_tau(tau: float | Tensor) -> None:
-    if isinstance(tau, Tensor):
-        if can_raise(tau) and not bool((tau >= 0).all()):
-            raise ValueError(
-                "tau must be at least 0 everywhere, but some of it is negative or NaN; use tau.clamp(min=0)"
-            )
-    elif not tau >= 0:
-        raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
+def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> None:
+    """dim None: tau may have any shape that broadcasts against logits; else it must not vary along dim."""
+    if not isinstance(tau, Tensor):
+        if not isinstance(tau, (int, float)):
+            raise TypeError(f"tau must be a number or a tensor, but it is a {type(tau).__name__}; pass float(tau)")
+        if not tau >= 0:
+            raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
+        return
+    try:
+        torch.broadcast_shapes(tau.shape, logits.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"tau must broadcast against the shape of logits, {tuple(logits.shape)}, "
+            f"but its shape is {tuple(tau.shape)}"
+        ) from None
+    if dim is not None and tau.ndim >= logits.ndim - dim and tau.shape[dim - logits.ndim] != 1:
+        raise ValueError(
+            f"tau must be the same for all items of a row (size 1 along dim {dim} of logits), but its shape is "
+            f"{tuple(tau.shape)} for logits of shape {tuple(logits.shape)}; divide the logits instead"
+        )
+    if can_raise(tau) and not bool((tau >= 0).all()):
+        raise ValueError("tau must be at least 0 everywhere, but some of it is negative or NaN; use tau.clamp(min=0)")
 
 
 def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -71,7 +71,7 @@ def categorical(
     check_logits(logits)
     dim = check_dim(logits, dim)
     x = forbid(logits, mask).detach().movedim(dim, -1)
-    seed = as_keyed(None, generator, logits.device).seed_tensor(logits.device)
+    seed = as_keyed(None, generator, logits.device).seed
     draws, log_z = kernels.categorical(x, seed, torch.Size(sample_shape))
     bad = ~log_z.isfinite()
     if not can_raise(bad):
@@ -125,6 +125,15 @@ def gumbel_max(
     check_logits(logits)
     dim = check_dim(logits, dim)
     x = forbid(logits, mask)
+    if not isinstance(noise, Tensor):
+        noise, generator = as_keyed(noise, generator, x.device), None
+        items_last = x.movedim(dim, -1)
+        key = noise.key(items_last.shape, x.device)
+        if kernels.is_native(items_last, key):
+            values, indices, bad = kernels.gumbel_max(items_last, key)
+            if bad:
+                raise_bad_logits(x, dim)
+            return Choice(values, indices)
     values, indices = perturb(x, dim, noise, generator).max(dim)
     return Choice(*_checked(x, dim, noise, values, indices))
 
@@ -212,6 +221,9 @@ def _checked(
 ) -> tuple[Tensor, Tensor]:
     """Values in the dtype of logits; bad rows raise where they may be looked at, else become NaN and -1."""
     bad = ~values.isfinite()
+    if values.ndim == logits.ndim and k:  # of the first k: where the best is NaN or +inf, nothing of the row is sound
+        best = values.narrow(dim, 0, 1)
+        bad = bad | best.isnan() | (best == torch.inf)
     if can_raise(values):
         if bool(bad.any()):
             raise_bad_logits(logits, dim, noise, k)

@@ -22,7 +22,7 @@ def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
     if ids is None:
         return None
     if not isinstance(ids, Tensor):
-        ids = torch.tensor(ids, dtype=torch.int64)
+        ids = torch.tensor(ids) if len(ids) else torch.empty(0, dtype=torch.int64)
     if ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
         raise TypeError(f"{name} must hold integers (global ids), but its dtype is {ids.dtype}; pass an int64 tensor")
     return ids.to(torch.int64)
@@ -37,7 +37,7 @@ class KeyedNoise:
     same; ask for part of it and get that part.
 
     With u in (0, 1) resolved to 2^-65 at both ends: ``uniform`` is u, ``exponential`` is E = -log(1 - u), ``gumbel``
-    is G = -log(E), and ``logistic`` is -log(expm1(E)), all of the same u.
+    is G = -log(E), and ``logistic`` is log(1 - u) - log(u), all of the same u.
 
     Args:
         seed: any 64-bit integer, or a 0-dimensional int64 tensor (which ``torch.compile`` does not specialise on).
@@ -82,6 +82,8 @@ class KeyedNoise:
             raise TypeError(f"seed must be an integer, but it is a {type(seed).__name__}; pass int(seed)")
         elif not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"seed must fit 64 bits, but it is {seed}; pass seed % 2**64")
+        if isinstance(seed, int) and seed >= 1 << 63:
+            seed -= 1 << 64
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "rows", _as_ids("rows", rows))
         object.__setattr__(self, "items", _as_ids("items", items))
@@ -91,10 +93,9 @@ class KeyedNoise:
         generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> KeyedNoise:
         """Noise under a fresh seed: one 64-bit draw from ``generator`` (default: PyTorch's global one)."""
-        if device is None:
-            device = torch.get_default_device() if generator is None else generator.device
-        device = torch.device(device)
-        if generator is not None and generator.device.type != device.type:
+        if generator is not None and device is None:
+            device = generator.device
+        if generator is not None and generator.device.type != torch.device(device or "cpu").type:
             raise ValueError(
                 f"generator must live where the noise is wanted, on {device}, but it is on {generator.device}; "
                 f"make one with torch.Generator(device={str(device)!r})"
@@ -111,26 +112,30 @@ class KeyedNoise:
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Standard exponential noise, ``-log(1 - u)``: mean 1, never zero."""
-        return self._draw("exponential", shape, dtype, device)
+        return self._draw_positive("exponential", shape, dtype, device)
 
     def uniform(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Uniform noise u, strictly inside (0, 1)."""
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        u = self._draw("uniform", shape, work_dtype(dtype), device)
-        if u.dtype == dtype:
-            return u
-        info = torch.finfo(dtype)  # rounding must not reach 0 or 1
-        return u.to(dtype).clamp(min=info.tiny * info.eps, max=1 - info.eps / 2)
+        u = self._draw_positive("uniform", shape, dtype, device)
+        return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
 
     def logistic(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Standard logistic noise, ``log(1 - u) - log(u)``: the law of the difference of two Gumbels."""
+        return self._draw("logistic", shape, dtype, device)
+
+    def _draw_positive(
+        self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> Tensor:
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        e = self._draw("exponential", shape, work_dtype(dtype), device)
-        return -torch.log(torch.expm1(e)).to(dtype)
+        x = self._draw(kind, shape, work_dtype(dtype), device)
+        if x.dtype == dtype:
+            return x
+        info = torch.finfo(dtype)  # float16 would round 1 in 3e7 to zero
+        return x.to(dtype).clamp(min=info.tiny * info.eps)
 
     def _draw(
         self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
@@ -138,24 +143,22 @@ class KeyedNoise:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
             raise TypeError(f"dtype must be a floating dtype, but it is {dtype}; pass torch.float32, say")
-        shape = torch.Size(shape)
         if device is None:
-            device = self.seed.device if isinstance(self.seed, Tensor) else torch.get_default_device()
-        lead, n = (shape[:-1], shape[-1]) if shape else (shape, 1)
-        out = kernels.noise(
-            kind, self.seed_tensor(device), self._rows(lead, device), self._items(shape, n, device), work_dtype(dtype)
-        )
-        return out.reshape(shape).to(dtype)
+            device = self.seed.device if isinstance(self.seed, Tensor) else torch.empty(0).device
+        device, shape = torch.device(device), torch.Size(shape)
+        if not shape:
+            return self._draw(kind, (1,), dtype, device).squeeze(0)
+        return kernels.noise(kind, self.key(shape, device), shape, dtype, device)
 
-    def seed_tensor(self, device: torch.device | str) -> Tensor:
-        """The seed as a 0-dimensional int64 tensor."""
-        if isinstance(self.seed, Tensor):
-            return self.seed.to(device)
-        return torch.tensor(self.seed - (1 << 64) if self.seed >= 1 << 63 else self.seed, device=device)
+    def key(self, shape: torch.Size, device: torch.device) -> tuple[Tensor | int, Tensor | None, Tensor | None]:
+        """Seed, row ids and item ids as the kernels take them, for noise of this shape."""
+        if self.rows is None and self.items is None:
+            return self.seed, None, None
+        return self.seed, self._rows(shape[:-1], device), self._items(shape, device)
 
-    def _rows(self, lead: torch.Size, device: torch.device | str) -> Tensor:
+    def _rows(self, lead: torch.Size, device: torch.device) -> Tensor | None:
         if self.rows is None:
-            return torch.arange(lead.numel(), device=device).reshape(lead)
+            return None
         if self.rows.shape != lead and self.rows.shape != (lead.numel(),):
             raise ValueError(
                 f"rows must give one id per row: the shape {tuple(lead)} or ({lead.numel()},), but its shape is "
@@ -163,11 +166,12 @@ class KeyedNoise:
             )
         return self.rows.to(device).reshape(lead)
 
-    def _items(self, shape: torch.Size, n: int, device: torch.device | str) -> Tensor | int:
+    def _items(self, shape: torch.Size, device: torch.device) -> Tensor | None:
         if self.items is None:
-            return n
+            return None
+        n = shape[-1]
         try:
-            fits = torch.broadcast_shapes(self.items.shape, (*shape[:-1], n)) == (*shape[:-1], n)
+            fits = torch.broadcast_shapes(self.items.shape, shape) == shape
         except RuntimeError:
             fits = False
         if not fits or self.items.shape[-1:] != (n,):
@@ -219,7 +223,7 @@ def logistic(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """``log(u) - log(1 - u)``, u uniform in (0, 1): standard logistic noise, the difference of two Gumbels.
+    """``log(1 - u) - log(u)``, u uniform in (0, 1): standard logistic noise, the difference of two Gumbels.
 
     Both tails are resolved to 2^-65, so the range is about [-45, 45]. Arguments and errors as :func:`gumbel`.
 

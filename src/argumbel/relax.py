@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ._checks import can_raise, check_dim, check_k, check_logits, check_tau, forbid, raise_bad_logits
+from . import kernels
+from ._checks import can_raise, check_dim, check_k, check_logits, check_tau, forbid, is_traced, raise_bad_logits
 from .choice import gumbel_max
-from .noise import KeyedNoise, draw_like, perturb
+from .noise import KeyedNoise, as_keyed, draw_like, perturb, work_dtype
 
 __all__ = ["gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"]
 
@@ -32,8 +34,8 @@ def gumbel_softmax(
 
     Args:
         logits: any shape, any floating dtype; -inf forbids an item (it gets exactly 0, and no gradient).
-        tau: temperature, a number or a tensor that broadcasts against logits (and may need a gradient). As tau falls
-            samples approach one-hot vectors; tau = 0 gives exactly these, without a gradient.
+        tau: temperature, a number, or a tensor that broadcasts against logits with size 1 along dim (its gradient is
+            right too). As tau falls samples approach one-hot vectors; tau = 0 gives exactly these, without a gradient.
         hard: return the exact one-hot of the argmax, with the gradient of the soft sample (straight-through).
         eps: ignored; it keeps the argument order of torch.
         dim: where the items lie.
@@ -42,7 +44,8 @@ def gumbel_softmax(
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A tensor in the shape and dtype of logits (float32 under autocast, as torch's softmax) that sums to 1 along dim.
+        A tensor in the shape and dtype of logits (under autocast, the dtype of torch's softmax) that sums to 1 along
+        dim.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, tau < 0, noise or mask of the wrong shape, both
@@ -59,9 +62,18 @@ def gumbel_softmax(
     Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax"; Maddison, Mnih and Teh 2017,
     "The Concrete distribution".
     """
-    keys, dim, dtype = _race(logits, tau, dim, mask, noise, generator)
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    check_tau(tau, logits, dim)
+    x = forbid(logits, mask)
+    if not isinstance(noise, Tensor):
+        noise, generator = as_keyed(noise, generator, x.device), None
+        y = _native_gumbel_softmax(x, tau, hard, dim, noise)
+        if y is not None:
+            return y
+    keys, dim, dtype = _race(x, dim, noise, generator)
     soft = _tempered(keys, tau, dim, torch.softmax, 1.0, 0.0)
-    return (_straight_through(_one_hot(keys, soft, dim), soft) if hard else soft).to(dtype)
+    return (_straight_through(_at_winner(keys, soft, dim, 1.0, 0.0), soft) if hard else soft).to(dtype)
 
 
 def log_gumbel_softmax(
@@ -86,7 +98,10 @@ def log_gumbel_softmax(
 
     Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix C.
     """
-    keys, dim, dtype = _race(logits, tau, dim, mask, noise, generator)
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    check_tau(tau, logits, dim)
+    keys, dim, dtype = _race(forbid(logits, mask), dim, noise, generator)
     return _tempered(keys, tau, dim, torch.log_softmax, 0.0, -torch.inf).to(dtype)
 
 
@@ -130,16 +145,16 @@ def gumbel_sigmoid(
             noise = noise.reshape(1)
         return gumbel_sigmoid(logits.reshape(1), tau, hard, noise=noise, generator=generator).squeeze(0)
     check_logits(logits)
-    check_tau(tau)
+    check_tau(tau, logits, None)
     keys = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
     if can_raise(keys) and bool(keys.isnan().any()):
         raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
-    winner = (keys > 0).to(keys.dtype)
+    winner = torch.where(keys.isnan(), torch.nan, (keys > 0).to(keys.dtype))
     if isinstance(tau, Tensor):
         frozen = tau == 0
-        soft = torch.where(frozen, winner, torch.sigmoid(keys / torch.where(frozen, 1, tau)))
+        soft = torch.where(frozen, winner, torch.sigmoid(_over(keys, torch.where(frozen, 1, tau))))
     else:
-        soft = torch.sigmoid(keys / tau) if tau > 0 else winner
+        soft = torch.sigmoid(_over(keys, tau)) if tau > 0 else winner
     return (_straight_through(winner, soft) if hard else soft).to(logits.dtype)
 
 
@@ -184,10 +199,12 @@ def relaxed_topk(
     """
     check_logits(logits)
     dim = check_dim(logits, dim)
+    check_tau(tau, logits, dim)
     check_k(k, logits.shape[dim])
-    keys, dim, dtype = _race(logits, tau, dim, None, noise, generator, k)
-    top = keys.topk(k, dim).indices
-    exact = torch.zeros_like(keys).scatter(dim, top, 1.0)
+    keys, dim, dtype = _race(logits, dim, noise, generator, k)
+    exact = torch.zeros_like(keys).scatter(dim, keys.topk(k, dim).indices, 1.0) + 0 * keys.detach().amax(
+        dim, keepdim=True
+    )
     if not isinstance(tau, Tensor):
         if tau == 0:
             return exact.to(dtype)
@@ -260,45 +277,94 @@ def _st_softmax(
     noise: Tensor | KeyedNoise | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    check_tau(tau)
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    check_tau(tau, logits, dim)
     index = gumbel_max(logits.detach(), dim=dim, mask=mask, noise=noise, generator=generator).indices
-    x = forbid(logits, mask)
-    soft = _tempered(x.to(torch.promote_types(x.dtype, torch.float32)), tau, dim, torch.softmax, 1.0, 0.0)
-    hard = torch.zeros_like(soft).scatter(dim, index.unsqueeze(dim).clamp(min=0), 1.0)
+    x = forbid(logits, mask).to(work_dtype(logits.dtype))
+    soft = _tempered(x - x.detach().amax(dim, keepdim=True), tau, dim - x.ndim, torch.softmax, 1.0, 0.0)
+    won = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim)) == index.unsqueeze(dim)
+    hard = won.to(soft.dtype).masked_fill((index < 0).unsqueeze(dim), torch.nan).expand_as(soft)
     return _straight_through(hard, soft).to(_soft_dtype(logits))
 
 
 STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {"gumbel": _st_gumbel, "softmax": _st_softmax}
 
 
+def _native_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool, dim: int, noise: KeyedNoise) -> Tensor | None:
+    """The same by a native kernel, or None where there is none for these arguments."""
+    items_last = x if dim == x.ndim - 1 else x.movedim(dim, -1)
+    key = noise.key(items_last.shape, x.device)
+    if not kernels.is_native(items_last, key):
+        return None
+    if isinstance(tau, Tensor):
+        rows = _tau_of_rows(tau, x, dim)
+        if rows is None:
+            return None
+    else:
+        rows = _tau_tensor(float(tau))
+        if tau == 0:
+            items_last, hard = items_last.detach(), True
+    dtype = _soft_dtype(x)
+    y, bad = kernels.gumbel_softmax(items_last if x.dtype == dtype else items_last.to(dtype), rows, hard, key)
+    if bad:
+        raise_bad_logits(x.detach(), dim)
+    return y if dim == x.ndim - 1 else y.movedim(-1, dim)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_tau(tau: float) -> Tensor:
+    return torch.full((1,), tau, dtype=torch.float32, device="cpu")
+
+
+def _tau_tensor(tau: float) -> Tensor:
+    return torch.full((1,), tau) if torch.compiler.is_compiling() else _cached_tau(tau)
+
+
+def _tau_of_rows(tau: Tensor, x: Tensor, dim: int) -> Tensor | None:
+    """tau as the kernels take it, of one element or one a row; None where it is more than that, or somewhere 0."""
+    if tau.device != x.device or is_traced(tau) or (can_raise(tau) and not bool((tau > 0).all())):
+        return None
+    if tau.numel() == 1 and tau.ndim <= x.ndim:
+        return tau.float()
+    rows = (*x.shape[:dim], 1, *x.shape[dim + 1 :])
+    try:
+        if torch.broadcast_shapes(tau.shape, rows) != rows:
+            return None
+    except RuntimeError:
+        return None
+    return tau.float().expand(rows).movedim(dim, -1).squeeze(-1).contiguous()
+
+
 def _race(
-    logits: Tensor,
-    tau: float | Tensor,
-    dim: int,
-    mask: Tensor | None,
-    noise: Tensor | KeyedNoise | None,
-    generator: torch.Generator | None,
-    k: int = 1,
+    x: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None, k: int = 1
 ) -> tuple[Tensor, int, torch.dtype]:
-    """The door: checked perturbed logits shifted to a maximum of 0 (no softmax minds, and no tau makes it overflow),
-    the dim counted from the back (a tensor tau may add dimensions in front), and the dtype of the result."""
-    check_logits(logits)
-    check_tau(tau)
-    dim = check_dim(logits, dim)
-    x = forbid(logits, mask)
+    """Perturbed logits shifted to a maximum of 0 (no softmax minds, and no tau makes it overflow), the dim counted from
+    the back (a tensor tau may add dimensions in front), and the dtype of the result. A bad row is NaN throughout."""
     keys = perturb(x, dim, noise, generator)
     height = keys.detach().amax(dim, keepdim=True)
-    if can_raise(keys):
-        last = height if k <= 1 else keys.detach().topk(k, dim).values
-        if not bool(last.isfinite().all()):
-            raise_bad_logits(x.detach(), dim, noise, k)
-    return keys - height, dim - logits.ndim, _soft_dtype(logits)
+    last = height if k <= 1 else keys.detach().topk(k, dim).values.narrow(dim, k - 1, 1)
+    if can_raise(keys) and not bool((height.isfinite() & last.isfinite()).all()):
+        raise_bad_logits(x.detach(), dim, noise, k)
+    return keys - height + 0 * last, dim - x.ndim, _soft_dtype(x)
 
 
-def _soft_dtype(logits: Tensor) -> torch.dtype:
-    """What torch's own softmax returns: the dtype of logits, but float32 under autocast."""
-    autocast = torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if autocast else logits.dtype
+def _soft_dtype(x: Tensor) -> torch.dtype:
+    """What torch's own softmax returns: under autocast some devices answer half precision in float32."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return torch.softmax(x.new_zeros(1), 0).dtype if half else x.dtype
+
+
+def _over(keys: Tensor, tau: float | Tensor) -> Tensor:
+    """``keys / tau`` for tau > 0, infinite keys staying what they are: meeting tau, they would make NaN of an infinite
+    one, and of the gradient of any."""
+    if not isinstance(tau, Tensor):
+        tau = max(tau, torch.finfo(keys.dtype).tiny)
+        if tau < torch.inf:
+            return keys / tau
+    infinite = keys.isinf()
+    scaled = keys.masked_fill(infinite, 0) / tau
+    return torch.where(infinite, keys.detach(), scaled)
 
 
 def _tempered(
@@ -311,25 +377,22 @@ def _tempered(
 ) -> Tensor:
     """``softmax(keys / tau)``; the exact argmax (``one`` there, else ``zero``) where tau is 0."""
     if not isinstance(tau, Tensor):
-        if tau > 0:
-            return softmax(keys / tau, dim)
-        return torch.full_like(keys, zero).scatter(dim, keys.argmax(dim, keepdim=True), one)
-    # A forbidden item must not meet tau: 0 * inf would make the gradient of tau NaN.
-    frozen, forbidden = tau == 0, keys == -torch.inf
-    scaled = keys.masked_fill(forbidden, 0) / torch.where(frozen, 1, tau)
-    soft = softmax(scaled.masked_fill(forbidden, -torch.inf), dim)
+        return softmax(_over(keys, tau), dim) if tau > 0 else _at_winner(keys, keys, dim, one, zero)
+    frozen = tau == 0
+    soft = softmax(_over(keys, torch.where(frozen, 1, tau)), dim)
     if can_raise(tau) and not bool(frozen.any()):
         return soft
-    exact = torch.full_like(soft, zero).scatter(
-        dim, keys.argmax(dim, keepdim=True).expand_as(soft.narrow(dim, 0, 1)), one
-    )
-    return torch.where(frozen, exact, soft)
+    return torch.where(frozen, _at_winner(keys, soft, dim, one, zero), soft)
 
 
-def _one_hot(keys: Tensor, soft: Tensor, dim: int) -> Tensor:
-    """The one-hot of the argmax of keys, in the shape of soft. By index: two items may tie in value, never in index."""
-    index = keys.argmax(dim, keepdim=True).expand_as(soft.narrow(dim, 0, 1))
-    return torch.zeros_like(soft).scatter(dim, index, 1.0)
+def _at_winner(keys: Tensor, like: Tensor, dim: int, one: float, zero: float) -> Tensor:
+    """``one`` at the argmax of keys and ``zero`` elsewhere, in the shape of ``like``; NaN in a bad row.
+
+    By index: two items may tie in value, never in index.
+    """
+    index = keys.argmax(dim, keepdim=True).expand_as(like.narrow(dim, 0, 1))
+    exact = torch.full_like(like, zero, requires_grad=False).scatter(dim, index, one)
+    return exact + 0 * keys.detach().amax(dim, keepdim=True)
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
@@ -341,7 +404,7 @@ def _successive_softmaxes(keys: Tensor, k: int, tau: Tensor, dim: int) -> Tensor
     total = torch.zeros_like(keys / tau)
     x = keys
     for j in range(k):
-        z = x / tau
+        z = _over(x - x.detach().amax(dim, keepdim=True), tau)
         a = torch.softmax(z, dim)
         total = total + a
         if j + 1 < k:

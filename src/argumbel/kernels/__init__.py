@@ -1,10 +1,228 @@
 """The operations everything else is made of, each with one schema and several backends.
 
-This file alone decides which backend runs; ``reference.py`` is the plain PyTorch one.
+This file alone decides which backend runs. In eager mode on a CPU that is the C++ of ``cpu/``, called directly: a
+registered operator would cost more than many a small draw. Under ``torch.compile`` the same calls are operators of
+``torch.library``, opaque to the compiler, so compiled code draws what eager code draws. Everything else (other devices,
+``vmap``, float64 logits, machines without the extension) runs ``reference.py``.
+
+Keys are ``(seed, rows, items)``: the seed a 0-dimensional int64 tensor or an int, the ids int64 tensors or None.
 """
 
 from __future__ import annotations
 
-from .reference import categorical, noise
+from typing import Any
 
-__all__ = ["categorical", "noise"]
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._checks import is_traced
+from . import cpu, reference
+
+__all__ = ["categorical", "gumbel_max", "gumbel_softmax", "is_native", "noise"]
+
+Key = tuple[Tensor | int, Tensor | None, Tensor | None]
+
+NATIVE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _is_native_device(device: torch.device) -> bool:
+    return cpu.library is not None and device.type == "cpu"
+
+
+def is_native(x: Tensor, key: Key) -> bool:
+    """Whether a native backend takes these logits under this key."""
+    if not _is_native_device(x.device) or x.dtype not in NATIVE:
+        return False
+    if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
+        return False
+    return torch.compiler.is_compiling() or not (is_traced(x) or _is_traced_key(key))
+
+
+def _is_traced_key(key: Key) -> bool:
+    return any(isinstance(part, Tensor) and is_traced(part) for part in key)
+
+
+def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
+    return seed.to(device) if isinstance(seed, Tensor) else torch.tensor(seed, dtype=torch.int64, device=device)
+
+
+def _eager(key: Key) -> cpu.Key:
+    return int(key[0]), key[1], key[2]
+
+
+# ---------------------------------------------------------------------------------------------------------------- noise
+
+
+@torch.library.custom_op("argumbel::noise", mutates_args=())
+def _noise_op(
+    law: str, seed: Tensor, shape: list[int], rows: Tensor | None, items: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
+
+
+@_noise_op.register_fake
+def _(
+    law: str, seed: Tensor, shape: list[int], rows: Tensor | None, items: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    return seed.new_empty(shape, dtype=dtype)
+
+
+def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Keyed noise, "uniform", "exponential", "gumbel" or "logistic"; the last dimension of shape is items."""
+    if _is_native_device(device):
+        if torch.compiler.is_compiling():
+            return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
+        if not _is_traced_key(key):
+            return cpu.noise(law, shape, dtype, _eager(key))
+    seed, rows, items = key
+    if rows is None:
+        rows = torch.arange(shape[:-1].numel(), device=device)
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    ids = shape[-1] if items is None else items
+    return reference.noise(law, _seed_tensor(seed, device), rows.reshape(shape[:-1]), ids, work).to(dtype)
+
+
+# ----------------------------------------------------------------------------------------------------------- gumbel_max
+
+
+@torch.library.custom_op("argumbel::gumbel_max", mutates_args=())
+def _gumbel_max_op(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
+    return cpu.gumbel_max(x, (int(seed), rows, items))[:2]
+
+
+@_gumbel_max_op.register_fake
+def _(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1], dtype=torch.int64)
+
+
+def _gumbel_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.items = inputs[0].shape[-1]
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gumbel_max_backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor | None, ...]:
+    (indices,) = ctx.saved_tensors
+    zeros = grad.new_zeros((*grad.shape, ctx.items))
+    return zeros.scatter(-1, indices.clamp(min=0).unsqueeze(-1), grad.unsqueeze(-1)), None, None, None
+
+
+_gumbel_max_op.register_autograd(_gumbel_max_backward, setup_context=_gumbel_max_setup)
+
+
+class _GumbelMax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, key: cpu.Key) -> tuple[Tensor, Tensor, bool]:
+        values, indices, bad = cpu.gumbel_max(x, key)
+        _gumbel_max_setup(ctx, (x,), (values, indices))
+        return values, indices, bad
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _gumbel_max_backward(ctx, grad, _[0])[:2]
+
+
+def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
+    """Values, indices and whether a row was bad (where that may be known); for logits that ``is_native`` takes."""
+    if torch.compiler.is_compiling():
+        return *torch.ops.argumbel.gumbel_max(x, _seed_tensor(key[0], x.device), key[1], key[2]), False
+    if x.requires_grad and torch.is_grad_enabled():
+        return _GumbelMax.apply(x, _eager(key))
+    return cpu.gumbel_max(x, _eager(key))
+
+
+# ------------------------------------------------------------------------------------------------------- gumbel_softmax
+
+
+@torch.library.custom_op("argumbel::gumbel_softmax", mutates_args=())
+def _gumbel_softmax_op(
+    x: Tensor, tau: Tensor, hard: bool, seed: Tensor, rows: Tensor | None, items: Tensor | None
+) -> Tensor:
+    return cpu.gumbel_softmax(x, tau, hard, (int(seed), rows, items))[0]
+
+
+@_gumbel_softmax_op.register_fake
+def _(x: Tensor, tau: Tensor, hard: bool, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("argumbel::gumbel_softmax_backward", mutates_args=())
+def _gumbel_softmax_backward_op(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
+    return cpu.gumbel_softmax_backward(y, grad, tau)
+
+
+@_gumbel_softmax_backward_op.register_fake
+def _(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
+    return y.new_empty(y.shape)
+
+
+def _softmax_gradients(
+    y: Tensor, grad: Tensor, tau: Tensor, wants_tau: bool, differentiable: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of softmax(keys / tau) with respect to keys and tau, from its value y."""
+    rows = tau.reshape((*y.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
+    if differentiable:
+        x_grad = (y * (grad - (y * grad).sum(-1, keepdim=True)) / rows).to(y.dtype)
+    elif torch.compiler.is_compiling():
+        x_grad = torch.ops.argumbel.gumbel_softmax_backward(y, grad, tau)
+    else:
+        x_grad = cpu.gumbel_softmax_backward(y, grad, tau)
+    if not wants_tau:
+        return x_grad, None
+    # keys / tau is log y up to a constant of the row, which the gradient (its sum is zero) does not see.
+    log_y = torch.where(y > 0, y, 1).float().log()
+    tau_grad = -(x_grad * log_y).sum(-1)
+    return x_grad, tau_grad.reshape(tau.shape) if tau.numel() > 1 else tau_grad.sum().reshape(tau.shape)
+
+
+def _gumbel_softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, tau, hard, *key = inputs
+    ctx.hard, ctx.key = hard, key
+    # A hard sample recomputes the soft one, noise and all, from the key: nothing of the size of the noise is stored.
+    ctx.save_for_backward(x if hard else output, tau)
+
+
+def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    saved, tau = ctx.saved_tensors
+    y = gumbel_softmax(saved, tau, False, tuple(ctx.key))[0] if ctx.hard else saved
+    x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], torch.is_grad_enabled())
+    return x_grad, tau_grad, None, None, None, None
+
+
+_gumbel_softmax_op.register_autograd(_gumbel_softmax_backward, setup_context=_gumbel_softmax_setup)
+
+
+class _GumbelSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, tau: Tensor, hard: bool, seed: int, rows: Tensor | None, items: Tensor | None
+    ) -> tuple[Tensor, bool]:
+        y, bad = cpu.gumbel_softmax(x, tau, hard, (seed, rows, items))
+        _gumbel_softmax_setup(ctx, (x, tau, hard, seed, rows, items), y)
+        return y, bad
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _gumbel_softmax_backward(ctx, grad)
+
+
+def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+    """The relaxed sample and whether a row was bad (where that may be known); for logits that ``is_native`` takes.
+
+    tau is a float32 tensor of one element, or of one for each row.
+    """
+    if torch.compiler.is_compiling():
+        y = torch.ops.argumbel.gumbel_softmax(x, tau, hard, _seed_tensor(key[0], x.device), key[1], key[2])
+        return y, False
+    if torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad):
+        return _GumbelSoftmax.apply(x, tau, hard, *_eager(key))
+    return cpu.gumbel_softmax(x, tau, hard, _eager(key))
+
+
+# ---------------------------------------------------------------------------------------------------------- categorical
+
+
+def categorical(x: Tensor, seed: Tensor | int, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Draws of shape ``sample_shape + x.shape[:-1]``, and log Z of each row, which is not finite if the row is bad."""
+    return reference.categorical(x, _seed_tensor(seed, x.device), sample_shape)

@@ -134,7 +134,12 @@ def gumbel(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
     return _fma(exponent.float(), LN2, _minus_log1p(q, q))
 
 
-TRANSFORMS = {"uniform": uniform, "exponential": exponential, "gumbel": gumbel}
+def logistic(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """-log u - (-log(1 - u)): the exponentials of the complemented words and of the words."""
+    return exponential(MASK - first, MASK - second, dtype) - exponential(first, second, dtype)
+
+
+TRANSFORMS = {"uniform": uniform, "exponential": exponential, "gumbel": gumbel, "logistic": logistic}
 
 
 def noise(kind: str, seed: Tensor, rows: Tensor, items: Tensor | int, dtype: torch.dtype) -> Tensor:

@@ -77,12 +77,15 @@ inline float gumbel_of_exponential(float e) {
 }
 inline float gumbel(uint32_t side, float h) { return gumbel_of_exponential(exponential(side, h)); }
 
+inline float logistic(uint32_t side, float h) { return exponential(~side, h) - exponential(side, h); }
+
 inline double uniform64(uint32_t side, double h) {
     const double u = side ? 1.0 - h : h;
     return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
 }
 inline double exponential64(uint32_t side, double h) { return side ? -std::log(h) : -std::log1p(-h); }
 inline double gumbel64(uint32_t side, double h) { return -std::log(exponential64(side, h)); }
+inline double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
 
 // e^x for x <= 0 (or a little above): relative error below 2e-7; 0 below -87.3, where float32 has no normal numbers.
 // Not part of the noise contract.

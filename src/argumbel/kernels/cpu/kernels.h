@@ -5,7 +5,7 @@
 namespace argumbel {
 
 enum class Dtype : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
-enum class Law : int { uniform = 0, exponential = 1, gumbel = 2 };
+enum class Law : int { uniform = 0, exponential = 1, gumbel = 2, logistic = 3 };
 
 // A matrix of logits: items are contiguous, rows may be strided (0 for an expanded row).
 struct Matrix {
@@ -22,7 +22,7 @@ struct Key {
     int64_t items_row_stride;
 };
 
-// Every function returns the number of a bad row (NaN, +inf, nothing allowed), or -1.
+// Every function returns the first bad row (NaN, +inf, nothing allowed), or -1. A bad row gets index -1 and NaN.
 struct Kernels {
     const char* name;
     int64_t (*noise)(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads);

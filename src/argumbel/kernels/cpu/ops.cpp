@@ -89,6 +89,7 @@ int64_t noise(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dt
         T* to = static_cast<T*>(out);
         if (law == Law::uniform) noise_rows<Law::uniform>(to, rows, items, key, threads);
         if (law == Law::exponential) noise_rows<Law::exponential>(to, rows, items, key, threads);
+        if (law == Law::logistic) noise_rows<Law::logistic>(to, rows, items, key, threads);
         if (law == Law::gumbel) noise_rows<Law::gumbel>(to, rows, items, key, threads);
     };
     dtype == Dtype::f64 ? run(static_cast<double*>(nullptr)) : by_dtype(dtype, run);
@@ -222,15 +223,21 @@ int64_t gumbel_max(Matrix x, Key key, void* values, int64_t* indices, int thread
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         race_rows<T>(x, key, threads, [&](int64_t row, const Winner& winner) {
-            if (winner.bad || winner.index < 0) bad.add(row);
-            from_float(winner.value, static_cast<T*>(values) + row);
-            indices[row] = winner.index;
+            const bool is_bad = winner.bad || winner.index < 0;
+            if (is_bad) bad.add(row);
+            from_float(is_bad ? kNan : winner.value, static_cast<T*>(values) + row);
+            indices[row] = is_bad ? -1 : winner.index;
         });
     });
     return bad.result();
 }
 
 // ------------------------------------------------------------------------------------------------- gumbel_softmax
+
+template <class T>
+void fill_nan(T* out, int64_t items) {
+    for (int64_t i = 0; i < items; ++i) from_float(kNan, out + i);
+}
 
 // 1 / tau, finite: keys are measured from their maximum, so a huge factor leaves the argmax alone, as tau = 0 should.
 float inverse(float tau) { return std::min(1.0f / tau, std::numeric_limits<float>::max()); }
@@ -277,18 +284,23 @@ void softmax_long_row(const Matrix& x, const Key& key, int64_t row, float scale,
     const int64_t parts = (x.items + kTask - 1) / kTask;
     std::vector<float> best(static_cast<size_t>(parts));
     std::vector<double> total(static_cast<size_t>(parts));
+    std::atomic<bool> is_bad{false};
     const auto part = [&](int64_t task, auto&& body) {
         body(static_cast<size_t>(task), task * kTask, std::min(x.items, (task + 1) * kTask));
     };
     parallel(parts, threads, [&](int64_t task) {
         part(task, [&](size_t p, int64_t from, int64_t to) {
-            bool is_bad = false;
-            best[p] = perturb_part<T>(x, key, row, from, to, keys, is_bad);
-            if (is_bad) bad.add(row);
+            bool part_is_bad = false;
+            best[p] = perturb_part<T>(x, key, row, from, to, keys, part_is_bad);
+            if (part_is_bad) is_bad = true;
         });
     });
     const float top = *std::max_element(best.begin(), best.end());
-    if (top == -kInf) bad.add(row);
+    if (is_bad || top == -kInf) {
+        bad.add(row);
+        fill_nan(out, x.items);
+        return;
+    }
     parallel(parts, threads, [&](int64_t task) {
         part(task, [&](size_t p, int64_t from, int64_t to) { total[p] = exp_part(keys, from, to, top, scale); });
     });
@@ -322,8 +334,11 @@ void softmax_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, cons
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) keys[i * kLanes + l] *= total[l];
     for (int l = 0; l < lanes; ++l) {
-        if (is_bad[l] || best[l] == -kInf) bad.add(row + l);
         for (int i = 0; i < n; ++i) from_float(keys[i * kLanes + l], out + (row + l) * n + i);
+        if (is_bad[l] || best[l] == -kInf) {
+            bad.add(row + l);
+            fill_nan(out + (row + l) * n, n);
+        }
     }
 }
 
@@ -355,7 +370,11 @@ void softmax_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau
             float* keys = keys_of(to);
             bool is_bad = false;
             const float best = perturb_part<T>(x, key, row, 0, n, keys, is_bad);
-            if (is_bad || best == -kInf) bad.add(row);
+            if (is_bad || best == -kInf) {
+                bad.add(row);
+                fill_nan(to, n);
+                continue;
+            }
             const double total = exp_part(keys, 0, n, best, inverse(tau[row * tau_stride]));
             scale_part(keys, 0, n, static_cast<float>(1.0 / total), to);
         }
@@ -373,8 +392,12 @@ int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, 
         }
         std::memset(out, 0, sizeof(T) * static_cast<size_t>(x.rows * x.items));
         race_rows<T>(x, key, threads, [&](int64_t row, const Winner& winner) {
-            if (winner.bad || winner.index < 0) bad.add(row);
-            if (winner.index >= 0) from_float(1.0f, to + row * x.items + winner.index);
+            if (winner.bad || winner.index < 0) {
+                bad.add(row);
+                fill_nan(to + row * x.items, x.items);
+            } else {
+                from_float(1.0f, to + row * x.items + winner.index);
+            }
         });
     });
     return bad.result();

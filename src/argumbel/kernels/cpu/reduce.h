@@ -9,6 +9,7 @@ namespace ARGUMBEL_ARCH {
 
 constexpr int kWidth = 16;
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 [[gnu::noinline]] static float max_of(const float* __restrict x, int count) {
     float m[kWidth];
