@@ -1,0 +1,36 @@
+"""Distributions: the relaxations of `argumbel.relax` with densities, as `torch.distributions` classes.
+
+| class | samples | density |
+| --- | --- | --- |
+| `Gumbel` | real numbers | closed form, with moments, cdf, icdf, entropy, KL |
+| `ExpRelaxedCategorical` | logarithms of points of the simplex | exact at any temperature: the one to compute with |
+| `RelaxedOneHotCategorical` | points of the simplex | exact where floating point can hold the point |
+| `RelaxedOneHotCategoricalStraightThrough` | one-hot vectors, relaxed gradient | the mass of the category |
+| `LogitRelaxedBernoulli` | log odds | exact at any temperature: a logistic distribution |
+| `RelaxedBernoulli` | numbers in (0, 1) | exact where floating point can hold the number |
+| `RelaxedBernoulliStraightThrough` | 0 or 1, relaxed gradient | the mass of the outcome |
+| `HardConcrete` | numbers in [0, 1], both ends with positive mass | a density inside, masses at the ends |
+"""
+
+from .binary import LogitRelaxedBernoulli, RelaxedBernoulli
+from .categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
+from .gumbel import Gumbel
+from .hard_concrete import HardConcrete
+from .monte_carlo import NUM_SAMPLES, kl_monte_carlo
+from .straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
+
+from . import kl  # isort: skip  (registers the divergences of all of the above with torch)
+
+__all__ = [
+    "NUM_SAMPLES",
+    "ExpRelaxedCategorical",
+    "Gumbel",
+    "HardConcrete",
+    "LogitRelaxedBernoulli",
+    "RelaxedBernoulli",
+    "RelaxedBernoulliStraightThrough",
+    "RelaxedOneHotCategorical",
+    "RelaxedOneHotCategoricalStraightThrough",
+    "kl",
+    "kl_monte_carlo",
+]

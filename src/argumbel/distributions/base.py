@@ -1,0 +1,244 @@
+"""What all distributions here share: the generator, checked parameters, and a temperature that broadcasts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.constraint_registry import biject_to, transform_to
+from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
+
+from .._checks import can_raise
+from ..noise import work_dtype
+
+__all__ = ["Relaxed", "Reparameterized", "floor", "simplex"]
+
+Size = torch.Size | list[int] | tuple[int, ...]
+
+
+def floor(dtype: torch.dtype) -> float:
+    """The least positive number a sample may hold: the smallest normal one, so that flushing denormals to zero does
+    not touch it, except in float16, whose normal numbers end at 6e-5: there the smallest of all, 6e-8."""
+    return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
+
+
+class Simplex(type(constraints.simplex)):  # type: ignore[misc]
+    """Nonnegative and of sum 1 within rounding: that of the values' dtype, or of a coarser one they came from.
+
+    (torch's own simplex allows 1e-6 whatever the dtype and the number of entries, which honest samples exceed.)
+    """
+
+    def __init__(self, origin: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.origin = origin
+
+    def check(self, value: Tensor) -> Tensor:
+        n, total = value.shape[-1], value.sum(-1, dtype=work_dtype(value.dtype))
+        coarsest = max(value.dtype, self.origin, key=lambda dtype: torch.finfo(dtype).eps)
+        # Each entry is rounded in proportion to itself, so by eps in all, or raised to the floor; the rest comes of
+        # adding n numbers up.
+        rounding = 4 * torch.finfo(coarsest).eps + n * floor(coarsest)
+        adding = (8 + n**0.5) * torch.finfo(total.dtype).eps
+        return (value >= 0).all(-1) & ((total - 1).abs() <= max(1e-6, rounding + adding))
+
+    def __repr__(self) -> str:
+        return "Simplex()"
+
+
+simplex = Simplex()
+
+
+@biject_to.register(Simplex)
+def _biject_to_simplex(constraint: Simplex) -> Transform:
+    return StickBreakingTransform()
+
+
+@transform_to.register(Simplex)
+def _transform_to_simplex(constraint: Simplex) -> Transform:
+    return SoftmaxTransform()
+
+
+class Reparameterized(Distribution):
+    """A distribution whose `sample` is its `rsample` without a gradient, both with a `generator`."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """`rsample` without a gradient."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator=generator)
+
+    def _settle(self, batch_shape: Size, event_shape: Size, validate_args: bool | None) -> None:
+        """Distribution.__init__ for arguments already checked."""
+        super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
+        self._validate_args = wants_checks(validate_args)
+
+    def _validate_sample(self, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"value must be a tensor, but it is a {type(value).__name__}; pass torch.as_tensor(value)")
+        whole = self.batch_shape + self.event_shape
+        events = len(self.event_shape)
+        try:
+            torch.broadcast_shapes(value.shape, whole)
+            fits = value.shape[value.ndim - events :] == self.event_shape
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"value must broadcast to batch_shape + event_shape, {tuple(whole)}, with its last {events} dimensions "
+                f"as they are, but its shape is {tuple(value.shape)}"
+            )
+        if can_raise(value) and value.numel():
+            check = self.support.check(value)  # type: ignore[union-attr]
+            if not bool(check.all()):
+                raise ValueError(
+                    f"value must lie in the support {self.support} of {self!r}, but {first_bad(value, check)}; "
+                    "validate_args=False turns this check off"
+                )
+
+
+Other = TypeVar("Other", bound="Relaxed")
+
+
+class Relaxed(Reparameterized):
+    """A temperature and exactly one of probs and logits, given for the last `_event_dims` dimensions.
+
+    The temperature broadcasts against the *batch* shape, that of probs or logits without the categories. All work is
+    done in float32 or float64 (`_scores`, `_tau`); samples come back in the dtype of the parameter.
+    """
+
+    _event_dims: ClassVar[int]
+    temperature: Tensor
+    _param: Tensor
+    _given: str
+
+    def __init__(
+        self,
+        temperature: Tensor | float,
+        probs: Tensor | float | None = None,
+        logits: Tensor | float | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError(
+                "exactly one of probs and logits must be given, but "
+                f"{'neither' if probs is None else 'both'} came; logits are log probs up to a constant"
+            )
+        self._given = "logits" if probs is None else "probs"
+        param, tau = as_tensors({self._given: logits if probs is None else probs, "temperature": temperature})
+        # A number is not rounded to half precision: work is done in float32.
+        temperature = (
+            tau if isinstance(temperature, Tensor) else tau.new_tensor(temperature, dtype=work_dtype(tau.dtype))
+        )
+        if param.ndim < self._event_dims:
+            raise ValueError(
+                f"{self._given} must have the categories as its last dimension, but it is a scalar; "
+                f"for a choice between two see RelaxedBernoulli"
+            )
+        if temperature.ndim == 0:
+            temperature = temperature.to(param.device)
+        lead = param.shape[: param.ndim - self._event_dims]
+        try:
+            batch_shape = torch.broadcast_shapes(temperature.shape, lead)
+        except RuntimeError:
+            raise ValueError(
+                f"temperature must broadcast against the batch shape {tuple(lead)} of {self._given} (its shape "
+                f"{tuple(param.shape)} without the categories), but its shape is {tuple(temperature.shape)}; one "
+                f"temperature per distribution is a tensor of shape {tuple(lead)}"
+            ) from None
+        if wants_checks(validate_args):
+            self._check_param(param)
+            check_positive("temperature", temperature, "0.1 is a small one; the exact choice is argumbel.categorical")
+        self._fill(temperature, self._prepare(param), batch_shape, validate_args)
+
+    def _fill(self, temperature: Tensor, param: Tensor, batch_shape: Size, validate_args: bool | None) -> None:
+        event_shape = param.shape[param.ndim - self._event_dims :]
+        self.temperature = temperature.expand(batch_shape)
+        self._param = param.expand(torch.Size(batch_shape) + event_shape)
+        self._settle(batch_shape, event_shape, validate_args)
+
+    def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
+        """The same distribution for a larger batch; no memory is copied."""
+        new = self._get_checked_instance(Relaxed, _instance)
+        new._given = self._given
+        new._fill(self.temperature, self._param, batch_shape, self._validate_args)
+        return new
+
+    def _check_param(self, param: Tensor) -> None:
+        raise NotImplementedError
+
+    def _prepare(self, param: Tensor) -> Tensor:
+        return param
+
+    @property
+    def param_shape(self) -> torch.Size:
+        """Shape of probs and logits: batch_shape + event_shape."""
+        return self._param.shape
+
+    @property
+    def _work(self) -> torch.dtype:
+        return work_dtype(self._param.dtype)
+
+    @property
+    def _tau(self) -> Tensor:
+        tau = self.temperature.to(self._work)
+        return tau.unsqueeze(-1) if self._event_dims else tau
+
+    def _result(self, result: Tensor, value: Tensor | None = None) -> Tensor:
+        """Back from the working dtype to that of the parameter and the value."""
+        dtype = self._param.dtype
+        return result.to(dtype if value is None else torch.promote_types(dtype, value.dtype))
+
+    def _as(self, cls: type[Other]) -> Other:
+        """The distribution of another class with the same parameters."""
+        other = object.__new__(cls)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __repr__(self) -> str:
+        def show(x: Tensor) -> str:
+            return f"{x.item():g}" if x.numel() == 1 and can_raise(x) else f"{tuple(x.shape)}"
+
+        return f"{type(self).__name__}(temperature: {show(self.temperature)}, {self._given}: {show(self._param)})"
+
+
+def wants_checks(validate_args: bool | None) -> bool:
+    return Distribution._validate_args if validate_args is None else validate_args
+
+
+def as_tensors(given: dict[str, Any]) -> list[Tensor]:
+    """The values as floating tensors; a number takes the dtype and device of the first tensor."""
+    tensors = [x for x in given.values() if isinstance(x, Tensor)]
+    like = tensors[0] if tensors else torch.zeros(())
+    for name, x in given.items():
+        if isinstance(x, Tensor):
+            if not x.dtype.is_floating_point:
+                raise TypeError(f"{name} must have a floating dtype, but it is {x.dtype}; pass {name}.float()")
+        elif isinstance(x, bool) or not isinstance(x, (int, float)):
+            raise TypeError(
+                f"{name} must be a tensor or a number, but it is a {type(x).__name__}; pass torch.as_tensor({name})"
+            )
+    return [x if isinstance(x, Tensor) else like.new_tensor(float(x)) for x in given.values()]
+
+
+def check_positive(name: str, value: Tensor, remedy: str) -> None:
+    check(name, value, (value > 0) & (value < torch.inf), "positive and finite", remedy)
+
+
+def check(name: str, value: Tensor, ok: Tensor, expected: str, remedy: str) -> None:
+    if can_raise(value) and not bool(ok.all()):
+        raise ValueError(f"{name} must be {expected}, but {first_bad(value, ok)}; {remedy}")
+
+
+def first_bad(value: Tensor, ok: Tensor) -> str:
+    """Where value is not ok, and what stands there, shortened."""
+    index = tuple((~ok).nonzero()[0].tolist())
+    what = value.detach()[(..., *index, *[slice(None)] * (value.ndim - ok.ndim))] if ok.ndim else value.detach()
+    shown = str(what.tolist() if what.numel() <= 6 else [*what.flatten()[:5].tolist(), "..."])
+    where = f"the entry at {list(index)}" if index else "it"
+    return f"{where} is {shown}"

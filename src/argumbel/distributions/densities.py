@@ -1,0 +1,78 @@
+"""Log densities as functions of plain tensors, all in log space. Arguments share one working dtype and broadcast."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+__all__ = [
+    "binary_concrete",
+    "category_mass",
+    "concrete",
+    "exp_concrete",
+    "gumbel",
+    "logistic",
+    "simplex_to_log",
+    "unit_to_logit",
+]
+
+
+def gumbel(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """``-z - exp(-z) - log(scale)``, ``z = (value - loc) / scale``."""
+    z = (value - loc) / scale
+    return -z - torch.exp(-z) - scale.log()
+
+
+def exp_concrete(log_value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
+    """``log (n-1)! + (n-1) log(tau) + sum_i log_softmax(logits - tau * log_value)_i`` over the last dimension.
+
+    The density of log y in its n - 1 log ratios, ``log y_i - log y_n``; adding a constant to ``log_value`` or to
+    ``logits`` changes nothing. n counts the categories that logits allow (> -inf). On the others the distribution has
+    no mass: a value that gives them some, or withholds it from an allowed one, has log density -inf.
+    """
+    allowed, inside = logits > -torch.inf, log_value > -torch.inf
+    # Masked before the arithmetic, not after: 0 * inf would be NaN in the backward pass.
+    score = logits.masked_fill(~allowed, 0) - tau * log_value.masked_fill(~(allowed & inside), 0)
+    score = score.masked_fill(~allowed, -torch.inf)
+    total = torch.log_softmax(score, -1).masked_fill(~allowed, 0).sum(-1)
+    n = allowed.sum(-1).to(logits.dtype)
+    density = torch.lgamma(n) + (n - 1) * tau.squeeze(-1).log() + total
+    return density.masked_fill((allowed != inside).any(-1), -torch.inf)
+
+
+def concrete(log_value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
+    """``exp_concrete(log_value, logits, tau) - sum_i log_value_i``: the density of y itself, in any n - 1 of its n
+    coordinates."""
+    forbidden = logits == -torch.inf
+    return exp_concrete(log_value, logits, tau) - log_value.masked_fill(forbidden, 0).sum(-1)
+
+
+def simplex_to_log(value: Tensor, logits: Tensor, least: float) -> Tensor:
+    """log(value), where an allowed entry counts as at least ``least`` and a forbidden one up to ``least`` as zero."""
+    void = (logits == -torch.inf) & (value <= least)
+    return value.clamp(min=least).log().masked_fill(void, -torch.inf)
+
+
+def logistic(value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
+    """``log(tau) + logsigmoid(d) + logsigmoid(-d)``, ``d = logits - tau * value``: the density of relaxed log odds."""
+    d = logits - tau * value
+    return tau.log() + logsigmoid(d) + logsigmoid(-d)
+
+
+def binary_concrete(log_odds: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
+    """``logistic(log_odds, logits, tau) - log y - log(1 - y)``, ``y = sigmoid(log_odds)``: the density of y."""
+    return logistic(log_odds, logits, tau) - logsigmoid(log_odds) - logsigmoid(-log_odds)
+
+
+def unit_to_logit(value: Tensor, least: float, most: float) -> Tensor:
+    """``log(y) - log(1 - y)`` of value clamped to [least, most], inside (0, 1)."""
+    y = value.clamp(least, most)
+    return y.log() - torch.log1p(-y)
+
+
+def category_mass(value: Tensor, log_probs: Tensor) -> Tensor:
+    """``sum_i value_i * log_probs_i`` with 0 * -inf = 0: of a one-hot value, the log probability of its category."""
+    impossible = log_probs == -torch.inf
+    mass = (value * log_probs.masked_fill(impossible, 0)).sum(-1)
+    return mass.masked_fill((impossible & (value > 0)).any(-1), -torch.inf)

@@ -1,0 +1,71 @@
+"""Entropy and divergence by sampling, where there is no closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .base import Reparameterized
+
+__all__ = ["NUM_SAMPLES", "expectation", "kl_monte_carlo"]
+
+NUM_SAMPLES = 256
+"""Samples behind a Monte Carlo entropy or KL when no other number is asked for. The relative standard error of a KL to
+equal logits is then 1 to 5% for each distribution of a batch (10 and 256 categories at temperature 0.5, logits of
+standard deviation 1 to 4); a loss averages it over the batch."""
+
+
+def expectation(
+    f: Callable[[Tensor], Tensor], p: Reparameterized, num_samples: int, generator: torch.Generator | None
+) -> Tensor:
+    """``mean_s f(y_s)``, ``y_s ~ p`` reparameterised."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        raise TypeError(
+            f"num_samples must be an integer, but it is a {type(num_samples).__name__}; pass int(num_samples)"
+        )
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, but it is {num_samples}")
+    return f(p.rsample((num_samples,), generator=generator)).mean(0)
+
+
+def kl_monte_carlo(
+    p: Reparameterized,
+    q: torch.distributions.Distribution,
+    num_samples: int = NUM_SAMPLES,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``mean_s [log p(y_s) - log q(y_s)]``, ``y_s ~ p``: an unbiased estimate of KL(p || q) and of its gradient.
+
+    The samples are reparameterised. Exactly 0 when p and q are equal; otherwise it may fall below 0 by chance. For two
+    distributions on the simplex (or on (0, 1)) pass them through ``.base_dist``: the divergence is the same, and in
+    log space nothing underflows. ``torch.distributions.kl_divergence`` does that by itself, with ``NUM_SAMPLES``
+    samples.
+
+    Args:
+        p, q: distributions over the same space.
+        num_samples: how many samples; memory grows with it.
+        generator: source of the noise; default PyTorch's global one.
+
+    Returns:
+        A tensor of the broadcast batch shape, in nats.
+
+    Raises:
+        ValueError: num_samples is less than 1.
+        TypeError: num_samples is not an integer.
+
+    Example:
+        >>> import torch, argumbel.distributions as agd
+        >>> p = agd.ExpRelaxedCategorical(torch.tensor(0.5), logits=torch.tensor([2.0, 0.0, 0.0]))
+        >>> q = agd.ExpRelaxedCategorical(torch.tensor(0.5), logits=torch.zeros(3))
+        >>> agd.kl_monte_carlo(p, p, 10)
+        tensor(0.)
+        >>> bool((agd.kl_monte_carlo(p, q, 4000) - 0.822).abs() < 0.15)
+        True
+    """
+    if p.batch_shape != q.batch_shape:
+        shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+        p, q = p.expand(shape), q.expand(shape)
+    return expectation(lambda y: p.log_prob(y) - q.log_prob(y), p, num_samples, generator)

@@ -1,0 +1,150 @@
+"""Straight-through forms: discrete samples with the gradient of the relaxed ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, OneHotCategorical, constraints
+from torch.nn.functional import logsigmoid, one_hot
+
+from ..relax import gumbel_sigmoid, gumbel_softmax
+from . import densities
+from .base import Size
+from .binary import RelaxedBinary
+from .categorical import RelaxedCategorical
+from .monte_carlo import NUM_SAMPLES
+
+__all__ = ["RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightThrough"]
+
+
+class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
+    r"""``one_hot(z) + (y - y.detach())``: the one-hot vector of the argmax z of a relaxed sample y, with y's gradient.
+
+    ``P(z = k) = probs[k]`` at every temperature, so as a random variable this *is* the categorical distribution, and
+    ``log_prob``, moments, entropy and KL are the categorical ones. Only ``rsample`` knows of the temperature: it
+    shapes the gradient (biased, of low variance). Arguments and errors as `ExpRelaxedCategorical`.
+
+    ``log_prob(value)`` is a function of ``value`` alone, and linear in it (``sum_i value_i log probs_i``), so that a
+    loss that contains it sees both gradients: through the sample and through the parameters. For the density of the
+    relaxed sample behind a one-hot vector draw from `RelaxedOneHotCategorical` with the same generator seed.
+
+    Example:
+        >>> import torch, argumbel.distributions as agd
+        >>> logits = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
+        >>> d = agd.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=logits)
+        >>> z = d.rsample(generator=torch.Generator().manual_seed(0))
+        >>> z.sum().item(), set(z.tolist()) == {0.0, 1.0}, z.requires_grad
+        (1.0, True, True)
+        >>> torch.equal(d.log_prob(z.clone()), (d.logits * z).sum())
+        True
+
+    Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax", section 2.2.
+    """
+
+    support = constraints.one_hot
+    has_enumerate_support = True
+
+    @property
+    def discrete(self) -> OneHotCategorical:
+        """The law of the samples."""
+        return OneHotCategorical(logits=self._scores, validate_args=False)
+
+    def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """One-hot vectors of shape sample_shape + batch_shape + (n,); their gradient is that of the relaxed sample."""
+        scores = self._scores.expand(self._extended_shape(sample_shape))
+        return self._result(gumbel_softmax(scores, self._tau, hard=True, generator=generator))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``sum_i value_i log probs_i``: of a one-hot value, the log probability of its category."""
+        if self._validate_args:
+            self._validate_sample(value)
+        work = torch.promote_types(self._work, value.dtype)
+        log_probs = torch.log_softmax(self._scores.to(work), -1)
+        return self._result(densities.category_mass(value.to(work), log_probs), value)
+
+    @property
+    def mean(self) -> Tensor:
+        """``probs``."""
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        """``probs * (1 - probs)``, entry by entry."""
+        return self.probs * (1 - self.probs)
+
+    @property
+    def mode(self) -> Tensor:
+        """The one-hot vector of the most probable category."""
+        return self._result(one_hot(self._scores.argmax(-1), self.event_shape[0]))
+
+    def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
+        """``-sum_i probs_i log probs_i``. Exact: both arguments are for the classes that must sample, unused here."""
+        log_probs = torch.log_softmax(self._scores, -1)
+        return self._result(-densities.category_mass(log_probs.exp(), log_probs))
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The n one-hot vectors, of shape (n,) + batch_shape + (n,), or with ones for batch_shape if not expand."""
+        return self._result(self.discrete.enumerate_support(expand))
+
+
+class RelaxedBernoulliStraightThrough(RelaxedBinary):
+    r"""``z + (y - y.detach())``: ``z = [y > 1/2]``, exactly 0 or 1, with the gradient of the relaxed sample y.
+
+    ``P(z = 1) = probs`` at every temperature, so as a random variable this *is* the Bernoulli distribution; see
+    `RelaxedOneHotCategoricalStraightThrough`. Arguments and errors as `LogitRelaxedBernoulli`.
+
+    Example:
+        >>> import torch, argumbel.distributions as agd
+        >>> d = agd.RelaxedBernoulliStraightThrough(torch.tensor(0.5), probs=torch.tensor([0.1, 0.5, 0.9]))
+        >>> z = d.rsample()
+        >>> bool(((z == 0) | (z == 1)).all())
+        True
+        >>> d.log_prob(torch.ones(3)).exp()
+        tensor([0.1000, 0.5000, 0.9000])
+
+    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix B; Bengio, Leonard and Courville 2013,
+    "Estimating or propagating gradients through stochastic neurons for conditional computation".
+    """
+
+    support = constraints.boolean
+    has_enumerate_support = True
+
+    @property
+    def discrete(self) -> Bernoulli:
+        """The law of the samples."""
+        return Bernoulli(logits=self._scores, validate_args=False)
+
+    def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
+        """0 or 1, of shape sample_shape + batch_shape; the gradient is that of the relaxed sample."""
+        scores = self._scores.expand(self._extended_shape(sample_shape))
+        return self._result(gumbel_sigmoid(scores, self._tau, hard=True, generator=generator))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``value * log(probs) + (1 - value) * log(1 - probs)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        z, scores, _ = self._like(value)
+        return self._result(z * logsigmoid(scores) + (1 - z) * logsigmoid(-scores), value)
+
+    @property
+    def mean(self) -> Tensor:
+        """``probs``."""
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        """``probs * (1 - probs)``."""
+        return self.probs * (1 - self.probs)
+
+    @property
+    def mode(self) -> Tensor:
+        """The more probable of 0 and 1; 0 at even odds."""
+        return self._result(self._scores > 0)
+
+    def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
+        """``-p log p - (1-p) log(1-p)``. Exact: both arguments are for the classes that must sample, unused here."""
+        return self._result(self.discrete.entropy())
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """0 and 1, of shape (2,) + batch_shape, or with ones for batch_shape if not expand."""
+        return self._result(self.discrete.enumerate_support(expand))
