@@ -156,9 +156,8 @@ class RelaxedBernoulli(RelaxedBinary):
 
     Samples always lie strictly inside (0, 1) and have a finite density: one too near an end for its dtype is moved to
     the nearest number that is kept (1.2e-38 and 1 - 6e-8 in float32). Its density is then that at the moved point;
-    where that happens (float32, even odds: 1 in 6 at temperature 0.1, 1 in 3000 at 0.5) compare densities of log odds,
-    by ``base_dist``. In
-    ``log_prob`` and ``cdf`` a value at an end counts as that neighbour too.
+    where that happens (in float32 at even odds: 1 in 6 at temperature 0.1, 1 in 3000 at 0.5) compare densities of log
+    odds, by ``base_dist``. In ``log_prob`` and ``cdf`` a value at an end counts as that neighbour too.
 
     Example:
         >>> import torch, argumbel.distributions as agd
