@@ -1,0 +1,193 @@
+"""The categorical variational autoencoder of Jang et al. 2017: functions of tensors, and one module that calls them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..distributions.densities import exp_concrete
+from ..noise import KeyedNoise
+from ..relax import gumbel_softmax, log_gumbel_softmax, straight_through
+
+__all__ = [
+    "ESTIMATORS",
+    "KL_FORMS",
+    "CategoricalVAE",
+    "Latents",
+    "bernoulli_log_prob",
+    "categorical_kl",
+    "relaxed_kl",
+]
+
+KL_FORMS = ("categorical", "relaxed")
+
+
+class Latents(NamedTuple):
+    """A draw of the latents: ``value`` feeds the decoder; ``log_relaxed`` is the log of the relaxed sample under it."""
+
+    value: Tensor
+    log_relaxed: Tensor | None
+
+
+Estimator = Callable[[Tensor, float, KeyedNoise, bool], Latents]
+
+
+def _soft(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
+    if not with_log:
+        return Latents(gumbel_softmax(logits, tau, noise=noise), None)
+    log_relaxed = log_gumbel_softmax(logits, tau, noise=noise)
+    return Latents(log_relaxed.exp(), log_relaxed)
+
+
+def _hard(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
+    # Keyed noise is a function: the second call sees the very draw of the first.
+    log_relaxed = log_gumbel_softmax(logits, tau, noise=noise) if with_log else None
+    return Latents(gumbel_softmax(logits, tau, hard=True, noise=noise), log_relaxed)
+
+
+def _plain(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
+    if with_log:
+        raise ValueError("kl='relaxed' needs a relaxed sample, and straight_through has none: use kl='categorical'")
+    return Latents(straight_through(logits, method="softmax", tau=tau, noise=noise), None)
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "gumbel_softmax": _soft,
+    "gumbel_straight_through": _hard,
+    "straight_through": _plain,
+}
+
+
+def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
+    """``sum_d [x_d l_d - log(1 + exp(l_d))]``: log-probability (nats) of binary images under independent Bernoullis.
+
+    Shapes: ``logits`` and ``x`` (..., pixels), broadcast to each other, the result (...). It is minus
+    ``binary_cross_entropy_with_logits`` summed over pixels.
+
+    >>> bernoulli_log_prob(torch.zeros(2, 3), torch.ones(2, 3))
+    tensor([-2.0794, -2.0794])
+    """
+    logits, x = torch.broadcast_tensors(logits, x.to(logits.dtype))
+    return -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
+
+def categorical_kl(logits: Tensor) -> Tensor:
+    """``KL(q || uniform) = N log K - sum_n H(q_n)`` in nats, for N categoricals of K classes.
+
+    Shapes: ``logits`` (..., N, K), normalised (log-probabilities); the result (...).
+
+    With discrete samples it makes the evidence lower bound exact in its KL term. With *relaxed* samples, log-likelihood
+    minus this KL is not a lower bound of anything: the sample and the KL belong to different models. It is what
+    Jang et al. 2017 train.
+
+    >>> categorical_kl(torch.full((4, 2, 10), 0.1).log()).abs().max() < 1e-5
+    tensor(True)
+    """
+    return logits.shape[-2] * math.log(logits.shape[-1]) + (logits.exp() * logits).sum((-1, -2))
+
+
+def relaxed_kl(logits: Tensor, log_y: Tensor, tau: float, prior_tau: float) -> Tensor:
+    """``sum_n log q(log y_n) - log p(log y_n)``: one-sample KL of N ExpConcrete posteriors to uniform priors.
+
+    All on ``log y``, so that small temperatures do not underflow. Log-likelihood of relaxed samples minus its
+    expectation is a lower bound of the evidence of the model with relaxed latents.
+
+    Shapes: ``logits`` and ``log_y`` (..., N, K), the result (...).
+
+    >>> x = torch.zeros(5, 2, 10)
+    >>> relaxed_kl(x, log_gumbel_softmax(x, 0.5), 0.5, 0.5)  # posterior = prior
+    tensor([0., 0., 0., 0., 0.])
+
+    Source: Maddison, Mnih and Teh 2017, appendix C.
+    """
+    posterior, prior = (torch.tensor([t], dtype=logits.dtype, device=logits.device) for t in (tau, prior_tau))
+    log_ratio = exp_concrete(log_y, logits, posterior) - exp_concrete(log_y, torch.zeros_like(logits), prior)
+    return log_ratio.sum(-1)
+
+
+class CategoricalVAE(nn.Module):
+    """N categorical latents of K classes between two multilayer perceptrons, and Bernoulli pixels.
+
+    ``mean`` (the mean training image, probabilities) centres the encoder's input and sets the decoder's last bias to
+    its logits, so that the untrained model already predicts the mean image.
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        *,
+        pixels: int,
+        latents: int,
+        classes: int,
+        hidden: Sequence[int],
+        estimator: str = "gumbel_softmax",
+        kl: str = "categorical",
+        prior_tau: float | None = None,
+        mean: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {estimator!r}")
+        if kl not in KL_FORMS:
+            raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}; got {kl!r}")
+        if kl == "relaxed" and estimator == "straight_through":
+            raise ValueError("kl='relaxed' needs a relaxed sample, and straight_through has none: use kl='categorical'")
+        if prior_tau is not None and (kl != "relaxed" or not prior_tau > 0):
+            raise ValueError(
+                f"prior_tau must be positive and goes with kl='relaxed'; got prior_tau={prior_tau}, kl={kl!r}"
+            )
+        if latents < 1 or classes < 2 or any(width < 1 for width in hidden):
+            raise ValueError(
+                f"latents must be 1 or more, classes 2 or more and hidden sizes 1 or more; "
+                f"got latents={latents}, classes={classes}, hidden={tuple(hidden)}"
+            )
+        self.latents, self.classes, self.kl, self.prior_tau = latents, classes, kl, prior_tau
+        self.estimator = ESTIMATORS[estimator]
+        self.encoder = _perceptron([pixels, *hidden, latents * classes])
+        self.decoder = _perceptron([latents * classes, *reversed(hidden), pixels])
+        mean = torch.full((pixels,), 0.5) if mean is None else mean.float()
+        self.register_buffer("mean", mean)
+        last = self.decoder[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.bias.copy_(torch.logit(mean, eps=1e-3))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Log-probabilities of the latents, (batch, N, K), of images (batch, pixels)."""
+        logits = _at_least_float32(self.encoder(x.to(self.mean.dtype) - self.mean))
+        return logits.unflatten(-1, (self.latents, self.classes)).log_softmax(-1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits of the pixels, (..., pixels), of latents (..., N, K), one-hot or relaxed."""
+        return _at_least_float32(self.decoder(z.flatten(-2).to(self.mean.dtype)))
+
+    def forward(self, x: Tensor, tau: float, seed: int | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Log-likelihood and KL (nats), each (batch,), of one draw of the latents; the ELBO is their difference.
+
+        The draw is that of ``KeyedNoise(seed, rows)``, one row for each latent of each image.
+        """
+        logits = self.encode(x)
+        noise = KeyedNoise(seed, rows)
+        value, log_relaxed = self.estimator(logits, tau, noise, self.kl == "relaxed")
+        log_likelihood = bernoulli_log_prob(self.decode(value), x)
+        if log_relaxed is None:
+            return log_likelihood, categorical_kl(logits)
+        return log_likelihood, relaxed_kl(logits, log_relaxed, tau, self.prior_tau or tau)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,338 @@
+"""The report of a run: one HTML file with its pictures inside, made from what the run folder holds."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..choice import categorical
+from .data import Images
+from .evaluate import code_usage
+from .model import CategoricalVAE
+from .run import Config, Run, stream
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["headline", "write"]
+
+_INK, _GREY, _BLUE, _ORANGE = "#1d2433", "#8a93a5", "#2463b4", "#d97a1d"
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.edgecolor": "#c9ced8",
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#eceff4",
+    "axes.axisbelow": True,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def headline(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Rows (what, nats, explanation) of the figures a reader wants first: likelihoods, so higher is better."""
+
+    def nats(name: str) -> str:
+        entry = evaluation[name]
+        return (
+            f"{entry['mean']:.2f} ± {entry['stderr']:.2f}" if math.isfinite(entry["stderr"]) else f"{entry['mean']:.2f}"
+        )
+
+    rows = [("test ELBO", nats("elbo"), "discrete latents, exact KL")]
+    bounds = sorted((int(name.removeprefix("bound_")), name) for name in evaluation if name.startswith("bound_"))
+    rows += [(f"bound on log p(x), {m} samples", nats(name), "importance-weighted") for m, name in bounds]
+    rows.append(("latents ignored", nats("baseline"), "independent pixels"))
+    return rows
+
+
+def write(run: Run, images: Images | None = None) -> Path:
+    """Write ``report.html`` of a trained and evaluated run, and return where it is."""
+    import matplotlib
+
+    config = run.config()
+    evaluation = run.read_json("evaluation.json")
+    if evaluation is None:
+        raise ValueError(f"{run.path} has no evaluation.json: run argumbel evaluate {run.path} first")
+    images = config.images() if images is None else images
+    model, state = run.trained(images)
+    records = list(run.records())
+    with matplotlib.rc_context(_STYLE):
+        pictures = {
+            "curves": _curves(records, evaluation, state["step"]),
+            "reconstructions": _reconstructions(model, images, seed=config.seed),
+            "samples": _samples(model, images, seed=config.seed),
+            "codes": _codes(model, images, evaluation),
+        }
+        embedded = {name: _embed(figure) for name, figure in pictures.items()}
+    run.report.write_text(_page(config, images, evaluation, records, state, embedded), encoding="utf-8")
+    return run.report
+
+
+def _curves(records: Sequence[dict[str, Any]], evaluation: dict[str, Any], best_step: int) -> Figure:
+    from matplotlib.figure import Figure
+
+    train = [r for r in records if r["kind"] == "train"]
+    valid = [r for r in records if r["kind"] == "valid"]
+    figure = Figure(figsize=(10.4, 6.2), layout="constrained")
+    grid = figure.add_gridspec(2, 3, height_ratios=(1.45, 1.0))
+    axes = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, i]) for i in range(3))]
+
+    top = axes[0]
+    _line(top, train, "elbo", _BLUE, "training objective")
+    _line(top, valid, "elbo", _ORANGE, "validation ELBO, discrete latents")
+    floor = evaluation["baseline"]["mean"]
+    top.axhline(floor, color=_GREY, linestyle="--", linewidth=1.1, label="latents ignored (test images)")
+    top.plot([best_step], [_best(valid)], "o", color=_ORANGE, markersize=6, label=f"kept: step {best_step:,}")
+    values = [r["elbo"] for r in (*train, *valid)] + [floor]
+    # The first steps can be far below all the rest: show from a little under where a model without latents stands.
+    low, high = max(min(values), floor - 0.6 * (max(values) - floor) - 1.0), max(values)
+    top.set_ylim(low - 0.06 * (high - low), high + 0.07 * (high - low))
+    top.set(title="Evidence lower bound", ylabel="nats per image", xlabel="step")
+    top.legend(loc="center right")
+
+    for axis, name, title in ((axes[1], "log_likelihood", "Reconstruction"), (axes[2], "kl", "KL to the prior")):
+        _line(axis, train, name, _BLUE, "training")
+        _line(axis, valid, name, _ORANGE, "validation")
+        axis.set(title=title, ylabel="nats per image", xlabel="step")
+        axis.legend(loc="lower right")
+    _line(axes[3], train, "temperature", _INK, "temperature")
+    axes[3].set(title="Temperature", xlabel="step")
+    axes[3].set_ylim(bottom=0.0)
+    for axis in axes:
+        axis.margins(x=0.01)
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
+    return figure
+
+
+def _line(axis: Axes, records: Iterable[dict[str, Any]], name: str, colour: str, label: str) -> None:
+    points = [(r["step"], r[name]) for r in records if name in r]
+    axis.plot([x for x, _ in points], [y for _, y in points], color=colour, label=label)
+
+
+def _best(valid: Sequence[dict[str, Any]]) -> float:
+    return max((r["elbo"] for r in valid), default=math.nan)
+
+
+@torch.no_grad()
+def _reconstructions(model: CategoricalVAE, images: Images, *, seed: int) -> Figure:
+    columns = 16
+    x = images.test[: 2 * columns]
+    generator = torch.Generator().manual_seed(stream(seed, "report/reconstructions"))
+    z = categorical(model.encode(x), generator=generator)
+    means = torch.sigmoid(model.decode(F.one_hot(z, model.classes).float()))
+    pairs = [
+        torch.stack((a, b), 1).flatten(0, 1)
+        for a, b in zip(x.float().split(columns), means.split(columns), strict=True)
+    ]
+    rows = []
+    for pair in pairs:  # each block is a row of inputs above the row of their reconstructions
+        rows += [pair[0::2], pair[1::2]]
+    return _grid(rows, images.shape, groups=2)
+
+
+@torch.no_grad()
+def _samples(model: CategoricalVAE, images: Images, *, seed: int) -> Figure:
+    columns, lines = 16, 6
+    generator = torch.Generator().manual_seed(stream(seed, "report/samples"))
+    z = torch.randint(model.classes, (columns * lines, model.latents), generator=generator)
+    means = torch.sigmoid(model.decode(F.one_hot(z, model.classes).float()))
+    return _grid(list(means.split(columns)), images.shape, groups=1)
+
+
+def _grid(rows: Sequence[Tensor], shape: tuple[int, int], *, groups: int) -> Figure:
+    """Rows of images as one picture, dark ink on white, with a wider gap after every ``groups`` rows."""
+    from matplotlib.figure import Figure
+
+    height, width = shape
+    gap = max(1, height // 9)
+    columns = max(len(row) for row in rows)
+    lines = []
+    for i, row in enumerate(rows):
+        line = torch.zeros(height, columns * (width + gap) - gap)
+        for j, image in enumerate(row):
+            line[:, j * (width + gap) : j * (width + gap) + width] = image.reshape(shape)
+        if i:
+            wide = 2 * gap if groups > 1 and i % groups == 0 else gap if groups == 1 else max(1, gap // 3)
+            lines.append(torch.zeros(wide, line.shape[1]))
+        lines.append(line)
+    canvas = torch.cat(lines)
+    figure = Figure(figsize=(10.4, 10.4 * canvas.shape[0] / canvas.shape[1]))
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axis.imshow(canvas.numpy(), cmap="gray_r", vmin=0.0, vmax=1.0, interpolation="nearest", aspect="auto")
+    axis.set_axis_off()
+    return figure
+
+
+def _codes(model: CategoricalVAE, images: Images, evaluation: dict[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    usage, _ = code_usage(model, images.test)
+    latents, classes = usage.shape
+    figure = Figure(figsize=(10.4, max(2.8, min(7.0, 0.21 * latents + 1.3))), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.7, 0.8, 0.8), sharey=True)
+    image = left.imshow(usage.numpy(), aspect="auto", cmap="Blues", vmin=0.0, interpolation="nearest")
+    left.set(title="Mean posterior probability", xlabel="class", ylabel="latent")
+    left.grid(False)
+    if classes <= 20:
+        left.set_xticks(range(classes))
+    if latents <= 32:
+        left.set_yticks(range(latents))
+    figure.colorbar(image, ax=left, shrink=0.9, pad=0.02)
+    middle.barh(range(latents), evaluation["perplexity"], color=_BLUE, height=0.7)
+    middle.set(title="Perplexity", xlabel=f"classes in use, 1 to {classes}", xlim=(0.0, classes))
+    right.barh(range(latents), evaluation["kl_per_latent"], color=_ORANGE, height=0.7)
+    right.set(title="KL to the prior", xlabel=f"nats, 0 to log {classes} = {math.log(classes):.2f}")
+    right.set_xlim(0.0, math.log(classes))
+    for axis in (middle, right):
+        axis.grid(False, axis="y")
+    return figure
+
+
+def _embed(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=170, facecolor="white")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _value(text: str) -> str:
+    """A figure in large type, its standard error in small."""
+    mean, sign, error = text.partition(" ± ")
+    return html.escape(mean) + (f"<i> ± {html.escape(error)}</i>" if sign else "")
+
+
+_CSS = """
+:root { --ink: #1d2433; --soft: #5b6577; --line: #e3e7ee; --blue: #2463b4; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f6f7f9; color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px; }
+h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; }
+h2 { font-size: 18px; margin: 0 0 4px; }
+p { margin: 0 0 14px; color: var(--soft); max-width: 96ch; }
+section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px; margin-top: 20px; }
+img { display: block; width: 100%; height: auto; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(168px, 1fr)); gap: 12px; margin-top: 24px; }
+.tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }
+.tile { display: flex; flex-direction: column; }
+.tile b { display: block; margin-top: auto; white-space: nowrap; font-size: 24px; line-height: 1.25;
+  font-variant-numeric: tabular-nums; color: var(--blue); }
+.tile b i { font-size: 14px; font-style: normal; font-weight: 400; color: var(--soft); }
+.tile.plain b { color: var(--soft); }
+.tile span { display: block; font-size: 14px; font-weight: 600; }
+.tile small { display: block; font-size: 12.5px; line-height: 1.4; color: var(--soft); margin-top: 2px; }
+table { border-collapse: collapse; font-size: 14px; width: 100%; }
+td { padding: 5px 12px 5px 0; border-top: 1px solid var(--line); vertical-align: top; }
+td:nth-child(odd) { color: var(--soft); width: 17%; }
+td:nth-child(even) { width: 33%; font-variant-numeric: tabular-nums; }
+footer { color: var(--soft); font-size: 13px; margin-top: 20px; }
+"""
+
+
+def _page(
+    config: Config,
+    images: Images,
+    evaluation: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    state: dict[str, Any],
+    pictures: dict[str, str],
+) -> str:
+    from .. import __version__
+
+    rates = [r["steps_per_second"] for r in records if r["kind"] == "train"]
+    rate = f"{sorted(rates)[len(rates) // 2]:,.0f}" if rates else "none"
+    gain = evaluation["elbo"]["mean"] - evaluation["baseline"]["mean"]
+    tiles = [
+        ("tile" if i < len(headline(evaluation)) - 1 else "tile plain", *row)
+        for i, row in enumerate(headline(evaluation))
+    ]
+    tiles.append(("tile plain", "steps per second", rate, "median over the training"))
+    cards = "".join(
+        f'<div class="{kind}"><span>{html.escape(what)}</span><b>{_value(value)}</b>'
+        f"<small>{html.escape(why)}</small></div>"
+        for kind, what, value, why in tiles
+    )
+    settings = [
+        ("images", images.describe()),
+        (
+            "binarisation",
+            "as given" if images.binary and config.dataset not in ("digits", "mnist") else config.binarize,
+        ),
+        ("latents", f"{config.latents} of {config.classes} classes"),
+        ("hidden sizes", ", ".join(map(str, config.hidden)) or "none"),
+        ("estimator", config.estimator),
+        ("KL", config.kl + (f", prior temperature {config.prior_tau:g}" if config.prior_tau else "")),
+        ("temperature", config.schedule),
+        ("optimiser", f"{config.optimizer}, {config.lr:g} {config.lr_schedule}, weight decay {config.weight_decay:g}"),
+        ("batch and steps", f"{config.batch} x {max((r['step'] for r in records), default=0):,}"),
+        ("seed", str(config.seed)),
+        ("precision", config.precision),
+        ("evaluated", f"{evaluation['images']:,} test images, weights of step {state['step']:,}"),
+    ]
+    cells = [f"<td>{html.escape(a)}</td><td>{html.escape(b)}</td>" for a, b in settings]
+    table = "".join(f"<tr>{''.join(cells[i : i + 2])}</tr>" for i in range(0, len(cells), 2))
+
+    def section(title: str, text: str, picture: str) -> str:
+        return f'<section><h2>{title}</h2><p>{text}</p><img alt="{title}" src="{pictures[picture]}"></section>'
+
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(config.dataset)}, {html.escape(config.estimator)}: argumbel</title>
+<style>{_CSS}</style>
+</head>
+<body><main>
+<h1>Categorical VAE on {html.escape(config.dataset)}</h1>
+<p>{config.latents} latents of {config.classes} classes, trained with {html.escape(config.estimator)}. Figures are nats
+per test image, higher is better, with the standard error over images. The latents are worth {gain:.2f} nats.</p>
+<div class="tiles">{cards}</div>
+{
+        section(
+            "Learning",
+            "The training objective uses the estimator's own samples, so it need not be a bound; "
+            "the validation ELBO has discrete latents. The weights that were best on the validation images are kept.",
+            "curves",
+        )
+    }
+{
+        section(
+            "Reconstructions",
+            "Test images (upper row of each pair) and the decoder's mean for one discrete draw of their "
+            "latents (lower row).",
+            "reconstructions",
+        )
+    }
+{section("Samples from the prior", "The decoder's mean for latents drawn uniformly.", "samples")}
+{
+        section(
+            "Codes in use",
+            "How the posterior spreads over the classes of each latent, averaged over the test images. A latent "
+            "that tells nothing of the image has a KL of zero; its classes are then all alike in use.",
+            "codes",
+        )
+    }
+<section><h2>Settings</h2><table>{table}</table></section>
+<footer>argumbel {html.escape(__version__)}</footer>
+</main></body>
+</html>
+"""

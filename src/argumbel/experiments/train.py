@@ -1,0 +1,311 @@
+"""The training loop: a step is a function of (seed, step), so a resumed run is the run that was not stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data import Images
+from .evaluate import discrete_elbo
+from .model import CategoricalVAE
+from .run import Config, Run, stream
+
+__all__ = ["Batches", "State", "fit"]
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+class Batches:
+    """``batches(step)``: the images of a step, a pure function of seed and step.
+
+    Each epoch goes through the training images once, in an order of its own (the remainder that fills no batch is left
+    out). ``binary`` images are taken as they are; grey ones are drawn afresh, pixel by pixel, at every step. Of several
+    processes each takes its ``rank``'s share of the same batch.
+    """
+
+    def __init__(self, images: Tensor, batch: int, seed: int, *, binary: bool, rank: int = 0, world: int = 1) -> None:
+        if batch > len(images):
+            raise ValueError(f"batch must be at most the {len(images)} training images; got {batch}")
+        self.images, self.batch, self.seed, self.binary = images, batch, seed, binary
+        self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
+        self.epoch, self.order = -1, torch.empty(0)
+
+    def __call__(self, step: int) -> Tensor:
+        epoch, place = divmod(step, len(self.images) // self.batch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(stream(self.seed, f"order/{epoch}"))
+            self.epoch, self.order = epoch, torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        x = self.images[self.order[place * self.batch : (place + 1) * self.batch][self.share]]
+        if self.binary:
+            return x
+        generator = torch.Generator(device=x.device).manual_seed(stream(self.seed, f"binarize/{step}"))
+        u = torch.rand((self.batch, x.shape[1]), generator=generator, device=x.device)
+        return (x > u[self.share]).to(x.dtype)
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside the weights and the optimiser."""
+
+    step: int = 0
+    seconds: float = 0.0  # spent in training steps
+    best: float = -math.inf  # the validation ELBO of best.pt
+    best_step: int = 0
+    count: int = 0  # steps in the running sums
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+
+
+def fit(
+    config: Config,
+    out: Path | None = None,
+    *,
+    overwrite: bool = False,
+    resume: Run | None = None,
+    stop_at: int | None = None,
+    listener: Listener | None = None,
+) -> tuple[Run, State] | None:
+    """Train ``config`` into the folder ``out`` (default ``runs/<dataset>-<estimator>``, numbered when taken).
+
+    With ``resume`` it continues that run from its checkpoint, bit for bit as if it had not stopped (on one CPU, and as
+    long as the number of threads stays). Training ends after ``config.steps`` steps, at ``stop_at``, or after Ctrl-C at
+    the end of the step under way; in each case with a checkpoint. ``listener`` gets every record of ``metrics.jsonl``.
+
+    Returns the run and its state, or None in the other processes of a training on many devices.
+
+    Errors: ``ValueError`` when ``out`` holds a run already, when the run to resume is complete, or when the data do not
+    fit the configuration; ``FloatingPointError`` when the ELBO is not finite any more.
+    """
+    fabric = _fabric(config)
+    images = config.images()
+    model = config.model(images)
+    optimizer = _optimizer(config, model.parameters(), fused=fabric.device.type in ("cpu", "cuda"))
+    state = State()
+    if resume is not None:
+        saved = resume.load("checkpoint.pt")
+        model.load_state_dict(saved.pop("model"))
+        optimizer.load_state_dict(saved.pop("optimizer"))
+        state = State(**saved)
+        if state.step >= config.steps:
+            raise ValueError(f"{resume.path} has all of its {config.steps} steps: give --steps to train on")
+    training = _Training(fabric, config, images, model, optimizer, state)
+    run = resume
+    if fabric.is_global_zero:
+        if run is None:
+            run = Run.create(out or _fresh(config), config, overwrite=overwrite)
+        else:
+            run.forget_after(state.step)
+            run.write_json("config.json", asdict(config))
+    run = fabric.broadcast(run)
+    stop = config.steps if stop_at is None else min(stop_at, config.steps)
+    recorder = _Recorder(run if fabric.is_global_zero else None, config, state.step, listener)
+    with recorder as record, _interruptible(fabric.world_size == 1) as interrupted:
+        training.loop(run, record, stop, interrupted)
+    return (run, state) if fabric.is_global_zero else None
+
+
+class _Training:
+    """The parts of a training that a step needs."""
+
+    def __init__(
+        self,
+        fabric: Any,
+        config: Config,
+        images: Images,
+        model: CategoricalVAE,
+        optimizer: torch.optim.Optimizer,
+        state: State,
+    ) -> None:
+        rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
+        train = images.train.to(device)
+        self.batches = Batches(train, config.batch, config.seed, binary=images.binary, rank=rank, world=world)
+        self.valid = images.valid.to(device)
+        self.fabric, self.config, self.state, self.model = fabric, config, state, model
+        self.module, self.optimizer = fabric.setup(model, optimizer)
+        self.temperature, self.learning_rate = config.temperature, config.learning_rate
+        self.sums = torch.tensor(state.sums, dtype=torch.float64, device=device)
+        self.key = torch.tensor(stream(config.seed, "latents"), device=device)
+        self.rows_a_step = config.batch * config.latents
+        share = self.rows_a_step // world
+        self.rows = torch.arange(rank * share, (rank + 1) * share, device=device)
+
+    def loop(self, run: Run, record: Listener, stop: int, interrupted: threading.Event) -> None:
+        state, config = self.state, self.config
+        began, logged, saved = time.perf_counter(), state.step, state.step
+        while state.step < stop and not interrupted.is_set():
+            tau, lr = self.step(state.step)
+            state.step, state.count = state.step + 1, state.count + 1
+            last = state.step == config.steps
+            if last or state.step % config.log_every == 0:
+                entry = self.means()
+                elapsed = time.perf_counter() - began
+                rate = (state.step - logged) / elapsed
+                record(
+                    {
+                        "step": state.step,
+                        "kind": "train",
+                        **entry,
+                        "temperature": tau,
+                        "lr": lr,
+                        "steps_per_second": rate,
+                    }
+                )
+                state.seconds += elapsed
+                began, logged = time.perf_counter(), state.step
+            if last or state.step % config.valid_every == 0:
+                state.seconds += time.perf_counter() - began
+                self.validate(run, record)
+                self.save(run)
+                began, logged, saved = time.perf_counter(), state.step, state.step
+        state.seconds += time.perf_counter() - began
+        if saved != state.step:
+            self.save(run)
+
+    def step(self, step: int) -> tuple[float, float]:
+        """One optimiser step; the temperature and learning rate it had."""
+        tau, lr = self.temperature(step), self.learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # Row ids count the latents of the whole training, whichever process draws them.
+        rows = self.rows + step * self.rows_a_step
+        try:
+            log_likelihood, kl = self.module(self.batches(step), tau, self.key, rows)
+        except ValueError as error:  # the sampler refuses logits of NaN
+            if all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                raise
+            raise self.diverged("weights became infinite or NaN") from error
+        log_likelihood, kl = log_likelihood.mean(), kl.mean()
+        self.fabric.backward(kl - log_likelihood)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.sums += torch.stack((log_likelihood.detach(), kl.detach()))
+        return tau, lr
+
+    def means(self) -> dict[str, float]:
+        """The mean objective since the last call, over all processes: where training waits for the device."""
+        means = self.fabric.all_reduce(self.sums, reduce_op="mean") / self.state.count
+        log_likelihood, kl = means.tolist()
+        elbo = log_likelihood - kl
+        if not math.isfinite(elbo):
+            raise self.diverged(f"training objective became {elbo}")
+        self.sums.zero_()
+        self.state.count = 0
+        return {"elbo": elbo, "log_likelihood": log_likelihood, "kl": kl}
+
+    def diverged(self, what: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"the {what} by step {self.state.step}: lower the learning rate, or keep the temperature further from zero"
+        )
+
+    def validate(self, run: Run, record: Listener) -> None:
+        state = self.state
+        log_likelihood, kl = discrete_elbo(self.model, self.valid, seed=stream(self.config.seed, "valid"))
+        elbo = log_likelihood - kl
+        record({"step": state.step, "kind": "valid", "elbo": elbo, "log_likelihood": log_likelihood, "kl": kl})
+        if elbo > state.best or not math.isfinite(state.best):
+            state.best, state.best_step = elbo, state.step
+            if self.fabric.is_global_zero:
+                run.save("best.pt", {"model": self.model.state_dict(), "step": state.step, "elbo": elbo})
+
+    def save(self, run: Run) -> None:
+        self.state.sums = self.sums.tolist()
+        if self.fabric.is_global_zero:
+            tensors = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+            run.save("checkpoint.pt", {**tensors, **asdict(self.state)})
+
+
+class _Recorder:
+    """Writes each record to ``metrics.jsonl``, to TensorBoard if wanted, and to the listener; without a run to none."""
+
+    def __init__(self, run: Run | None, config: Config, step: int, listener: Listener | None) -> None:
+        self.listener = listener
+        self.file = None if run is None else run.metrics.open("a")
+        self.board = None
+        if run is not None and config.tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError("--tensorboard needs tensorboard: pip install 'argumbel[train]'") from error
+            self.board = SummaryWriter(run.path / "tensorboard", purge_step=step + 1)
+
+    def __enter__(self) -> Listener:
+        return self.record
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+    def record(self, entry: dict[str, Any]) -> None:
+        if self.file is None:
+            return
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name in entry.keys() - {"step", "kind"}:
+                self.board.add_scalar(f"{entry['kind']}/{name}", entry[name], entry["step"])
+        if self.listener is not None:
+            self.listener(entry)
+
+
+def _fabric(config: Config) -> Any:
+    try:
+        from lightning.fabric import Fabric
+    except ImportError as error:
+        raise ImportError("training needs Lightning Fabric: pip install 'argumbel[train]'") from error
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    fabric = Fabric(accelerator=config.device, devices=config.devices, precision=config.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
+
+
+def _optimizer(config: Config, parameters: Iterator[Any], *, fused: bool) -> torch.optim.Optimizer:
+    decay = config.weight_decay
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=decay, fused=fused)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=decay, fused=fused)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, momentum=0.9, weight_decay=decay, fused=fused)
+    return torch.optim.RAdam(parameters, lr=config.lr, weight_decay=decay)
+
+
+def _fresh(config: Config) -> Path:
+    """``runs/<dataset>-<estimator>``, or the first of its numbered successors that is free."""
+    name, number = f"{config.dataset}-{config.estimator}", 1
+    path = Path("runs") / name
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+@contextmanager
+def _interruptible(wanted: bool) -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets once (so that the step under way ends whole); a second Ctrl-C interrupts as ever."""
+    event = threading.Event()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        event.set()
+        signal.signal(number, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,268 @@
+"""Schedules: a temperature (or any other number) as a pure function of the step.
+
+A schedule holds no state, so a run that resumes at step n continues with exactly the value it would have had, and a
+value can be asked for at any step, in any order. (A temperature that is multiplied by a factor at every call drifts
+as soon as a step is repeated, skipped or resumed.)
+
+>>> from argumbel.schedules import Exponential, parse
+>>> tau = Exponential(start=1.0, rate=1e-4, floor=0.5, every=1000)
+>>> tau(0), tau(999), round(tau(1000), 4), tau(1_000_000)
+(1.0, 1.0, 0.9048, 0.5)
+>>> parse("exp:1,1e-4,0.5,1000") == tau
+True
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, SupportsIndex
+
+__all__ = [
+    "Constant",
+    "Exponential",
+    "HalfCosine",
+    "Linear",
+    "QuarterCosine",
+    "Schedule",
+    "from_state_dict",
+    "parse",
+]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``schedule(step) -> float``: the base of every schedule here.
+
+    A subclass is a frozen dataclass of numbers with a ``kind`` (its name in text) and ``value(step)``; the base checks
+    the numbers and the step, and writes and reads the text and dictionary forms.
+
+    Errors: ``TypeError`` for a step that is not an integer, ``ValueError`` for a negative one.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("every", "steps"):
+                whole = isinstance(value, int) and not isinstance(value, bool)
+                if not whole or value < 1:
+                    raise ValueError(
+                        f"{field.name} of {type(self).__name__} must be a whole number of 1 or more; got {value!r}"
+                    )
+            elif isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{field.name} of {type(self).__name__} must be a number; got {value!r}")
+            elif not math.isfinite(value) or value < 0:
+                raise ValueError(
+                    f"{field.name} of {type(self).__name__} must be finite and not negative; got {value!r}"
+                )
+
+    def value(self, step: int) -> float:
+        """The value at a step already checked."""
+        raise NotImplementedError
+
+    def __call__(self, step: SupportsIndex) -> float:
+        try:
+            n = operator.index(step)
+        except TypeError:
+            raise TypeError(f"step must be an integer; got {step!r}: count optimiser steps, not epochs") from None
+        if n < 0:
+            raise ValueError(f"step must be 0 or more; got {n}: the first step is step 0")
+        return self.value(n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters, with ``kind``: all there is to save, since the step is the caller's."""
+        return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that ``state`` describes this very schedule; ``ValueError`` when it does not.
+
+        A frozen schedule takes no other parameters in; :func:`from_state_dict` builds the one a state describes.
+        """
+        other = from_state_dict(state)
+        if other != self:
+            raise ValueError(
+                f"the saved schedule {other} is not this schedule {self}: "
+                "start from the same parameters, or build the saved one with schedules.from_state_dict(state)"
+            )
+
+    def __str__(self) -> str:
+        numbers = (repr(getattr(self, f.name)).removesuffix(".0") for f in fields(self))
+        return f"{self.kind}:" + ",".join(numbers)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """``tau(n) = start``.
+
+    >>> Constant(0.7)(123)
+    0.7
+    """
+
+    start: float
+    kind: ClassVar[str] = "constant"
+
+    def value(self, step: int) -> float:
+        return float(self.start)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """``tau(n) = max(floor, start * exp(-rate * m))`` with ``m = every * floor(n / every)``.
+
+    ``every`` holds the value for that many steps at a time; ``rate`` is per step.
+
+    Published settings: Jang et al. 2017 use ``max(0.5, exp(-r n))`` with r in {1e-5, 1e-4}, refreshed every 500 or
+    1000 steps, and their code ``Exponential(1.0, 3e-5, 0.5, every=1000)``. wav2vec 2.0 (Baevski et al. 2020) uses
+    ``max(0.5, 2 * 0.999995**n)``, which is ``Exponential.from_factor(2.0, 0.999995, floor=0.5)``.
+
+    >>> Exponential(1.0, 3e-5, 0.5, every=1000)(30_000)
+    0.5
+    >>> round(Exponential.from_factor(2.0, 0.999995, floor=0.5)(100_000), 4)
+    1.2131
+    """
+
+    start: float
+    rate: float
+    floor: float = 0.0
+    every: int = 1
+    kind: ClassVar[str] = "exp"
+
+    @classmethod
+    def from_factor(cls, start: float, factor: float, floor: float = 0.0, every: int = 1) -> Exponential:
+        """``max(floor, start * factor**m)``: the same schedule from the factor of one step, 0 < factor <= 1."""
+        if not 0.0 < factor <= 1.0:
+            raise ValueError(f"factor must lie in (0, 1]; got {factor!r}")
+        return cls(start, -math.log(factor), floor, every)
+
+    def value(self, step: int) -> float:
+        held = step - step % self.every
+        return max(float(self.floor), self.start * math.exp(-self.rate * held))
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """``tau(n) = start + (end - start) * min(n / steps, 1)``.
+
+    Published setting: GDAS (Dong and Yang 2019) goes linearly from 10 to 0.1 over the whole search.
+
+    >>> Linear(10.0, 0.1, steps=100)(50)
+    5.05
+    """
+
+    start: float
+    end: float
+    steps: int
+    kind: ClassVar[str] = "linear"
+
+    def value(self, step: int) -> float:
+        t = min(step / self.steps, 1.0)
+        return (1.0 - t) * self.start + t * self.end
+
+
+@dataclass(frozen=True)
+class HalfCosine(Schedule):
+    """``tau(n) = end + (start - end) * (1 + cos(pi t)) / 2`` with ``t = min(n / steps, 1)``: flat at both ends.
+
+    Published setting: taming transformers (Esser et al. 2021) take the temperature of their Gumbel quantiser from
+    0.9 to 1e-6.
+
+    >>> HalfCosine(1.0, 0.0, steps=100)(50)
+    0.5
+    """
+
+    start: float
+    end: float
+    steps: int
+    kind: ClassVar[str] = "half_cosine"
+
+    def value(self, step: int) -> float:
+        if step >= self.steps:
+            return float(self.end)
+        return self.end + (self.start - self.end) * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+
+
+@dataclass(frozen=True)
+class QuarterCosine(Schedule):
+    """``tau(n) = end + (start - end) * cos(pi t / 2)`` with ``t = min(n / steps, 1)``: flat at the start only.
+
+    Published setting: the discrete VAE of DALL-E (Ramesh et al. 2021) goes from 1 to 1/16 over 150,000 updates.
+
+    >>> round(QuarterCosine(1.0, 1 / 16, steps=150_000)(75_000), 4)
+    0.7254
+    """
+
+    start: float
+    end: float
+    steps: int
+    kind: ClassVar[str] = "quarter_cosine"
+
+    def value(self, step: int) -> float:
+        if step >= self.steps:
+            return float(self.end)
+        return self.end + (self.start - self.end) * math.cos(0.5 * math.pi * step / self.steps)
+
+
+_KINDS: dict[str, type[Schedule]] = {c.kind: c for c in (Constant, Exponential, Linear, HalfCosine, QuarterCosine)}
+
+
+def _known() -> str:
+    return "; ".join(f"{kind}:" + ",".join(f.name for f in fields(cls)) for kind, cls in _KINDS.items())
+
+
+def from_state_dict(state: dict[str, Any]) -> Schedule:
+    """The schedule whose :meth:`Schedule.state_dict` this is.
+
+    >>> from_state_dict({"kind": "linear", "start": 1.0, "end": 0.5, "steps": 10})
+    Linear(start=1.0, end=0.5, steps=10)
+    """
+    parameters = dict(state)
+    kind = parameters.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"state must name its kind, one of {', '.join(_KINDS)}; got {kind!r}")
+    names = {f.name for f in fields(_KINDS[kind])}
+    if set(parameters) != names:
+        raise ValueError(f"a {kind} schedule is described by {sorted(names)}; got {sorted(parameters)}")
+    return _KINDS[kind](**parameters)
+
+
+def parse(text: str) -> Schedule:
+    """A schedule from text, ``kind:number,number,...``, the numbers in the order of the class's arguments.
+
+    The kinds: ``constant:start``, ``exp:start,rate,floor,every``, ``linear:start,end,steps``,
+    ``half_cosine:start,end,steps``, ``quarter_cosine:start,end,steps``. Arguments that have a default may be left out
+    at the end. ``str(schedule)`` is the way back.
+
+    Errors: ``ValueError`` for an unknown kind, too few or too many numbers, or text that is not a number.
+
+    >>> parse("constant:0.5")
+    Constant(start=0.5)
+    >>> str(parse("exp:1.0,3e-5,0.5,1000"))
+    'exp:1,3e-05,0.5,1000'
+    """
+    kind, _, rest = text.strip().partition(":")
+    kind = kind.strip()
+    if kind not in _KINDS:
+        raise ValueError(f"schedule must be one of {_known()}; got {text!r}")
+    cls = _KINDS[kind]
+    words = [w.strip() for w in rest.split(",")] if rest.strip() else []
+    known = fields(cls)
+    if len(words) > len(known):
+        expected = ",".join(f.name for f in known)
+        raise ValueError(f"schedule {kind} takes {kind}:{expected}; got {len(words)} numbers in {text!r}")
+    values: dict[str, float] = {}
+    for field, word in zip(known, words, strict=False):
+        try:
+            number = float(word)
+        except ValueError:
+            raise ValueError(f"{field.name} of schedule {kind} must be a number; got {word!r} in {text!r}") from None
+        values[field.name] = int(number) if field.name in ("every", "steps") and number.is_integer() else number
+    try:
+        return cls(**values)
+    except TypeError:
+        expected = ",".join(f.name for f in known)
+        raise ValueError(
+            f"schedule {kind} takes {kind}:{expected}; got only {len(words)} numbers in {text!r}"
+        ) from None
