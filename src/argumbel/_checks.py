@@ -15,7 +15,9 @@ def can_raise(x: Tensor) -> bool:
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether x stands for other tensors (vmap, grad transforms, fake tensors, subclasses)."""
+    """Whether x stands for other tensors in eager mode (vmap, grad transforms, fake tensors, subclasses)."""
+    if torch.compiler.is_compiling():
+        return False
     return type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 

@@ -72,11 +72,8 @@ def categorical(
     dim = check_dim(logits, dim)
     x = forbid(logits, mask).detach().movedim(dim, -1)
     seed = as_keyed(None, generator, logits.device).seed
-    draws, log_z = kernels.categorical(x, seed, torch.Size(sample_shape))
-    bad = ~log_z.isfinite()
-    if not can_raise(bad):
-        return draws.masked_fill(bad, -1)
-    if bool(bad.any()):
+    draws, _, bad = kernels.categorical(x, seed, torch.Size(sample_shape))
+    if bad:
         raise_bad_logits(x, -1)
     return draws
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._checks import is_traced
+from .._checks import can_raise, is_traced
 from . import cpu, reference
 
 __all__ = ["categorical", "gumbel_max", "gumbel_softmax", "is_native", "noise"]
@@ -36,7 +36,7 @@ def is_native(x: Tensor, key: Key) -> bool:
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
-    return torch.compiler.is_compiling() or not (is_traced(x) or _is_traced_key(key))
+    return not (is_traced(x) or _is_traced_key(key))
 
 
 def _is_traced_key(key: Key) -> bool:
@@ -223,6 +223,24 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
 # ---------------------------------------------------------------------------------------------------------- categorical
 
 
-def categorical(x: Tensor, seed: Tensor | int, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Draws of shape ``sample_shape + x.shape[:-1]``, and log Z of each row, which is not finite if the row is bad."""
-    return reference.categorical(x, _seed_tensor(seed, x.device), sample_shape)
+@torch.library.custom_op("argumbel::categorical", mutates_args=())
+def _categorical_op(x: Tensor, seed: Tensor, sample_shape: list[int]) -> tuple[Tensor, Tensor]:
+    return cpu.categorical(x, int(seed), torch.Size(sample_shape))[:2]
+
+
+@_categorical_op.register_fake
+def _(x: Tensor, seed: Tensor, sample_shape: list[int]) -> tuple[Tensor, Tensor]:
+    draws = x.new_empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
+    return draws, x.new_empty(x.shape[:-1], dtype=torch.float64)
+
+
+def categorical(x: Tensor, seed: Tensor | int, sample_shape: torch.Size) -> tuple[Tensor, Tensor, bool]:
+    """Draws of shape ``sample_shape + x.shape[:-1]``, log Z of each row, and whether a row was bad (where that may be
+    known); the draws of a bad row are -1."""
+    if is_native(x, (seed, None, None)):
+        if torch.compiler.is_compiling():
+            return *torch.ops.argumbel.categorical(x, _seed_tensor(seed, x.device), sample_shape), False
+        return cpu.categorical(x, int(seed), sample_shape)
+    draws, log_z = reference.categorical(x, _seed_tensor(seed, x.device), sample_shape)
+    bad = ~log_z.isfinite()
+    return draws.masked_fill(bad, -1), log_z, can_raise(bad) and bool(bad.any())

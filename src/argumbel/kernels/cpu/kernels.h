@@ -31,6 +31,7 @@ struct Kernels {
         Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads);
     int64_t (*gumbel_softmax_backward)(
         Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
+    int64_t (*categorical)(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads);
 };
 
 extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_generic;

@@ -89,6 +89,12 @@ int64_t gumbel_softmax_backward(uintptr_t y, uintptr_t grad, int64_t rows, int64
                                            tau_stride, at<void>(out), threads);
 }
 
+int64_t categorical(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
+                    int64_t draws, uintptr_t out, uintptr_t log_z, int threads) {
+    return active->categorical(matrix(x, rows, items, row_stride, dtype), static_cast<uint64_t>(seed), draws,
+                               at<int64_t>(out), at<double>(log_z), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -100,4 +106,5 @@ NB_MODULE(_cpu, m) {
     m.def("gumbel_max", &gumbel_max, free);
     m.def("gumbel_softmax", &gumbel_softmax, free);
     m.def("gumbel_softmax_backward", &gumbel_softmax_backward, free);
+    m.def("categorical", &categorical, free);
 }

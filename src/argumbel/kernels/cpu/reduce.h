@@ -8,41 +8,47 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 
 constexpr int kWidth = 16;
+constexpr int kWide = 4 * kWidth;  // as many running values as keep the adders of the widest machines busy
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
+// Folds running values s[0], ..., s[kWide - 1] into one, halves onto halves.
+template <class Join>
+inline float fold(float* s, Join join) {
+    for (int half = kWide / 2; half; half /= 2)
+        for (int l = 0; l < half; ++l) s[l] = join(s[l], s[l + half]);
+    return s[0];
+}
+
+// join(running, value(i)) over all i, from `start`.
+template <class Value, class Join>
+inline float reduce(int count, float start, Value value, Join join) {
+    float s[kWide];
+    for (int l = 0; l < kWide; ++l) s[l] = start;
+    int i = 0;
+    for (; i + kWide <= count; i += kWide)
+        for (int l = 0; l < kWide; ++l) s[l] = join(s[l], value(i + l));
+    for (; i + kWidth <= count; i += kWidth)
+        for (int l = 0; l < kWidth; ++l) s[l] = join(s[l], value(i + l));
+    for (int l = 0; i < count; ++i, ++l) s[l] = join(s[l], value(i));
+    return fold(s, join);
+}
+
+inline float larger(float a, float b) { return b > a ? b : a; }
+inline float plus(float a, float b) { return a + b; }
+
 [[gnu::noinline]] static float max_of(const float* __restrict x, int count) {
-    float m[kWidth];
-    for (int l = 0; l < kWidth; ++l) m[l] = -kInf;
-    int i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-        for (int l = 0; l < kWidth; ++l) m[l] = x[i + l] > m[l] ? x[i + l] : m[l];
-    for (; i < count; ++i) m[0] = x[i] > m[0] ? x[i] : m[0];
-    float best = m[0];
-    for (int l = 1; l < kWidth; ++l) best = m[l] > best ? m[l] : best;
-    return best;
+    return reduce(count, -kInf, [=](int i) { return x[i]; }, larger);
 }
-
 [[gnu::noinline]] static float sum_of(const float* __restrict x, int count) {
-    float s[kWidth] = {};
-    int i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-        for (int l = 0; l < kWidth; ++l) s[l] += x[i + l];
-    for (; i < count; ++i) s[0] += x[i];
-    float total = s[0];
-    for (int l = 1; l < kWidth; ++l) total += s[l];
-    return total;
+    return reduce(count, 0.0f, [=](int i) { return x[i]; }, plus);
 }
-
 [[gnu::noinline]] static float dot_of(const float* __restrict x, const float* __restrict y, int count) {
-    float s[kWidth] = {};
-    int i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-        for (int l = 0; l < kWidth; ++l) s[l] = fma(x[i + l], y[i + l], s[l]);
-    for (; i < count; ++i) s[0] = fma(x[i], y[i], s[0]);
-    float total = s[0];
-    for (int l = 1; l < kWidth; ++l) total += s[l];
-    return total;
+    return reduce(count, 0.0f, [=](int i) { return x[i] * y[i]; }, plus);
+}
+// Sum of e^(x - top), for top the maximum of x: at most `count`, which float32 sums of many parts hold well.
+[[gnu::noinline]] static float exp_sum(const float* __restrict x, int count, float top) {
+    return reduce(count, 0.0f, [=](int i) { return exp_nonpositive(x[i] - top); }, plus);
 }
 
 // Whether any of x is NaN or +inf.
@@ -50,6 +56,10 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
     uint32_t bad = 0;
     for (int i = 0; i < count; ++i) bad |= static_cast<uint32_t>(!(x[i] < kInf));
     return bad != 0;
+}
+
+[[gnu::noinline]] static void exp_of(const float* __restrict x, int count, float top, float* __restrict out) {
+    for (int i = 0; i < count; ++i) out[i] = exp_nonpositive(x[i] - top);
 }
 
 inline int index_of(const float* __restrict x, int count, float value) {

@@ -1,0 +1,140 @@
+"""The C++ kernels: tensors to pointers, and nothing else.
+
+``ARGUMBEL_KERNELS`` picks a path: ``v4`` (AVX-512), ``v3`` (AVX2), ``v2`` (the baseline) or ``generic`` (not x86), each
+only where the machine can run it, or ``reference`` for none. Unset, the best there is.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+VARIABLE = "ARGUMBEL_KERNELS"
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+LAWS = {"uniform": 0, "exponential": 1, "gumbel": 2, "logistic": 3}
+
+
+def _load() -> ModuleType | None:
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted == "reference":
+        return None
+    try:
+        from . import _cpu
+    except ImportError as error:
+        if wanted:
+            raise ImportError(f"{VARIABLE}={wanted}, but argumbel was installed without compiled kernels") from error
+        warnings.warn(
+            "argumbel was installed without its compiled kernels (was there a C++ compiler?); it runs on plain "
+            f"PyTorch, right but slow. Set {VARIABLE}=reference to choose that silently.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    if wanted:
+        if wanted not in _cpu.paths():
+            raise ImportError(
+                f"{VARIABLE} must be 'reference' or a path this machine can run, {_cpu.paths()}, but it is {wanted!r}"
+            )
+        _cpu.use(wanted)
+    return _cpu
+
+
+library = _load()
+
+Key = tuple[int, Tensor | None, Tensor | None]  # seed, row ids, item ids
+
+
+def matrix(x: Tensor) -> Tensor:
+    """x as rows of contiguous items; a view wherever one exists, also of expanded rows."""
+    x = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _pointers(key: Key, shape: torch.Size) -> tuple[int, int, int, int, tuple[Tensor, ...]]:
+    """Seed, row ids, item ids and the stride between their lines; with the tensors to be kept alive meanwhile."""
+    seed, rows, items = key
+    if rows is None and items is None:
+        return seed, 0, 0, 0, ()
+    keep = []
+    if rows is not None:
+        rows = rows.contiguous()
+        keep.append(rows)
+    stride = 0
+    if items is not None:
+        if items.numel() != items.shape[-1]:
+            items, stride = items.expand(shape), shape[-1]
+        items = items.contiguous()
+        keep.append(items)
+    pointers = rows.data_ptr() if rows is not None else 0, items.data_ptr() if items is not None else 0
+    return seed, *pointers, stride, tuple(keep)
+
+
+def noise(law: str, shape: torch.Size, dtype: torch.dtype, key: Key) -> Tensor:
+    out = torch.empty(shape, dtype=dtype)
+    if out.numel():
+        assert library is not None
+        n = shape[-1]
+        seed, rows, items, stride, _keep = _pointers(key, shape)
+        threads = torch.get_num_threads()
+        library.noise(LAWS[law], out.data_ptr(), out.numel() // n, n, DTYPES[dtype], seed, rows, items, stride, threads)
+    return out
+
+
+def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
+    values = x.new_empty(x.shape[:-1])
+    indices = torch.empty(x.shape[:-1], dtype=torch.int64)
+    bad = -1
+    if x.numel():
+        assert library is not None
+        m = matrix(x)
+        seed, rows, items, stride, _keep = _pointers(key, x.shape)
+        bad = library.gumbel_max(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            seed, rows, items, stride, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return values, indices, bad >= 0
+
+
+def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor, Tensor, bool]:
+    draws = torch.empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
+    log_z = torch.empty(x.shape[:-1], dtype=torch.float64)
+    bad = -1
+    if draws.numel():
+        assert library is not None
+        m = matrix(x)
+        bad = library.categorical(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            seed, sample_shape.numel(), draws.data_ptr(), log_z.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return draws, log_z, bad >= 0
+
+
+def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+    """tau: float32, of one element or one a row."""
+    out = torch.empty(x.shape, dtype=x.dtype)
+    bad = -1
+    if x.numel():
+        assert library is not None
+        m = matrix(x)
+        seed, rows, items, stride, _keep = _pointers(key, x.shape)
+        bad = library.gumbel_softmax(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
+            tau.data_ptr(), int(tau.numel() > 1), hard, out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return out, bad >= 0
+
+
+def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
+    out = torch.empty(y.shape, dtype=y.dtype)
+    if y.numel():
+        assert library is not None
+        m, g = matrix(y), matrix(grad)
+        library.gumbel_softmax_backward(
+            m.data_ptr(), g.data_ptr(), m.shape[0], m.shape[1], m.stride(0), g.stride(0), DTYPES[y.dtype],
+            tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return out

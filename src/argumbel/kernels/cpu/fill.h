@@ -1,0 +1,60 @@
+// Keyed noise into memory.
+#pragma once
+#include "matrix.h"
+#include "tasks.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+template <Law law, class T>
+void noise_rows(T* out, int64_t rows, int64_t items, const Key& key, int threads) {
+    const Cut cut(rows, items);
+    using Work = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    parallel(cut.tasks, threads, [&](int64_t task) {
+        alignas(64) Work buffer[kShort * kLanes];
+        const int64_t part = task % cut.parts, first = task / cut.parts * (cut.parts > 1 ? 1 : cut.rows_per_task);
+        const int64_t last = cut.parts > 1 ? first + 1 : std::min(rows, first + cut.rows_per_task);
+        if constexpr (!std::is_same_v<T, double>) {
+            if (in_lanes(key, items)) {
+                for (int64_t row = first; row < last; row += kLanes) {
+                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                    lanes_noise<law>(key, row, lanes, static_cast<int>(items), buffer);
+                    for (int l = 0; l < lanes; ++l)
+                        for (int64_t i = 0; i < items; ++i) from_float(buffer[i * kLanes + l], &out[(row + l) * items + i]);
+                }
+                return;
+            }
+        }
+        const int64_t from = part * kTask, to = cut.parts > 1 ? std::min(items, from + kTask) : items;
+        for (int64_t row = first; row < last; ++row) {
+            for (int64_t i = from; i < to; i += kTile) {
+                const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
+                T* dest = out + row * items + i;
+                if constexpr (std::is_same_v<T, Work>) {
+                    row_noise<law>(key, row, i, count, dest);
+                } else {
+                    row_noise<law>(key, row, i, count, buffer);
+                    store(buffer, count, dest);
+                }
+            }
+        }
+    });
+}
+
+int64_t noise(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads) {
+    const auto run = [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        T* to = static_cast<T*>(out);
+        if (law == Law::uniform) noise_rows<Law::uniform>(to, rows, items, key, threads);
+        if (law == Law::exponential) noise_rows<Law::exponential>(to, rows, items, key, threads);
+        if (law == Law::logistic) noise_rows<Law::logistic>(to, rows, items, key, threads);
+        if (law == Law::gumbel) noise_rows<Law::gumbel>(to, rows, items, key, threads);
+    };
+    dtype == Dtype::f64 ? run(static_cast<double*>(nullptr)) : by_dtype(dtype, run);
+    return -1;
+}
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel

@@ -1,0 +1,348 @@
+// categorical (law): one pass over the logits for the weight of each block, one draw of a block, one of an item in it.
+//
+// By max-stability the race of all items is a race of blocks, each a Gumbel at its logsumexp, and then a race inside the
+// winning block. Both are decided by inversion, in double: one random number each, and no logarithm per item.
+#pragma once
+#include <cmath>
+#include <utility>
+#include <vector>
+
+#include "matrix.h"
+#include "reduce.h"
+#include "tasks.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+// Two uniform doubles for each of `count` (<= kBlocks) draws or rows, from the first on (stream 2 of the seed).
+void uniforms(uint64_t seed, int64_t row, int64_t draw, int rows_step, int count, double* block, double* item) {
+    alignas(64) uint32_t c[4][kBlocks];
+    for (int i = 0; i < count; ++i) {
+        const uint64_t d = static_cast<uint64_t>(draw + (rows_step ? 0 : i));
+        const uint64_t r = static_cast<uint64_t>(row + (rows_step ? i : 0));
+        c[0][i] = static_cast<uint32_t>(d);
+        c[1][i] = (static_cast<uint32_t>(d >> 32) & 0x3fffffffu) | 2u << 30;
+        c[2][i] = static_cast<uint32_t>(r);
+        c[3][i] = static_cast<uint32_t>(r >> 32);
+    }
+    philox(seed, count, c[0], c[1], c[2], c[3]);
+    for (int i = 0; i < count; ++i) {
+        block[i] = (static_cast<double>((static_cast<uint64_t>(c[0][i]) << 32 | c[1][i]) >> 11) + 0.5) * 0x1p-53;
+        item[i] = (static_cast<double>((static_cast<uint64_t>(c[2][i]) << 32 | c[3][i]) >> 11) + 0.5) * 0x1p-53;
+    }
+}
+
+void draw_uniforms(uint64_t seed, int64_t row, int64_t first, int count, double* block, double* item) {
+    uniforms(seed, row, first, 0, count, block, item);
+}
+void row_uniforms(uint64_t seed, int64_t row, int count, double* block, double* item) {
+    uniforms(seed, row, 0, 1, count, block, item);
+}
+
+// Numbers with their running sums, ready for many inversions: guide[j] is where to begin to look for u in [j, j + 1) / n.
+struct Wheel {
+    std::vector<double> sums;
+    std::vector<int32_t> guide;
+
+    double total() const { return sums.back(); }
+    void build_guide() {
+        const int64_t n = static_cast<int64_t>(sums.size());
+        guide.resize(static_cast<size_t>(n));
+        const double step = total() / static_cast<double>(n);
+        int64_t at = 0;
+        for (int64_t j = 0; j < n; ++j) {
+            while (at + 1 < n && sums[static_cast<size_t>(at)] <= step * static_cast<double>(j)) ++at;
+            guide[static_cast<size_t>(j)] = static_cast<int32_t>(at);
+        }
+    }
+    // The first place whose running sum exceeds u * total: its weight is not zero.
+    int64_t spin(double u) const {
+        const int64_t n = static_cast<int64_t>(sums.size());
+        const double target = u * total();
+        int64_t at = guide.empty() ? 0 : guide[static_cast<size_t>(u * static_cast<double>(n))];
+        // The guide's own rounding may be a place too far.
+        while (at > 0 && sums[static_cast<size_t>(at - 1)] > target) --at;
+        if (guide.empty()) at = std::upper_bound(sums.begin(), sums.end(), target) - sums.begin();
+        while (at < n && sums[static_cast<size_t>(at)] <= target) ++at;
+        if (at < n) return at;
+        for (at = n - 1; at > 0 && sums[static_cast<size_t>(at - 1)] >= sums[static_cast<size_t>(at)];) --at;
+        return at;  // u * total rounded up to total: the last place with any weight
+    }
+};
+
+// The weight of a block: sum of e^(x - top). `top` is -inf in a block where nothing is allowed.
+struct Block {
+    float top, sum;
+};
+
+template <class T>
+Block weigh(const T* x, int count, bool& bad) {
+    alignas(64) float buffer[kTile];
+    const float* logits = fetch(x, count, buffer);
+    bad |= any_bad(logits, count);
+    const float top = max_of(logits, count);
+    if (!(top > -kInf)) return {-kInf, 0.0f};
+    return {top, exp_sum(logits, count, top)};
+}
+
+// Running sums of e^(x - top) of one block.
+template <class T>
+void open_block(const T* x, int count, float top, std::vector<double>& sums) {
+    alignas(64) float buffer[kTile], weight[kTile];
+    const float* logits = fetch(x, count, buffer);
+    exp_of(logits, count, top, weight);
+    sums.resize(static_cast<size_t>(count));
+    double total = 0;
+    for (int i = 0; i < count; ++i) sums[static_cast<size_t>(i)] = total += weight[i];
+}
+
+int64_t blocks_of(int64_t items) { return (items + kTile - 1) / kTile; }
+int block_size(int64_t items, int64_t block) {
+    return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));
+}
+
+// The weights of all blocks of a row, on a common scale, in `wheel`; log Z; false if the row is bad.
+template <class T>
+bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& blocks, Wheel& wheel, double* log_z) {
+    const int64_t n = blocks_of(x.items);
+    const T* data = row_of<T>(x, row);
+    blocks.resize(static_cast<size_t>(n));
+    std::atomic<bool> bad{false};
+    const int64_t group = kTask / kTile;
+    parallel((n + group - 1) / group, threads, [&](int64_t task) {
+        bool is_bad = false;
+        for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b)
+            blocks[static_cast<size_t>(b)] = weigh(data + b * kTile, block_size(x.items, b), is_bad);
+        if (is_bad) bad = true;
+    });
+    float top = -kInf;
+    for (const Block& b : blocks) top = std::max(top, b.top);
+    wheel.sums.resize(static_cast<size_t>(n));
+    double total = 0;
+    for (size_t b = 0; b < static_cast<size_t>(n); ++b)
+        wheel.sums[b] = total += blocks[b].sum * std::exp(static_cast<double>(blocks[b].top) - top);
+    *log_z = bad ? static_cast<double>(kNan) : top > -kInf ? top + std::log(total) : -static_cast<double>(kInf);
+    return !bad && top > -kInf;
+}
+
+struct Workspace {
+    std::vector<Block> blocks;
+    Wheel rows, items;
+    std::vector<int64_t> order;
+    std::vector<double> uniforms;
+};
+
+// A few draws of one row: each opens the block it falls in.
+template <class T>
+void draw_few(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, Workspace& w, int64_t* out) {
+    double u[kBlocks], v[kBlocks];
+    int64_t opened = -1;
+    for (int64_t first = 0; first < draws; first += kBlocks) {
+        const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
+        draw_uniforms(seed, row, first, count, u, v);
+        for (int i = 0; i < count; ++i) {
+            const int64_t b = w.rows.spin(u[i]);
+            if (b != opened)
+                open_block(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top,
+                           w.items.sums);
+            opened = b;
+            w.items.guide.clear();
+            out[(first + i) * x.rows + row] = b * kTile + w.items.spin(v[i]);
+        }
+    }
+}
+
+// Many draws of one row: sorted by block, so that each block is opened once. Needs memory of the order of the draws.
+template <class T>
+void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int threads, Workspace& w, int64_t* out) {
+    const int64_t n = static_cast<int64_t>(w.blocks.size());
+    w.rows.build_guide();
+    w.uniforms.resize(static_cast<size_t>(draws));
+    w.order.resize(static_cast<size_t>(draws));
+    const int64_t chunk = 64 * kBlocks, chunks = (draws + chunk - 1) / chunk;
+    std::vector<int64_t> starts(static_cast<size_t>(chunks * n + 1));  // [block][chunk]: a stable counting sort
+    const auto each = [&](int64_t c, auto&& body) {
+        double u[kBlocks], v[kBlocks];
+        for (int64_t first = c * chunk; first < std::min(draws, (c + 1) * chunk); first += kBlocks) {
+            const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
+            draw_uniforms(seed, row, first, count, u, v);
+            for (int i = 0; i < count; ++i) body(first + i, u[i], v[i]);
+        }
+    };
+    parallel(chunks, threads, [&](int64_t c) {
+        each(c, [&](int64_t i, double u, double v) {
+            const int64_t b = w.rows.spin(u);
+            out[i * x.rows + row] = b;
+            w.uniforms[static_cast<size_t>(i)] = v;
+            ++starts[static_cast<size_t>(b * chunks + c)];
+        });
+    });
+    int64_t at = 0;
+    for (int64_t& s : starts) at += std::exchange(s, at);
+    std::vector<int64_t> next(starts.begin(), starts.end());
+    parallel(chunks, threads, [&](int64_t c) {
+        for (int64_t i = c * chunk; i < std::min(draws, (c + 1) * chunk); ++i)
+            w.order[static_cast<size_t>(next[static_cast<size_t>(out[i * x.rows + row] * chunks + c)]++)] = i;
+    });
+    const int64_t group = std::max<int64_t>(1, n / (16 * threads));
+    parallel((n + group - 1) / group, threads, [&](int64_t task) {
+        Wheel wheel;
+        for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b) {
+            const int64_t from = starts[static_cast<size_t>(b * chunks)], to = starts[static_cast<size_t>((b + 1) * chunks)];
+            if (from == to) continue;
+            open_block(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top, wheel.sums);
+            wheel.guide.clear();
+            if (to - from > 64) wheel.build_guide();
+            for (int64_t j = from; j < to; ++j) {
+                const int64_t i = w.order[static_cast<size_t>(j)];
+                out[i * x.rows + row] = b * kTile + wheel.spin(w.uniforms[static_cast<size_t>(i)]);
+            }
+        }
+    });
+}
+
+// Rows of one block, one draw each: the weights stay in the cache, and the random numbers come for many rows at once.
+template <class T>
+void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t last, int64_t* out, double* log_z,
+                         BadRow& bad) {
+    alignas(64) float buffer[kTile], weight[kTile];
+    double u[kBlocks], unused[kBlocks];
+    const int n = static_cast<int>(x.items);
+    for (int64_t row = first; row < last; ++row) {
+        const int64_t at = (row - first) % kBlocks;
+        if (at == 0)
+            row_uniforms(seed, row, static_cast<int>(std::min<int64_t>(kBlocks, last - row)), u, unused);
+        const float* logits = fetch(row_of<T>(x, row), n, buffer);
+        const float top = max_of(logits, n);
+        if (any_bad(logits, n) || !(top > -kInf)) {
+            bad.add(row);
+            out[row] = -1;
+            if (log_z) log_z[row] = static_cast<double>(kNan);
+            continue;
+        }
+        exp_of(logits, n, top, weight);
+        double sums[kTile / kWidth + 1], total = 0;  // of every sixteen weights
+        const int groups = (n + kWidth - 1) / kWidth;
+        for (int g = 0; g < groups; ++g)
+            sums[g] = total += sum_of(weight + g * kWidth, std::min(kWidth, n - g * kWidth));
+        if (log_z) log_z[row] = top + std::log(total);
+        const double target = u[at] * total;
+        int g = 0;
+        while (g < groups - 1 && sums[g] <= target) ++g;
+        double reached = g ? sums[g - 1] : 0.0;
+        int64_t winner = -1;
+        for (int i = g * kWidth; i < std::min(n, (g + 1) * kWidth); ++i) {
+            if (!(weight[i] > 0)) continue;
+            winner = i;  // should rounding leave the target beyond the last of the sixteen, it is that one
+            if ((reached += weight[i]) > target) break;
+        }
+        for (int i = g * kWidth; winner < 0; --i)
+            if (weight[i - 1] > 0) winner = i - 1;
+        out[row] = winner;
+    }
+}
+
+// Short rows side by side: running sums of each lane, and a count of those not beyond its target.
+template <class T>
+void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t draws, int64_t* out, double* log_z,
+                BadRow& bad) {
+    alignas(64) float logits[kShort * kLanes], top[kLanes];
+    alignas(64) double sums[kShort * kLanes], target[kLanes];
+    alignas(64) int64_t index[kLanes];
+    alignas(64) int32_t is_bad[kLanes];
+    const int n = static_cast<int>(x.items);
+    load_lanes<T>(x, row, lanes, logits);
+    for (int l = 0; l < kLanes; ++l) top[l] = -kInf, is_bad[l] = 0, target[l] = 0;
+    for (int i = 0; i < n; ++i) {
+        for (int l = 0; l < kLanes; ++l) {
+            const float v = logits[i * kLanes + l];
+            is_bad[l] |= static_cast<int32_t>(!(v < kInf));
+            top[l] = v > top[l] ? v : top[l];
+        }
+    }
+    for (int i = 0; i < n; ++i) {
+        for (int l = 0; l < kLanes; ++l) {
+            target[l] += exp_nonpositive(logits[i * kLanes + l] - top[l]);
+            sums[i * kLanes + l] = target[l];
+        }
+    }
+    for (int l = 0; l < lanes; ++l) {
+        if (is_bad[l] || !(top[l] > -kInf)) bad.add(row + l), is_bad[l] = 1;
+        if (log_z) log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : top[l] + std::log(sums[(n - 1) * kLanes + l]);
+    }
+    for (int64_t draw = 0; draw < draws; ++draw) {
+        alignas(64) uint32_t c[4][kLanes];
+        for (int l = 0; l < kLanes; ++l) {
+            c[0][l] = static_cast<uint32_t>(draw);
+            c[1][l] = (static_cast<uint32_t>(draw >> 32) & 0x3fffffffu) | 2u << 30;
+            c[2][l] = static_cast<uint32_t>(row + l);
+            c[3][l] = static_cast<uint32_t>(static_cast<uint64_t>(row + l) >> 32);
+        }
+        philox(seed, kLanes, c[0], c[1], c[2], c[3]);
+        for (int l = 0; l < kLanes; ++l) {
+            const uint64_t bits = (static_cast<uint64_t>(c[0][l]) << 32 | c[1][l]) >> 11;
+            target[l] = (static_cast<double>(static_cast<int64_t>(bits)) + 0.5) * 0x1p-53 * sums[(n - 1) * kLanes + l];
+            index[l] = 0;
+        }
+        for (int i = 0; i < n; ++i)
+            for (int l = 0; l < kLanes; ++l) index[l] += static_cast<int64_t>(sums[i * kLanes + l] <= target[l]);
+        for (int l = 0; l < lanes; ++l) {
+            int64_t at = index[l];
+            if (at == n)  // u * total rounded up to total: the last item with any weight
+                for (--at; at > 0 && sums[(at - 1) * kLanes + l] >= sums[at * kLanes + l];) --at;
+            out[draw * x.rows + row + l] = is_bad[l] ? -1 : at;
+        }
+    }
+}
+
+// out[draw][row]; log_z may be null.
+int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads) {
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        const auto draw_row = [&](int64_t row, int inner, Workspace& w) {
+            double z;
+            const bool good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
+            if (log_z) log_z[row] = z;
+            if (!good) {
+                bad.add(row);
+                for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;
+            } else if (draws > 32 && draws > 2 * static_cast<int64_t>(w.blocks.size())) {
+                draw_many<T>(x, seed, row, draws, inner, w, out);
+            } else {
+                w.rows.guide.clear();
+                draw_few<T>(x, seed, row, draws, w, out);
+            }
+        };
+        if (x.items <= kShort && (draws == 1 || x.rows >= kLanes / 2)) {
+            const int64_t group = std::max<int64_t>(1, kTask / kLanes / x.items) * kLanes;
+            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
+                for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); row += kLanes) {
+                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, x.rows - row));
+                    draw_lanes<T>(x, seed, row, lanes, draws, out, log_z, bad);
+                }
+            });
+        } else if (x.items <= kTile && draws == 1) {
+            const int64_t group = std::max<int64_t>(1, kTask / x.items);
+            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
+                const int64_t first = task * group;
+                draw_one_block_rows<T>(x, seed, first, std::min(x.rows, first + group), out, log_z, bad);
+            });
+        } else if (x.rows >= 2 * threads) {
+            const int64_t group = std::max<int64_t>(1, kTask / (x.items + draws));
+            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
+                Workspace w;
+                for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); ++row) draw_row(row, 1, w);
+            });
+        } else {
+            Workspace w;
+            for (int64_t row = 0; row < x.rows; ++row) draw_row(row, threads, w);
+        }
+    });
+    return bad.result();
+}
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel

@@ -1,0 +1,147 @@
+// gumbel_max: the winner under keyed noise, which is never stored.
+#pragma once
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "matrix.h"
+#include "reduce.h"
+#include "tasks.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+// Perturbed logits of short rows side by side, keys[item][lane], and which of the rows hold NaN or +inf.
+template <class T>
+void lanes_keys(const Matrix& x, const Key& key, int64_t row, int lanes, float* __restrict keys,
+                int32_t* __restrict bad) {
+    alignas(64) float logits[kShort * kLanes];
+    const int n = static_cast<int>(x.items);
+    load_lanes<T>(x, row, lanes, logits);
+    lanes_noise<Law::gumbel>(key, row, lanes, n, keys);
+    for (int l = 0; l < kLanes; ++l) bad[l] = 0;
+    for (int i = 0; i < n; ++i) {
+        for (int l = 0; l < kLanes; ++l) {
+            bad[l] |= static_cast<int32_t>(!(logits[i * kLanes + l] < kInf));
+            keys[i * kLanes + l] += logits[i * kLanes + l];
+        }
+    }
+}
+
+struct Winner {
+    float value = -kInf;
+    int64_t index = -1;
+    bool bad = false;
+    void merge(const Winner& other) {  // `other` comes later in the row: a tie is the earlier one's
+        bad |= other.bad;
+        if (other.value > value) value = other.value, index = other.index;
+    }
+};
+
+// Words from here on cannot give noise above `height`: the inverse of the Gumbel law, with a margin far beyond the error
+// of the float32 arithmetic. 2^31 (every word on the upper side) when most could.
+uint32_t word_limit(double height) {
+    const double u = -std::expm1(-std::exp(-(height - 1e-3)));
+    return u < 0.5 ? static_cast<uint32_t>(u * 0x1p32) + 2 : 0x80000000u;
+}
+
+// The winner of a stretch of a row. Once a runner leads by enough, only words that could beat it are made into noise.
+template <class T>
+void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, Winner& best) {
+    alignas(64) float buffer[kTile], noise[kTile];
+    alignas(64) uint32_t words[kTile];
+    const uint64_t id = static_cast<uint64_t>(row_id(key, row));
+    for (int64_t i = from; i < to; i += kTile) {
+        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
+        const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+        best.bad |= any_bad(logits, count);
+        const double needed = static_cast<double>(best.value) - max_of(logits, count);
+        if (needed > 1.0) {
+            const uint32_t limit = word_limit(needed);
+            row_words(key, row, i, count, 0, words);
+            uint32_t any = 0;
+            for (int j = 0; j < count; ++j) any |= static_cast<uint32_t>(words[j] < limit);
+            if (!any) continue;
+            for (int j = 0; j < count; ++j) {
+                if (words[j] >= limit) continue;
+                const float g = words[j] < kRefineBelow
+                                    ? refined<Law::gumbel>(key.seed, static_cast<int64_t>(id), item_id(key, row, i + j), words[j])
+                                    : gumbel(0, half_distance(words[j]));
+                const float value = logits[j] + g;
+                if (value > best.value) best.value = value, best.index = i + j;
+            }
+            continue;
+        }
+        row_noise<Law::gumbel>(key, row, i, count, noise);
+        for (int j = 0; j < count; ++j) noise[j] += logits[j];
+        const float value = max_of(noise, count);
+        if (value > best.value) best.value = value, best.index = i + index_of(noise, count, value);
+    }
+}
+
+// A few long rows are cut into stretches, raced apart and merged; else a task is a number of rows.
+template <class T, class Done>
+void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
+    if (x.rows < 2 * threads && x.items >= 2 * kTask) {
+        const int64_t parts = (x.items + kTask - 1) / kTask;
+        std::vector<Winner> winners(static_cast<size_t>(x.rows * parts));
+        parallel(x.rows * parts, threads, [&](int64_t task) {
+            const int64_t from = task % parts * kTask;
+            race<T>(x, key, task / parts, from, std::min(x.items, from + kTask), winners[static_cast<size_t>(task)]);
+        });
+        for (int64_t row = 0; row < x.rows; ++row) {
+            Winner best;
+            for (int64_t p = 0; p < parts; ++p) best.merge(winners[static_cast<size_t>(row * parts + p)]);
+            done(row, best);
+        }
+        return;
+    }
+    const Cut cut(x.rows, x.items);
+    const int64_t tasks = (x.rows + cut.rows_per_task - 1) / cut.rows_per_task;
+    parallel(tasks, threads, [&](int64_t task) {
+        const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
+        if (in_lanes(key, x.items)) {
+            alignas(64) float keys[kShort * kLanes];
+            for (int64_t row = first; row < last; row += kLanes) {
+                const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                alignas(64) float value[kLanes];
+                alignas(64) int32_t index[kLanes], bad[kLanes];
+                lanes_keys<T>(x, key, row, lanes, keys, bad);
+                for (int l = 0; l < kLanes; ++l) value[l] = -kInf, index[l] = -1;
+                for (int i = 0; i < static_cast<int>(x.items); ++i) {
+                    for (int l = 0; l < kLanes; ++l) {
+                        const bool wins = keys[i * kLanes + l] > value[l];
+                        value[l] = wins ? keys[i * kLanes + l] : value[l];
+                        index[l] = wins ? i : index[l];
+                    }
+                }
+                for (int l = 0; l < lanes; ++l) done(row + l, Winner{value[l], index[l], bad[l] != 0});
+            }
+            return;
+        }
+        for (int64_t row = first; row < last; ++row) {
+            Winner best;
+            race<T>(x, key, row, 0, x.items, best);
+            done(row, best);
+        }
+    });
+}
+
+int64_t gumbel_max(Matrix x, Key key, void* values, int64_t* indices, int threads) {
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        race_rows<T>(x, key, threads, [&](int64_t row, const Winner& winner) {
+            const bool is_bad = winner.bad || winner.index < 0;
+            if (is_bad) bad.add(row);
+            from_float(is_bad ? kNan : winner.value, static_cast<T*>(values) + row);
+            indices[row] = is_bad ? -1 : winner.index;
+        });
+    });
+    return bad.result();
+}
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel

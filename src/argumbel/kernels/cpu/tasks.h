@@ -1,0 +1,61 @@
+// How work on a matrix is cut into tasks, and how its bad rows are reported.
+#pragma once
+#include <algorithm>
+#include <atomic>
+
+#include "kernels.h"
+#include "matrix.h"
+#include "noise.h"
+#include "threads.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+// How a matrix is cut into tasks of about kTask items: whole rows together, or stretches of one row.
+constexpr int64_t kTask = 16 * kTile;
+struct Cut {
+    int64_t rows, items, rows_per_task, parts, tasks;
+    Cut(int64_t r, int64_t n) : rows(r), items(n) {
+        rows_per_task = n >= kTask ? 1 : std::max<int64_t>(1, kTask / std::max<int64_t>(n, 1));
+        if (n <= kShort) rows_per_task = (rows_per_task + kLanes - 1) / kLanes * kLanes;
+        parts = n >= 2 * kTask ? (n + kTask - 1) / kTask : 1;
+        tasks = parts > 1 ? rows * parts : (rows + rows_per_task - 1) / rows_per_task;
+    }
+};
+
+// The first bad row of all, or -1.
+struct BadRow {
+    std::atomic<int64_t> first{INT64_MAX};
+    void add(int64_t row) {
+        int64_t seen = first.load(std::memory_order_relaxed);
+        while (row < seen && !first.compare_exchange_weak(seen, row)) {
+        }
+    }
+    int64_t result() const {
+        const int64_t row = first.load();
+        return row == INT64_MAX ? -1 : row;
+    }
+};
+
+template <class T>
+const T* row_of(const Matrix& x, int64_t row) {
+    return static_cast<const T*>(x.data) + row * x.row_stride;
+}
+
+// Short rows side by side, logits[item][lane]; lanes beyond the last row hold zeros.
+template <class T>
+void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logits) {
+    const int n = static_cast<int>(x.items);
+    if (lanes < kLanes) std::fill_n(logits, n * kLanes, 0.0f);
+    for (int l = 0; l < lanes; ++l) {
+        const T* from = row_of<T>(x, row + l);
+        for (int i = 0; i < n; ++i) logits[i * kLanes + l] = to_float(from[i]);
+    }
+}
+
+bool in_lanes(const Key& key, int64_t items) { return items <= kShort && !key.items; }
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel
