@@ -1,0 +1,48 @@
+"""What every test runs under: fixed seeds, memory that is NaN until written, and each backend where it asks for one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+with warnings.catch_warnings():  # a machine without a compiler says so once, and still passes the tests
+    warnings.filterwarnings("ignore", message="argumbel was installed without its compiled kernels")
+    from argumbel.kernels import cpu
+
+settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("argumbel")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _poison() -> Iterator[None]:
+    """Memory from ``torch.empty`` is NaN (integers: their maximum), so a part that is never written fails."""
+    fill, deterministic = (
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+@pytest.fixture(params=["reference", *(["native"] if cpu.library is not None else [])])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each backend of the public functions in turn: plain PyTorch, and the compiled kernels where there are any."""
+    if request.param == "reference":
+        monkeypatch.setattr(cpu, "library", None)
+    return request.param
