@@ -19,7 +19,8 @@ import argumbel
 from argumbel import cli
 from argumbel.experiments import Config, Run
 
-TINY = "--latents 3 --classes 4 --hidden 16 --batch 32 --threads 1 --device cpu --log-every 10 --valid-every 20".split()
+TINY = ["--latents", "3", "--classes", "4", "--hidden", "16", "--batch", "32"]
+TINY += ["--threads", "1", "--device", "cpu", "--log-every", "10", "--valid-every", "20"]
 
 
 @pytest.fixture(autouse=True)
@@ -166,25 +167,13 @@ def test_every_setting_has_an_option_with_help() -> None:
 
 def test_two_processes_train_the_model_of_one() -> None:
     """Rows of noise and batches are shared out by global ids, so data parallel changes rounding and nothing else."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    words = [
-        sys.executable,
-        "-c",
-        "from argumbel.cli import app; app()",
-        "train",
-        *TINY,
-        "--steps",
-        "20",
-        "--samples",
-        "2",
-    ]
     script = Path("main.py")  # the second process is started from the command line of the first
-    script.write_text("from argumbel.cli import app\nif __name__ == '__main__':\n    app()\n")
-    words[1:3] = [str(script)]
-    subprocess.run(
-        [*words, "--devices", "2", "--run", "two"], check=True, env=environment, capture_output=True, timeout=240
-    )
-    call("train", *TINY, "--steps", "20", "--samples", "2", "--run", "one")
+    script.write_text("from argumbel.cli import app\n\napp()\n")
+    words = ["train", *TINY, "--steps", "20", "--samples", "2"]
+    command = [sys.executable, str(script), *words, "--devices", "2", "--run", "two"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=240)
+    call(*words, "--run", "one")
     one, two = (Run(Path(name)).load("checkpoint.pt") for name in ("one", "two"))
     for key, value in one["model"].items():
         torch.testing.assert_close(two["model"][key], value, rtol=1e-3, atol=1e-4)

@@ -38,7 +38,9 @@ class Schedule:
     A subclass is a frozen dataclass of numbers with a ``kind`` (its name in text) and ``value(step)``; the base checks
     the numbers and the step, and writes and reads the text and dictionary forms.
 
-    Errors: ``TypeError`` for a step that is not an integer, ``ValueError`` for a negative one.
+    Raises:
+        TypeError: a step that is not an integer, or a parameter that is not a number.
+        ValueError: a negative step, a parameter that is negative or not finite, no whole number of steps.
     """
 
     kind: ClassVar[str] = ""
@@ -77,9 +79,12 @@ class Schedule:
         return {"kind": self.kind, **{f.name: getattr(self, f.name) for f in fields(self)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Check that ``state`` describes this very schedule; ``ValueError`` when it does not.
+        """Check that ``state`` describes this very schedule.
 
         A frozen schedule takes no other parameters in; :func:`from_state_dict` builds the one a state describes.
+
+        Raises:
+            ValueError: it describes another schedule, or none.
         """
         other = from_state_dict(state)
         if other != self:
@@ -235,7 +240,8 @@ def parse(text: str) -> Schedule:
     ``half_cosine:start,end,steps``, ``quarter_cosine:start,end,steps``. Arguments that have a default may be left out
     at the end. ``str(schedule)`` is the way back.
 
-    Errors: ``ValueError`` for an unknown kind, too few or too many numbers, or text that is not a number.
+    Raises:
+        ValueError: an unknown kind, too few or too many numbers, or text that is not a number.
 
     >>> parse("constant:0.5")
     Constant(start=0.5)

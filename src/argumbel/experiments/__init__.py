@@ -1,15 +1,6 @@
 """The categorical variational autoencoder of Jang et al. 2017 as an experiment: data, model, training, figures, report.
 
-``argumbel train`` and ``argumbel evaluate`` are its front; nothing else in the library imports it. From Python:
-
-```python
-from argumbel.experiments import Config, evaluate_run, fit, write_report
-
-config = Config.make("digits", estimator="gumbel_straight_through", steps=2000)
-run, state = fit(config, "runs/mine")
-figures = evaluate_run(run, config.images())
-write_report(run)
-```
+``argumbel train`` and ``argumbel evaluate`` are its front; nothing else in the library imports it.
 """
 
 from .evaluate import evaluate_run

@@ -204,6 +204,7 @@ def _codes(model: CategoricalVAE, images: Images, evaluation: dict[str, Any]) ->
     right.set_xlim(0.0, math.log(classes))
     for axis in (middle, right):
         axis.grid(False, axis="y")
+        axis.xaxis.get_major_locator().set_params(nbins=4)
     return figure
 
 

@@ -81,10 +81,12 @@ def fit(
     long as the number of threads stays). Training ends after ``config.steps`` steps, at ``stop_at``, or after Ctrl-C at
     the end of the step under way; in each case with a checkpoint. ``listener`` gets every record of ``metrics.jsonl``.
 
-    Returns the run and its state, or None in the other processes of a training on many devices.
+    Returns:
+        The run and its state, or None in the other processes of a training on many devices.
 
-    Errors: ``ValueError`` when ``out`` holds a run already, when the run to resume is complete, or when the data do not
-    fit the configuration; ``FloatingPointError`` when the ELBO is not finite any more.
+    Raises:
+        ValueError: ``out`` holds a run already, the run to resume is complete, or the data do not fit the configuration.
+        FloatingPointError: the objective or the weights are not finite any more.
     """
     fabric = _fabric(config)
     images = config.images()
