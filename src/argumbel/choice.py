@@ -129,7 +129,7 @@ def gumbel_max(
         if kernels.is_native(items_last, key):
             values, indices, bad = kernels.gumbel_max(items_last, key)
             if bad:
-                raise_bad_logits(x, dim)
+                raise_bad_logits(x.detach(), dim)
             return Choice(values, indices)
     values, indices = perturb(x, dim, noise, generator).max(dim)
     return Choice(*_checked(x, dim, noise, values, indices))
@@ -175,6 +175,15 @@ def gumbel_topk(
     dim = check_dim(logits, dim)
     check_k(k, logits.shape[dim])
     x = forbid(logits, mask)
+    if not isinstance(noise, Tensor):
+        noise, generator = as_keyed(noise, generator, x.device), None
+        items_last = x.movedim(dim, -1)
+        key = noise.key(items_last.shape, x.device)
+        if kernels.is_native(items_last, key):
+            values, indices, bad = kernels.gumbel_topk(items_last, k, key)
+            if bad:
+                raise_bad_logits(x.detach(), dim, k=k)
+            return Choice(values.movedim(-1, dim), indices.movedim(-1, dim))
     values, indices = perturb(x, dim, noise, generator).topk(k, dim)
     return Choice(*_checked(x, dim, noise, values, indices, k))
 
@@ -210,7 +219,18 @@ def sample_without_replacement(
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir".
     """
-    return Draw(*gumbel_topk(logits.detach(), k, dim=dim, mask=mask, generator=generator))
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    check_k(k, logits.shape[dim])
+    x = forbid(logits.detach(), mask)
+    noise = as_keyed(None, generator, x.device)
+    items_last = x.movedim(dim, -1)
+    if not kernels.is_native(items_last, (noise.seed, None, None)):
+        return Draw(*gumbel_topk(x, k, dim=dim, noise=noise))
+    keys, indices, bad = kernels.sample_without_replacement(items_last, k, noise.seed)
+    if bad:
+        raise_bad_logits(x, dim, k=k)
+    return Draw(keys.movedim(-1, dim), indices.movedim(-1, dim))
 
 
 def _checked(

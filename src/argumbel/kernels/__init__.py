@@ -19,7 +19,15 @@ from torch.autograd import forward_ad
 from .._checks import can_raise, is_traced
 from . import cpu, reference
 
-__all__ = ["categorical", "gumbel_max", "gumbel_softmax", "is_native", "noise"]
+__all__ = [
+    "categorical",
+    "gumbel_max",
+    "gumbel_softmax",
+    "gumbel_topk",
+    "is_native",
+    "noise",
+    "sample_without_replacement",
+]
 
 Key = tuple[Tensor | int, Tensor | None, Tensor | None]
 
@@ -83,7 +91,7 @@ def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: tor
     return reference.noise(law, _seed_tensor(seed, device), rows.reshape(shape[:-1]), ids, work).to(dtype)
 
 
-# ----------------------------------------------------------------------------------------------------------- gumbel_max
+# ---------------------------------------------------------------------------------------------- gumbel_max, gumbel_topk
 
 
 @torch.library.custom_op("argumbel::gumbel_max", mutates_args=())
@@ -96,31 +104,48 @@ def _(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tup
     return x.new_empty(x.shape[:-1]), x.new_empty(x.shape[:-1], dtype=torch.int64)
 
 
-def _gumbel_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+@torch.library.custom_op("argumbel::gumbel_topk", mutates_args=())
+def _gumbel_topk_op(
+    x: Tensor, k: int, seed: Tensor, rows: Tensor | None, items: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return cpu.gumbel_topk(x, k, (int(seed), rows, items))[:2]
+
+
+@_gumbel_topk_op.register_fake
+def _(x: Tensor, k: int, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
+    return x.new_empty((*x.shape[:-1], k)), x.new_empty((*x.shape[:-1], k), dtype=torch.int64)
+
+
+def _race_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(output[1])
-    ctx.items = inputs[0].shape[-1]
     ctx.mark_non_differentiable(output[1])
+    ctx.shape = inputs[0].shape
+    ctx.num_inputs = len(inputs)
 
 
-def _gumbel_max_backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor | None, ...]:
+def _race_backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient of perturbed values goes to the items they belong to."""
     (indices,) = ctx.saved_tensors
-    zeros = grad.new_zeros((*grad.shape, ctx.items))
-    return zeros.scatter(-1, indices.clamp(min=0).unsqueeze(-1), grad.unsqueeze(-1)), None, None, None
+    if indices.ndim < len(ctx.shape):
+        indices, grad = indices.unsqueeze(-1), grad.unsqueeze(-1)
+    x_grad = grad.new_zeros(ctx.shape).scatter(-1, indices.clamp(min=0), grad)
+    return x_grad, *[None] * (ctx.num_inputs - 1)
 
 
-_gumbel_max_op.register_autograd(_gumbel_max_backward, setup_context=_gumbel_max_setup)
+_gumbel_max_op.register_autograd(_race_backward, setup_context=_race_setup)
+_gumbel_topk_op.register_autograd(_race_backward, setup_context=_race_setup)
 
 
-class _GumbelMax(torch.autograd.Function):
+class _Race(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, key: cpu.Key) -> tuple[Tensor, Tensor, bool]:
-        values, indices, bad = cpu.gumbel_max(x, key)
-        _gumbel_max_setup(ctx, (x,), (values, indices))
+    def forward(ctx: Any, x: Tensor, k: int | None, key: cpu.Key) -> tuple[Tensor, Tensor, bool]:
+        values, indices, bad = cpu.gumbel_max(x, key) if k is None else cpu.gumbel_topk(x, k, key)
+        _race_setup(ctx, (x, k, key), (values, indices))
         return values, indices, bad
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _gumbel_max_backward(ctx, grad, _[0])[:2]
+    def backward(ctx: Any, grad: Tensor, indices: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return _race_backward(ctx, grad, indices)
 
 
 def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
@@ -128,8 +153,39 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.gumbel_max(x, _seed_tensor(key[0], x.device), key[1], key[2]), False
     if x.requires_grad and torch.is_grad_enabled():
-        return _GumbelMax.apply(x, _eager(key))
+        return _Race.apply(x, None, _eager(key))
     return cpu.gumbel_max(x, _eager(key))
+
+
+def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
+    """The same of the first k."""
+    if torch.compiler.is_compiling():
+        return *torch.ops.argumbel.gumbel_topk(x, k, _seed_tensor(key[0], x.device), key[1], key[2]), False
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Race.apply(x, k, _eager(key))
+    return cpu.gumbel_topk(x, k, _eager(key))
+
+
+# ------------------------------------------------------------------------------------------ sample_without_replacement
+
+
+@torch.library.custom_op("argumbel::sample_without_replacement", mutates_args=())
+def _sample_without_replacement_op(x: Tensor, k: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+    return cpu.sample_without_replacement(x, k, int(seed))[:2]
+
+
+@_sample_without_replacement_op.register_fake
+def _(x: Tensor, k: int, seed: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty((*x.shape[:-1], k)), x.new_empty((*x.shape[:-1], k), dtype=torch.int64)
+
+
+def sample_without_replacement(x: Tensor, k: int, seed: Tensor | int) -> tuple[Tensor, Tensor, bool]:
+    """The law of ``gumbel_topk``; for logits that ``is_native`` takes. No gradient."""
+    if 256 * k > x.shape[-1]:  # measured: from here on the dense race is faster
+        return gumbel_topk(x.detach(), k, (seed, None, None))
+    if torch.compiler.is_compiling():
+        return *torch.ops.argumbel.sample_without_replacement(x, k, _seed_tensor(seed, x.device)), False
+    return cpu.sample_without_replacement(x, k, int(seed))
 
 
 # ------------------------------------------------------------------------------------------------------- gumbel_softmax

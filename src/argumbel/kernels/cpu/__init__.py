@@ -99,6 +99,35 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     return values, indices, bad >= 0
 
 
+def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
+    values = x.new_empty((*x.shape[:-1], k))
+    indices = torch.empty((*x.shape[:-1], k), dtype=torch.int64)
+    bad = -1
+    if indices.numel():
+        assert library is not None
+        m = matrix(x)
+        seed, rows, items, stride, _keep = _pointers(key, x.shape)
+        bad = library.gumbel_topk(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
+            k, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return values, indices, bad >= 0
+
+
+def sample_without_replacement(x: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor, bool]:
+    keys = x.new_empty((*x.shape[:-1], k))
+    indices = torch.empty((*x.shape[:-1], k), dtype=torch.int64)
+    bad = -1
+    if indices.numel():
+        assert library is not None
+        m = matrix(x)
+        bad = library.sample_without_replacement(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            seed, k, keys.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return keys, indices, bad >= 0
+
+
 def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor, Tensor, bool]:
     draws = torch.empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
     log_z = torch.empty(x.shape[:-1], dtype=torch.float64)

@@ -5,22 +5,25 @@
 #include <cstdint>
 #include <cstring>
 
+// A call left in a loop would keep it from being vectorised.
+#define ARGUMBEL_INLINE [[gnu::always_inline]] inline
+
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
 
-inline float as_float(uint32_t x) {
+ARGUMBEL_INLINE float as_float(uint32_t x) {
     float f;
     std::memcpy(&f, &x, 4);
     return f;
 }
-inline uint32_t as_bits(float x) {
+ARGUMBEL_INLINE uint32_t as_bits(float x) {
     uint32_t u;
     std::memcpy(&u, &x, 4);
     return u;
 }
-inline float select(uint32_t mask, float a, float b) { return as_float((as_bits(a) & mask) | (as_bits(b) & ~mask)); }
+ARGUMBEL_INLINE float select(uint32_t mask, float a, float b) { return as_float((as_bits(a) & mask) | (as_bits(b) & ~mask)); }
 
-inline float fma(float a, float b, float c) {
+ARGUMBEL_INLINE float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fmaf(a, b, c);
 #else
@@ -32,7 +35,7 @@ constexpr float kLn2 = 0.693147182464599609375f;
 constexpr uint32_t kRefineBelow = 1u << 18;
 
 // -log1p(-q) for q in [0, 1/2]; grid is q rounded to a multiple of 2^-24.
-inline float minus_log1p(float q, float grid) {
+ARGUMBEL_INLINE float minus_log1p(float q, float grid) {
     float s = 1.160612940788269f;
     s = fma(s, grid, -1.0361659526824951f);
     s = fma(s, grid, 0.7516154050827026f);
@@ -43,53 +46,53 @@ inline float minus_log1p(float q, float grid) {
     return q * fma(s, grid, 1.0f);
 }
 
-inline uint32_t side_mask(uint32_t word) { return static_cast<uint32_t>(static_cast<int32_t>(word) >> 31); }
-inline uint32_t near_end(uint32_t word) { return word ^ side_mask(word); }
+ARGUMBEL_INLINE uint32_t side_mask(uint32_t word) { return static_cast<uint32_t>(static_cast<int32_t>(word) >> 31); }
+ARGUMBEL_INLINE uint32_t near_end(uint32_t word) { return word ^ side_mask(word); }
 
-inline float half_distance(uint32_t first) {
+ARGUMBEL_INLINE float half_distance(uint32_t first) {
     return (static_cast<float>(static_cast<int32_t>(near_end(first))) + 0.5f) * 0x1p-32f;
 }
-inline float half_distance_refined(uint32_t first, uint32_t second) {
+ARGUMBEL_INLINE float half_distance_refined(uint32_t first, uint32_t second) {
     const uint32_t side = side_mask(first);
     return static_cast<float>(((first ^ side) * 0x1p32 + static_cast<double>(second ^ side) + 0.5) * 0x1p-64);
 }
-inline double half_distance64(uint32_t first, uint32_t second) {
+ARGUMBEL_INLINE double half_distance64(uint32_t first, uint32_t second) {
     const uint32_t side = side_mask(first);
     const uint64_t near = static_cast<uint64_t>(first ^ side) << 32 | (second ^ side);
     return (static_cast<double>(static_cast<int64_t>(near)) + 0.5) * 0x1p-64;
 }
 
-inline float uniform(uint32_t side, float h) {
+ARGUMBEL_INLINE float uniform(uint32_t side, float h) {
     const float u = select(side, 1.0f - h, h);
     return u < 0x1.fffffep-1f ? u : 0x1.fffffep-1f;
 }
-inline float exponential(uint32_t side, float h) {
+ARGUMBEL_INLINE float exponential(uint32_t side, float h) {
     const uint32_t bits = as_bits(h);
     const float mantissa = as_float((bits & 0x7fffffu) | 0x3f000000u);
     const int32_t n = (126 - static_cast<int32_t>(bits >> 23)) & static_cast<int32_t>(side);
     const float grid = 1.0f - select(side, mantissa, 1.0f - h);
     return fma(static_cast<float>(n), kLn2, minus_log1p(select(side, grid, h), grid));
 }
-inline float gumbel_of_exponential(float e) {
+ARGUMBEL_INLINE float gumbel_of_exponential(float e) {
     const uint32_t bits = as_bits(e);
     const float q = 1.0f - as_float((bits & 0x7fffffu) | 0x3f000000u);
     return fma(static_cast<float>(126 - static_cast<int32_t>(bits >> 23)), kLn2, minus_log1p(q, q));
 }
-inline float gumbel(uint32_t side, float h) { return gumbel_of_exponential(exponential(side, h)); }
+ARGUMBEL_INLINE float gumbel(uint32_t side, float h) { return gumbel_of_exponential(exponential(side, h)); }
 
-inline float logistic(uint32_t side, float h) { return exponential(~side, h) - exponential(side, h); }
+ARGUMBEL_INLINE float logistic(uint32_t side, float h) { return exponential(~side, h) - exponential(side, h); }
 
-inline double uniform64(uint32_t side, double h) {
+ARGUMBEL_INLINE double uniform64(uint32_t side, double h) {
     const double u = side ? 1.0 - h : h;
     return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
 }
-inline double exponential64(uint32_t side, double h) { return side ? -std::log(h) : -std::log1p(-h); }
-inline double gumbel64(uint32_t side, double h) { return -std::log(exponential64(side, h)); }
-inline double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
+ARGUMBEL_INLINE double exponential64(uint32_t side, double h) { return side ? -std::log(h) : -std::log1p(-h); }
+ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -std::log(exponential64(side, h)); }
+ARGUMBEL_INLINE double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
 
 // e^x for x <= 0 (or a little above): relative error below 2e-7; 0 below -87.3, where float32 has no normal numbers.
 // Not part of the noise contract.
-inline float exp_nonpositive(float x) {
+ARGUMBEL_INLINE float exp_nonpositive(float x) {
     const float shifted = fma(x, 1.44269504f, 12582912.0f);  // 1.5 * 2^23: the low bits now hold round(x / log 2)
     const float n = shifted - 12582912.0f;
     const float r = fma(n, -1.42860677e-6f, fma(n, -0.693145752f, x));

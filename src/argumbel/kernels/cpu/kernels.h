@@ -32,6 +32,9 @@ struct Kernels {
     int64_t (*gumbel_softmax_backward)(
         Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
     int64_t (*categorical)(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads);
+    int64_t (*gumbel_topk)(Matrix x, Key key, int64_t k, void* values, int64_t* indices, int threads);
+    int64_t (*sample_without_replacement)(
+        Matrix x, uint64_t seed, int64_t k, void* keys, int64_t* items, int threads);
 };
 
 extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_generic;

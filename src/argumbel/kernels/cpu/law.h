@@ -86,12 +86,56 @@ Block weigh(const T* x, int count, bool& bad) {
     return {top, exp_sum(logits, count, top)};
 }
 
-// Running sums of e^(x - top) of one block.
+// A block opened for a draw or a few: its weights e^(x - top), and their sums in kWide interleaved groups, which cost one
+// vector addition for every vector of weights.
+struct Opened {
+    alignas(64) float weight[kTile];
+    alignas(64) float group[kWide];
+    double total;
+
+    template <class T>
+    void open(const T* x, int count, float top) {
+        alignas(64) float buffer[kTile];
+        exp_of(fetch(x, count, buffer), count, top, weight);
+        const int padded = (count + kWide - 1) / kWide * kWide;
+        std::fill(weight + count, weight + padded, 0.0f);
+        add_up(padded);
+    }
+    void add_up(int padded) {
+        for (int l = 0; l < kWide; ++l) group[l] = 0;
+        for (int i = 0; i < padded; i += kWide)
+            for (int l = 0; l < kWide; ++l) group[l] += weight[i + l];
+        total = 0;
+        for (int l = 0; l < kWide; ++l) total += group[l];
+        size = padded;
+    }
+    // An item in proportion to its weight, by inversion of u.
+    int pick(double u) const {
+        const double target = u * total;
+        double reached = 0, before = 0;
+        int chosen = -1;  // the group that holds the target, or the last with any weight should rounding leave it beyond
+        for (int l = 0; l < kWide && reached <= target; ++l) {
+            if (group[l] > 0) chosen = l, before = reached;
+            reached += group[l];
+        }
+        int item = -1;
+        for (int i = chosen; i < size; i += kWide) {
+            if (!(weight[i] > 0)) continue;
+            item = i;
+            if ((before += weight[i]) > target) break;
+        }
+        return item;
+    }
+
+private:
+    int size;
+};
+
+// All running sums of a block, for many draws from it.
 template <class T>
-void open_block(const T* x, int count, float top, std::vector<double>& sums) {
+void open_wheel(const T* x, int count, float top, std::vector<double>& sums) {
     alignas(64) float buffer[kTile], weight[kTile];
-    const float* logits = fetch(x, count, buffer);
-    exp_of(logits, count, top, weight);
+    exp_of(fetch(x, count, buffer), count, top, weight);
     sums.resize(static_cast<size_t>(count));
     double total = 0;
     for (int i = 0; i < count; ++i) sums[static_cast<size_t>(i)] = total += weight[i];
@@ -128,7 +172,8 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
 
 struct Workspace {
     std::vector<Block> blocks;
-    Wheel rows, items;
+    Wheel rows;
+    Opened opened;
     std::vector<int64_t> order;
     std::vector<double> uniforms;
 };
@@ -144,11 +189,9 @@ void draw_few(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, Worksp
         for (int i = 0; i < count; ++i) {
             const int64_t b = w.rows.spin(u[i]);
             if (b != opened)
-                open_block(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top,
-                           w.items.sums);
+                w.opened.open(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top);
             opened = b;
-            w.items.guide.clear();
-            out[(first + i) * x.rows + row] = b * kTile + w.items.spin(v[i]);
+            out[(first + i) * x.rows + row] = b * kTile + w.opened.pick(v[i]);
         }
     }
 }
@@ -188,15 +231,25 @@ void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int t
     const int64_t group = std::max<int64_t>(1, n / (16 * threads));
     parallel((n + group - 1) / group, threads, [&](int64_t task) {
         Wheel wheel;
+        Opened opened;
         for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b) {
             const int64_t from = starts[static_cast<size_t>(b * chunks)], to = starts[static_cast<size_t>((b + 1) * chunks)];
-            if (from == to) continue;
-            open_block(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top, wheel.sums);
-            wheel.guide.clear();
-            if (to - from > 64) wheel.build_guide();
-            for (int64_t j = from; j < to; ++j) {
-                const int64_t i = w.order[static_cast<size_t>(j)];
-                out[i * x.rows + row] = b * kTile + wheel.spin(w.uniforms[static_cast<size_t>(i)]);
+            const auto draw_all = [&](auto&& pick) {
+                for (int64_t j = from; j < to; ++j) {
+                    const int64_t i = w.order[static_cast<size_t>(j)];
+                    out[i * x.rows + row] = b * kTile + pick(w.uniforms[static_cast<size_t>(i)]);
+                }
+            };
+            const T* data = row_of<T>(x, row) + b * kTile;
+            const int size = block_size(x.items, b);
+            const float top = w.blocks[static_cast<size_t>(b)].top;
+            if (to - from > 16) {
+                open_wheel(data, size, top, wheel.sums);
+                wheel.build_guide();
+                draw_all([&](double u) { return wheel.spin(u); });
+            } else if (to > from) {
+                opened.open(data, size, top);
+                draw_all([&](double u) { return opened.pick(u); });
             }
         }
     });
@@ -206,13 +259,13 @@ void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int t
 template <class T>
 void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t last, int64_t* out, double* log_z,
                          BadRow& bad) {
-    alignas(64) float buffer[kTile], weight[kTile];
+    alignas(64) float buffer[kTile];
     double u[kBlocks], unused[kBlocks];
+    Opened block;
     const int n = static_cast<int>(x.items);
     for (int64_t row = first; row < last; ++row) {
         const int64_t at = (row - first) % kBlocks;
-        if (at == 0)
-            row_uniforms(seed, row, static_cast<int>(std::min<int64_t>(kBlocks, last - row)), u, unused);
+        if (at == 0) row_uniforms(seed, row, static_cast<int>(std::min<int64_t>(kBlocks, last - row)), u, unused);
         const float* logits = fetch(row_of<T>(x, row), n, buffer);
         const float top = max_of(logits, n);
         if (any_bad(logits, n) || !(top > -kInf)) {
@@ -221,25 +274,9 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
             if (log_z) log_z[row] = static_cast<double>(kNan);
             continue;
         }
-        exp_of(logits, n, top, weight);
-        double sums[kTile / kWidth + 1], total = 0;  // of every sixteen weights
-        const int groups = (n + kWidth - 1) / kWidth;
-        for (int g = 0; g < groups; ++g)
-            sums[g] = total += sum_of(weight + g * kWidth, std::min(kWidth, n - g * kWidth));
-        if (log_z) log_z[row] = top + std::log(total);
-        const double target = u[at] * total;
-        int g = 0;
-        while (g < groups - 1 && sums[g] <= target) ++g;
-        double reached = g ? sums[g - 1] : 0.0;
-        int64_t winner = -1;
-        for (int i = g * kWidth; i < std::min(n, (g + 1) * kWidth); ++i) {
-            if (!(weight[i] > 0)) continue;
-            winner = i;  // should rounding leave the target beyond the last of the sixteen, it is that one
-            if ((reached += weight[i]) > target) break;
-        }
-        for (int i = g * kWidth; winner < 0; --i)
-            if (weight[i - 1] > 0) winner = i - 1;
-        out[row] = winner;
+        block.open(logits, n, top);
+        if (log_z) log_z[row] = top + std::log(block.total);
+        out[row] = block.pick(u[at]);
     }
 }
 

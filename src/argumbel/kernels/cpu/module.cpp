@@ -95,6 +95,20 @@ int64_t categorical(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride
                                at<int64_t>(out), at<double>(log_z), threads);
 }
 
+int64_t gumbel_topk(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
+                    uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride, int64_t k, uintptr_t values,
+                    uintptr_t indices, int threads) {
+    return active->gumbel_topk(matrix(x, rows, items, row_stride, dtype),
+                               key_of(seed, row_ids, item_ids, items_row_stride), k, at<void>(values),
+                               at<int64_t>(indices), threads);
+}
+
+int64_t sample_without_replacement(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype,
+                                   int64_t seed, int64_t k, uintptr_t keys, uintptr_t indices, int threads) {
+    return active->sample_without_replacement(matrix(x, rows, items, row_stride, dtype), static_cast<uint64_t>(seed), k,
+                                              at<void>(keys), at<int64_t>(indices), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -107,4 +121,6 @@ NB_MODULE(_cpu, m) {
     m.def("gumbel_softmax", &gumbel_softmax, free);
     m.def("gumbel_softmax_backward", &gumbel_softmax_backward, free);
     m.def("categorical", &categorical, free);
+    m.def("gumbel_topk", &gumbel_topk, free);
+    m.def("sample_without_replacement", &sample_without_replacement, free);
 }

@@ -18,7 +18,7 @@ constexpr int kBlocks = kTile / 4;   // Philox blocks in a tile
 // upper half one shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler
 // multiplies 64 by 64 bits, at thrice the price.)
 template <class Word, class Multiply, class High, class Xor>
-inline void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, Word& x3, Multiply multiply, High high, Xor mix) {
+ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, Word& x3, Multiply multiply, High high, Xor mix) {
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
     for (int r = 0; r < 10; ++r) {
         const Word p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
@@ -133,14 +133,14 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
 
 // Words to float32 noise of one law.
 template <Law law>
-inline float transform(uint32_t side, float h) {
+ARGUMBEL_INLINE float transform(uint32_t side, float h) {
     if constexpr (law == Law::uniform) return uniform(side, h);
     if constexpr (law == Law::exponential) return exponential(side, h);
     if constexpr (law == Law::logistic) return logistic(side, h);
     return gumbel(side, h);
 }
 template <Law law>
-inline double transform64(uint32_t side, double h) {
+ARGUMBEL_INLINE double transform64(uint32_t side, double h) {
     if constexpr (law == Law::uniform) return uniform64(side, h);
     if constexpr (law == Law::exponential) return exponential64(side, h);
     if constexpr (law == Law::logistic) return logistic64(side, h);

@@ -3,6 +3,8 @@
 #include "law.h"
 #include "race.h"
 #include "softmax.h"
+#include "swor.h"
+#include "topk.h"
 
 namespace argumbel {
 
@@ -18,6 +20,8 @@ extern const Kernels ARGUMBEL_JOIN(kernels_, ARGUMBEL_ARCH) = {
     ARGUMBEL_ARCH::gumbel_softmax,
     ARGUMBEL_ARCH::gumbel_softmax_backward,
     ARGUMBEL_ARCH::categorical,
+    ARGUMBEL_ARCH::gumbel_topk,
+    ARGUMBEL_ARCH::sample_without_replacement,
 };
 
 }  // namespace argumbel

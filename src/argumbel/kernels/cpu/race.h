@@ -46,31 +46,36 @@ uint32_t word_limit(double height) {
     return u < 0.5 ? static_cast<uint32_t>(u * 0x1p32) + 2 : 0x80000000u;
 }
 
+// Calls body(j, noise) for those of `count` items from `begin` whose word is below the limit.
+template <class F>
+void candidates(const Key& key, int64_t row, int64_t begin, int count, uint32_t limit, uint32_t* words, F&& body) {
+    row_words(key, row, begin, count, 0, words);
+    uint32_t any = 0;
+    for (int j = 0; j < count; ++j) any |= static_cast<uint32_t>(words[j] < limit);
+    if (!any) return;
+    for (int j = 0; j < count; ++j) {
+        if (words[j] >= limit) continue;
+        body(j, words[j] < kRefineBelow
+                    ? refined<Law::gumbel>(key.seed, row_id(key, row), item_id(key, row, begin + j), words[j])
+                    : gumbel(0, half_distance(words[j])));
+    }
+}
+
 // The winner of a stretch of a row. Once a runner leads by enough, only words that could beat it are made into noise.
 template <class T>
 void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, Winner& best) {
     alignas(64) float buffer[kTile], noise[kTile];
     alignas(64) uint32_t words[kTile];
-    const uint64_t id = static_cast<uint64_t>(row_id(key, row));
     for (int64_t i = from; i < to; i += kTile) {
         const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
         const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
         best.bad |= any_bad(logits, count);
         const double needed = static_cast<double>(best.value) - max_of(logits, count);
         if (needed > 1.0) {
-            const uint32_t limit = word_limit(needed);
-            row_words(key, row, i, count, 0, words);
-            uint32_t any = 0;
-            for (int j = 0; j < count; ++j) any |= static_cast<uint32_t>(words[j] < limit);
-            if (!any) continue;
-            for (int j = 0; j < count; ++j) {
-                if (words[j] >= limit) continue;
-                const float g = words[j] < kRefineBelow
-                                    ? refined<Law::gumbel>(key.seed, static_cast<int64_t>(id), item_id(key, row, i + j), words[j])
-                                    : gumbel(0, half_distance(words[j]));
+            candidates(key, row, i, count, word_limit(needed), words, [&](int j, float g) {
                 const float value = logits[j] + g;
                 if (value > best.value) best.value = value, best.index = i + j;
-            }
+            });
             continue;
         }
         row_noise<Law::gumbel>(key, row, i, count, noise);

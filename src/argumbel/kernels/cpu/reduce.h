@@ -14,7 +14,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Folds running values s[0], ..., s[kWide - 1] into one, halves onto halves.
 template <class Join>
-inline float fold(float* s, Join join) {
+ARGUMBEL_INLINE float fold(float* s, Join join) {
     for (int half = kWide / 2; half; half /= 2)
         for (int l = 0; l < half; ++l) s[l] = join(s[l], s[l + half]);
     return s[0];
@@ -22,7 +22,7 @@ inline float fold(float* s, Join join) {
 
 // join(running, value(i)) over all i, from `start`.
 template <class Value, class Join>
-inline float reduce(int count, float start, Value value, Join join) {
+ARGUMBEL_INLINE float reduce(int count, float start, Value value, Join join) {
     float s[kWide];
     for (int l = 0; l < kWide; ++l) s[l] = start;
     int i = 0;
@@ -34,8 +34,8 @@ inline float reduce(int count, float start, Value value, Join join) {
     return fold(s, join);
 }
 
-inline float larger(float a, float b) { return b > a ? b : a; }
-inline float plus(float a, float b) { return a + b; }
+ARGUMBEL_INLINE float larger(float a, float b) { return b > a ? b : a; }
+ARGUMBEL_INLINE float plus(float a, float b) { return a + b; }
 
 [[gnu::noinline]] static float max_of(const float* __restrict x, int count) {
     return reduce(count, -kInf, [=](int i) { return x[i]; }, larger);

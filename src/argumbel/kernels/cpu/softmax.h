@@ -177,7 +177,24 @@ int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, 
     return bad.result();
 }
 
-// out = y (grad - <grad, y>) / tau; out may be y.
+// out = y (grad - <grad, y>) / tau, of short rows side by side.
+template <class T>
+void backward_lanes(const Matrix& y, const Matrix& grad, int64_t row, int lanes, const float* tau, int64_t tau_stride,
+                    T* out) {
+    alignas(64) float ys[kShort * kLanes], gs[kShort * kLanes], mean[kLanes], scale[kLanes];
+    const int n = static_cast<int>(y.items);
+    load_lanes<T>(y, row, lanes, ys);
+    load_lanes<T>(grad, row, lanes, gs);
+    for (int l = 0; l < kLanes; ++l) mean[l] = 0, scale[l] = inverse(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l) mean[l] += ys[i * kLanes + l] * gs[i * kLanes + l];
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l) ys[i * kLanes + l] *= (gs[i * kLanes + l] - mean[l]) * scale[l];
+    for (int l = 0; l < lanes; ++l)
+        for (int i = 0; i < n; ++i) from_float(ys[i * kLanes + l], out + (row + l) * n + i);
+}
+
+// out = y (grad - <grad, y>) / tau.
 int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads) {
     by_dtype(y.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -186,6 +203,12 @@ int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t
         parallel((y.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
             alignas(64) float a[kTile], b[kTile], c[kTile];
             const int64_t first = task * cut.rows_per_task, last = std::min(y.rows, first + cut.rows_per_task);
+            if (n <= kShort) {
+                for (int64_t row = first; row < last; row += kLanes)
+                    backward_lanes(y, grad, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride,
+                                   static_cast<T*>(out));
+                return;
+            }
             for (int64_t row = first; row < last; ++row) {
                 const T *ys = row_of<T>(y, row), *gs = row_of<T>(grad, row);
                 T* to = static_cast<T*>(out) + row * n;
