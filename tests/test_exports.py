@@ -1,0 +1,89 @@
+"""The public surface: every name, every signature, and that each is documented with an example."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from types import ModuleType
+
+import pytest
+
+import argumbel as ag
+from argumbel import choice, noise, relax
+
+SIGNATURES = {
+    "KeyedNoise": "(seed, rows=None, items=None)",
+    "categorical": "(logits, sample_shape=(), *, dim=-1, mask=None, generator=None)",
+    "gumbel": "(shape, *, generator=None, dtype=None, device=None)",
+    "gumbel_max": "(logits, *, dim=-1, mask=None, noise=None, generator=None)",
+    "gumbel_sigmoid": "(logits, tau=1, hard=False, *, noise=None, generator=None)",
+    "gumbel_softmax": ("(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, mask=None, noise=None, generator=None)"),
+    "gumbel_topk": "(logits, k, *, dim=-1, mask=None, noise=None, generator=None)",
+    "relaxed_topk": "(logits, k, tau=1, hard=False, dim=-1, *, noise=None, generator=None)",
+    "sample_without_replacement": "(logits, k, *, dim=-1, mask=None, generator=None)",
+    "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None)",
+}
+METHODS = {
+    "gumbel": "(self, shape, *, dtype=None, device=None)",
+    "exponential": "(self, shape, *, dtype=None, device=None)",
+    "uniform": "(self, shape, *, dtype=None, device=None)",
+    "logistic": "(self, shape, *, dtype=None, device=None)",
+}
+MODULES = {
+    noise: {"KeyedNoise", "gumbel", "logistic"},
+    choice: {"Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"},
+    relax: {"gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"},
+}
+
+
+def shape_of(function: object) -> str:
+    """The signature without its types."""
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def test_exports() -> None:
+    exported = {name for name in ag.__all__ if not isinstance(getattr(ag, name), ModuleType)}
+    assert exported == set(SIGNATURES)
+    assert len(ag.__all__) == len(set(ag.__all__))
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    assert shape_of(getattr(ag, name)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods(name: str) -> None:
+    assert shape_of(getattr(ag.KeyedNoise, name)) == METHODS[name]
+    assert inspect.getdoc(getattr(ag.KeyedNoise, name))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_modules(module: ModuleType) -> None:
+    assert set(module.__all__) == MODULES[module]
+    for name in MODULES[module] & set(ag.__all__):
+        assert getattr(module, name) is getattr(ag, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(m, n) for m, names in MODULES.items() for n in sorted(names - {"Choice"})]
+)
+def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleType, name: str) -> None:
+    function = getattr(module, name)
+    text = inspect.getdoc(function)
+    assert doctest.DocTestParser().get_examples(text)
+    signature = inspect.signature(function)
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    if name in SIGNATURES:
+        assert "Source:" in text
+        assert "Raises:" in text
+    if inspect.isfunction(function):
+        assert signature.return_annotation is not signature.empty
+
+
+def test_version() -> None:
+    from importlib.metadata import version
+
+    assert ag.__version__ == version("argumbel")
