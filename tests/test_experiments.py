@@ -21,6 +21,7 @@ from torch import Tensor, distributions
 
 from argumbel import KeyedNoise
 from argumbel.experiments import Config, Run, data, evaluate, evaluate_run, fit, model, write_report
+from argumbel.experiments.run import run_on
 from argumbel.experiments.train import Batches
 
 TINY: dict[str, Any] = {
@@ -448,6 +449,7 @@ def without_clock(run: Run) -> list[dict]:
     [
         {},
         {"optimizer": "sgd", "lr": 0.001, "estimator": "gumbel_straight_through", "binarize": "dynamic"},
+        {"precision": "64-true"},
         {"optimizer": "radam", "kl": "relaxed", "weight_decay": 0.01},
         {"optimizer": "adamw", "estimator": "straight_through", "lr_schedule": "constant", "schedule": "constant:1"},
     ],
@@ -583,6 +585,7 @@ def test_tensorboard(tmp_path: Path) -> None:
             "schedule must keep the temperature positive for all 40 steps; got 'linear:1,0,20'",
         ),
         ({"schedule": "warm:1"}, "schedule must be one of"),
+        ({"device": "abacus"}, "device must be one of auto, cpu, cuda; got 'abacus'"),
     ],
 )
 def test_bad_config(changes: dict, message: str) -> None:
@@ -701,3 +704,12 @@ def test_config_and_state_are_json(finished: Run) -> None:
     assert json.loads((finished.path / "config.json").read_text())["hidden"] == [16]
     names = {f.name for f in dataclasses.fields(Config)}
     assert set(json.loads((finished.path / "config.json").read_text())) == names
+
+
+def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_on("auto") == run_on("cpu") == "cpu"
+    with pytest.raises(ValueError, match="device is cuda, and PyTorch finds none: give --device cpu"):
+        run_on("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [run_on(name) for name in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]

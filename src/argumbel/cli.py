@@ -111,7 +111,7 @@ def train(
             "Temperature: constant:1, exp:start,rate,floor,every, linear:start,end,steps (or half_, quarter_cosine).",
         ),
     ] = None,
-    steps: Annotated[int | None, _option(_TRAINING, "Optimiser steps. Default: 6000 for digits, else 100000.")] = None,
+    steps: Annotated[int | None, _option(_TRAINING, "Optimiser steps. Default: 6000 for digits, else 50000.")] = None,
     batch: Annotated[
         int | None, _option(_TRAINING, "Images a step, over all devices. Default: 64 for digits, else 100.")
     ] = None,
@@ -125,7 +125,9 @@ def train(
     weight_decay: Annotated[float | None, _option(_TRAINING, "Weight decay of the optimiser. Default: 0.")] = None,
     seed: Annotated[int | None, _option(_TRAINING, "Decides weights, order and noise. Default: 0.")] = None,
     threads: Annotated[int | None, _option(_MACHINE, "CPU threads. Default: PyTorch's choice.")] = None,
-    device: Annotated[str | None, _option(_MACHINE, "auto, cpu, cuda or mps. Default: auto.")] = None,
+    device: Annotated[
+        str | None, _option(_MACHINE, "auto (CUDA where there is one), cpu or cuda. Default: auto.")
+    ] = None,
     devices: Annotated[int | None, _option(_MACHINE, "How many of them (data parallel). Default: 1.")] = None,
     precision: Annotated[
         str | None, _option(_MACHINE, "Lightning's names: 32-true, bf16-mixed, 64-true. Default: 32-true.")
@@ -133,7 +135,9 @@ def train(
     run: Annotated[
         Path | None, _option(_FOLDER, "Where to write the run. Default: runs/DATASET-ESTIMATOR, numbered when taken.")
     ] = None,
-    overwrite: Annotated[bool, _option(_FOLDER, "Replace the run that is in the folder of --run.")] = False,
+    overwrite: Annotated[
+        bool, _option(_FOLDER, "Replace the run that is in the folder of --run.", "--overwrite")
+    ] = False,
     resume: Annotated[Path | None, _option(_FOLDER, "Continue the run of this folder from its checkpoint.")] = None,
     log_every: Annotated[int | None, _option(_FOLDER, "Steps between records.")] = None,
     valid_every: Annotated[int | None, _option(_FOLDER, "Steps between validations and checkpoints.")] = None,
@@ -198,7 +202,7 @@ def train(
                 f"Stopped after step {state.step:,}. Continue with: argumbel train --resume {escape(str(written.path))}"
             )
             raise typer.Exit(130)
-        _finish(console, written, counts, state)
+        _finish(console, written, counts, state, device=config.device)
 
 
 @app.command()
@@ -207,7 +211,7 @@ def evaluate(
     samples: Annotated[str, typer.Option(help="Samples an image of the importance-weighted bounds.")] = "64,1000",
     seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="PyTorch's choice")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu or cuda.")] = "auto",
 ) -> None:
     """Evaluate the best weights of a run on the test images: evaluation.json, report.html, and a table.
 
@@ -273,7 +277,7 @@ def _finish(
     state: State | None = None,
     *,
     seed: int = 0,
-    device: str | None = None,
+    device: str,
 ) -> None:
     """Evaluate, write the report, print the table of figures and where the report is."""
     from .experiments.evaluate import evaluate_run

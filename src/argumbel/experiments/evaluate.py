@@ -13,7 +13,7 @@ from torch import Tensor
 from ..choice import categorical
 from .data import Images
 from .model import CategoricalVAE, bernoulli_log_prob, categorical_kl
-from .run import Run
+from .run import Run, run_on
 
 __all__ = ["baseline", "code_usage", "discrete_elbo", "evaluate", "evaluate_run", "importance_bounds"]
 
@@ -26,15 +26,11 @@ def evaluate_run(
     *,
     samples: Sequence[int] = (64, 1000),
     seed: int = 0,
-    device: str | None = None,
+    device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the best weights of a run on its test images, write ``evaluation.json``, and return what it holds.
-
-    ``device`` is by default CUDA if the run was trained with it or with ``auto`` and it is there, else the CPU.
-    """
-    if device is None:
-        device = "cuda" if run.config().device in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    """Evaluate the best weights of a run on its test images, write ``evaluation.json``, and return what it holds."""
+    device = run_on(device)
     model, state = run.trained(images)
     model.to(device)
     figures = evaluate(

@@ -17,9 +17,10 @@ from . import data as datasets
 from .data import Images
 from .model import ESTIMATORS, KL_FORMS, CategoricalVAE
 
-__all__ = ["OPTIMIZERS", "PRESETS", "Config", "Run", "stream"]
+__all__ = ["OPTIMIZERS", "PRESETS", "Config", "Run", "run_on", "stream"]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "radam")
+DEVICES = ("auto", "cpu", "cuda")
 LR_SCHEDULES = ("constant", "cosine")
 
 #: What each bundled dataset trains with unless told otherwise; every other dataset starts from the preset of mnist.
@@ -41,9 +42,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latents": 20,
         "classes": 10,
         "hidden": (512, 256),
-        "schedule": "exp:1,3e-5,0.5,1000",
+        "schedule": "exp:1,1e-4,0.5,1000",
         "batch": 100,
-        "steps": 100_000,
+        "steps": 50_000,
         "log_every": 200,
         "valid_every": 2000,
     },
@@ -111,6 +112,7 @@ class Config:
             ("kl", KL_FORMS),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", LR_SCHEDULES),
+            ("device", DEVICES),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
@@ -159,6 +161,15 @@ class Config:
                 prior_tau=self.prior_tau,
                 mean=images.train.float().mean(0),
             )
+
+
+def run_on(device: str) -> str:
+    """``cpu`` or ``cuda``, which is what ``auto`` picks where there is one."""
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, and PyTorch finds none: give --device cpu, or install PyTorch for CUDA")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def stream(seed: int, purpose: str) -> int:

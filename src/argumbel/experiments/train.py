@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .data import Images
 from .evaluate import discrete_elbo
-from .model import CategoricalVAE
-from .run import Config, Run, stream
+from .run import Config, Run, run_on, stream
 
 __all__ = ["Batches", "State", "fit"]
 
@@ -85,22 +83,14 @@ def fit(
         The run and its state, or None in the other processes of a training on many devices.
 
     Raises:
-        ValueError: ``out`` holds a run already, the run to resume is complete, or the data do not fit the configuration.
+        ValueError: ``out`` holds a run already, the run to resume is complete, or the data do not fit.
         FloatingPointError: the objective or the weights are not finite any more.
     """
     fabric = _fabric(config)
-    images = config.images()
-    model = config.model(images)
-    optimizer = _optimizer(config, model.parameters(), fused=fabric.device.type in ("cpu", "cuda"))
-    state = State()
-    if resume is not None:
-        saved = resume.load("checkpoint.pt")
-        model.load_state_dict(saved.pop("model"))
-        optimizer.load_state_dict(saved.pop("optimizer"))
-        state = State(**saved)
-        if state.step >= config.steps:
-            raise ValueError(f"{resume.path} has all of its {config.steps} steps: give --steps to train on")
-    training = _Training(fabric, config, images, model, optimizer, state)
+    training = _Training(fabric, config, None if resume is None else resume.load("checkpoint.pt"))
+    state = training.state
+    if resume is not None and state.step >= config.steps:
+        raise ValueError(f"{resume.path} has all of its {config.steps} steps: give --steps to train on")
     run = resume
     if fabric.is_global_zero:
         if run is None:
@@ -117,25 +107,22 @@ def fit(
 
 
 class _Training:
-    """The parts of a training that a step needs."""
+    """The parts of a training that a step needs, as they were at the checkpoint ``saved``, or new."""
 
-    def __init__(
-        self,
-        fabric: Any,
-        config: Config,
-        images: Images,
-        model: CategoricalVAE,
-        optimizer: torch.optim.Optimizer,
-        state: State,
-    ) -> None:
+    def __init__(self, fabric: Any, config: Config, saved: dict[str, Any] | None) -> None:
         rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
+        images = config.images()
         train = images.train.to(device)
         self.batches = Batches(train, config.batch, config.seed, binary=images.binary, rank=rank, world=world)
         self.valid = images.valid.to(device)
-        self.fabric, self.config, self.state, self.model = fabric, config, state, model
-        self.module, self.optimizer = fabric.setup(model, optimizer)
+        self.fabric, self.config, self.state, self.model = fabric, config, State(), config.model(images)
+        self.module, self.optimizer = fabric.setup(self.model, _optimizer(config, self.model.parameters()))
+        if saved is not None:  # after setup, which decides where and how precise the weights are
+            self.model.load_state_dict(saved.pop("model"))
+            self.optimizer.load_state_dict(saved.pop("optimizer"))
+            self.state = State(**saved)
         self.temperature, self.learning_rate = config.temperature, config.learning_rate
-        self.sums = torch.tensor(state.sums, dtype=torch.float64, device=device)
+        self.sums = torch.tensor(self.state.sums, dtype=torch.float64, device=device)
         self.key = torch.tensor(stream(config.seed, "latents"), device=device)
         self.rows_a_step = config.batch * config.latents
         share = self.rows_a_step // world
@@ -268,13 +255,13 @@ def _fabric(config: Config) -> Any:
         raise ImportError("training needs Lightning Fabric: pip install 'argumbel[train]'") from error
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator=config.device, devices=config.devices, precision=config.precision)  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=run_on(config.device), devices=config.devices, precision=config.precision)  # type: ignore[arg-type]
     fabric.launch()
     return fabric
 
 
-def _optimizer(config: Config, parameters: Iterator[Any], *, fused: bool) -> torch.optim.Optimizer:
-    decay = config.weight_decay
+def _optimizer(config: Config, parameters: Iterator[Any]) -> torch.optim.Optimizer:
+    decay, fused = config.weight_decay, True  # one pass over all weights; RAdam has no such form
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, weight_decay=decay, fused=fused)
     if config.optimizer == "adamw":
