@@ -52,14 +52,22 @@ def check_k(k: int, n: int) -> None:
         raise ValueError(f"k must be between 0 and the number of items, {n}, but it is {k}")
 
 
-def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> None:
-    """dim None: tau may have any shape that broadcasts against logits; else it must not vary along dim."""
+# A temperature below this counts as 0: keys that differ at all then differ by more than float32 can soften, and
+# gradients through 1 / tau^2 would be 0 * inf.
+EXACT_BELOW = 2.0**-60
+
+
+def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | Tensor:
+    """tau, or 0 for a number so small that it counts as 0.
+
+    dim None: tau may have any shape that broadcasts against logits; else it must not vary along dim.
+    """
     if not isinstance(tau, Tensor):
         if not isinstance(tau, (int, float)):
             raise TypeError(f"tau must be a number or a tensor, but it is a {type(tau).__name__}; pass float(tau)")
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
-        return
+        return tau if tau >= EXACT_BELOW else 0.0
     try:
         torch.broadcast_shapes(tau.shape, logits.shape)
     except RuntimeError:
@@ -74,6 +82,7 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> None:
         )
     if can_raise(tau) and not bool((tau >= 0).all()):
         raise ValueError("tau must be at least 0 everywhere, but some of it is negative or NaN; use tau.clamp(min=0)")
+    return tau
 
 
 def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._checks import can_raise, check_dim, check_k, check_logits, check_tau, forbid, is_traced, raise_bad_logits
+from ._checks import (
+    EXACT_BELOW,
+    can_raise,
+    check_dim,
+    check_k,
+    check_logits,
+    check_tau,
+    forbid,
+    is_traced,
+    raise_bad_logits,
+)
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, perturb, work_dtype
 
@@ -35,7 +45,7 @@ def gumbel_softmax(
     Args:
         logits: any shape, any floating dtype; -inf forbids an item (it gets exactly 0, and no gradient).
         tau: temperature, a number, or a tensor that broadcasts against logits with size 1 along dim (its gradient is
-            right too). As tau falls samples approach one-hot vectors; tau = 0 gives exactly these, without a gradient.
+            right too). As tau falls samples approach one-hot vectors; tau = 0 gives exactly these, and a zero gradient.
         hard: return the exact one-hot of the argmax, with the gradient of the soft sample (straight-through).
         eps: ignored; it keeps the argument order of torch.
         dim: where the items lie.
@@ -64,7 +74,7 @@ def gumbel_softmax(
     """
     check_logits(logits)
     dim = check_dim(logits, dim)
-    check_tau(tau, logits, dim)
+    tau = check_tau(tau, logits, dim)
     x = forbid(logits, mask)
     if not isinstance(noise, Tensor):
         noise, generator = as_keyed(noise, generator, x.device), None
@@ -100,7 +110,7 @@ def log_gumbel_softmax(
     """
     check_logits(logits)
     dim = check_dim(logits, dim)
-    check_tau(tau, logits, dim)
+    tau = check_tau(tau, logits, dim)
     keys, dim, dtype = _race(forbid(logits, mask), dim, noise, generator)
     return _tempered(keys, tau, dim, torch.log_softmax, 0.0, -torch.inf).to(dtype)
 
@@ -145,16 +155,16 @@ def gumbel_sigmoid(
             noise = noise.reshape(1)
         return gumbel_sigmoid(logits.reshape(1), tau, hard, noise=noise, generator=generator).squeeze(0)
     check_logits(logits)
-    check_tau(tau, logits, None)
+    tau = check_tau(tau, logits, None)
     keys = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
     if can_raise(keys) and bool(keys.isnan().any()):
         raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
     winner = torch.where(keys.isnan(), torch.nan, (keys > 0).to(keys.dtype))
-    if isinstance(tau, Tensor):
-        frozen = tau == 0
+    if isinstance(tau, Tensor) or tau == 0:
+        frozen = torch.as_tensor(tau, device=keys.device) < EXACT_BELOW
         soft = torch.where(frozen, winner, torch.sigmoid(_over(keys, torch.where(frozen, 1, tau))))
     else:
-        soft = torch.sigmoid(_over(keys, tau)) if tau > 0 else winner
+        soft = torch.sigmoid(_over(keys, tau))
     return (_straight_through(winner, soft) if hard else soft).to(logits.dtype)
 
 
@@ -199,17 +209,14 @@ def relaxed_topk(
     """
     check_logits(logits)
     dim = check_dim(logits, dim)
-    check_tau(tau, logits, dim)
+    tau = check_tau(tau, logits, dim)
     check_k(k, logits.shape[dim])
     keys, dim, dtype = _race(logits, dim, noise, generator, k)
     exact = torch.zeros_like(keys).scatter(dim, keys.topk(k, dim).indices, 1.0) + 0 * keys.detach().amax(
         dim, keepdim=True
     )
-    if not isinstance(tau, Tensor):
-        if tau == 0:
-            return exact.to(dtype)
-        tau = torch.tensor(tau, dtype=keys.dtype, device=keys.device)
-    frozen = tau == 0
+    tau = torch.as_tensor(tau, dtype=keys.dtype, device=keys.device)
+    frozen = tau < EXACT_BELOW
     soft = torch.where(frozen, exact, _successive_softmaxes(keys, k, torch.where(frozen, 1, tau), dim))
     return (_straight_through(exact.expand_as(soft), soft) if hard else soft).to(dtype)
 
@@ -279,7 +286,7 @@ def _st_softmax(
 ) -> Tensor:
     check_logits(logits)
     dim = check_dim(logits, dim)
-    check_tau(tau, logits, dim)
+    tau = check_tau(tau, logits, dim)
     index = gumbel_max(logits.detach(), dim=dim, mask=mask, noise=noise, generator=generator).indices
     x = forbid(logits, mask).to(work_dtype(logits.dtype))
     soft = _tempered(x - x.detach().amax(dim, keepdim=True), tau, dim - x.ndim, torch.softmax, 1.0, 0.0)
@@ -303,8 +310,7 @@ def _native_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool, dim: int,
             return None
     else:
         rows = _tau_tensor(float(tau))
-        if tau == 0:
-            items_last, hard = items_last.detach(), True
+        hard = hard or tau == 0
     dtype = _soft_dtype(x)
     y, bad = kernels.gumbel_softmax(items_last if x.dtype == dtype else items_last.to(dtype), rows, hard, key)
     if bad:
@@ -323,7 +329,7 @@ def _tau_tensor(tau: float) -> Tensor:
 
 def _tau_of_rows(tau: Tensor, x: Tensor, dim: int) -> Tensor | None:
     """tau as the kernels take it, of one element or one a row; None where it is more than that, or somewhere 0."""
-    if tau.device != x.device or is_traced(tau) or (can_raise(tau) and not bool((tau > 0).all())):
+    if tau.device != x.device or is_traced(tau) or (can_raise(tau) and not bool((tau >= EXACT_BELOW).all())):
         return None
     if tau.numel() == 1 and tau.ndim <= x.ndim:
         return tau.float()
@@ -358,10 +364,8 @@ def _soft_dtype(x: Tensor) -> torch.dtype:
 def _over(keys: Tensor, tau: float | Tensor) -> Tensor:
     """``keys / tau`` for tau > 0, infinite keys staying what they are: meeting tau, they would make NaN of an infinite
     one, and of the gradient of any."""
-    if not isinstance(tau, Tensor):
-        tau = max(tau, torch.finfo(keys.dtype).tiny)
-        if tau < torch.inf:
-            return keys / tau
+    if not isinstance(tau, Tensor) and tau < torch.inf:
+        return keys / tau
     infinite = keys.isinf()
     scaled = keys.masked_fill(infinite, 0) / tau
     return torch.where(infinite, keys.detach(), scaled)
@@ -378,7 +382,7 @@ def _tempered(
     """``softmax(keys / tau)``; the exact argmax (``one`` there, else ``zero``) where tau is 0."""
     if not isinstance(tau, Tensor):
         return softmax(_over(keys, tau), dim) if tau > 0 else _at_winner(keys, keys, dim, one, zero)
-    frozen = tau == 0
+    frozen = tau < EXACT_BELOW
     soft = softmax(_over(keys, torch.where(frozen, 1, tau)), dim)
     if can_raise(tau) and not bool(frozen.any()):
         return soft
@@ -392,7 +396,7 @@ def _at_winner(keys: Tensor, like: Tensor, dim: int, one: float, zero: float) ->
     """
     index = keys.argmax(dim, keepdim=True).expand_as(like.narrow(dim, 0, 1))
     exact = torch.full_like(like, zero, requires_grad=False).scatter(dim, index, one)
-    return exact + 0 * keys.detach().amax(dim, keepdim=True)
+    return exact + 0 * keys.amax(dim, keepdim=True)
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -34,13 +34,16 @@ Key = tuple[Tensor | int, Tensor | None, Tensor | None]
 NATIVE = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _is_native_device(device: torch.device) -> bool:
-    return cpu.library is not None and device.type == "cpu"
+def _is_native_here(device: torch.device) -> bool:
+    """Whether tensors made here and now have storage that C++ may fill: not inside a transform (vmap, grad, jvp)."""
+    if cpu.library is None or device.type != "cpu":
+        return False
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
 
 
 def is_native(x: Tensor, key: Key) -> bool:
     """Whether a native backend takes these logits under this key."""
-    if not _is_native_device(x.device) or x.dtype not in NATIVE:
+    if not _is_native_here(x.device) or x.dtype not in NATIVE:
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
@@ -78,7 +81,7 @@ def _(
 
 def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Keyed noise, "uniform", "exponential", "gumbel" or "logistic"; the last dimension of shape is items."""
-    if _is_native_device(device):
+    if _is_native_here(device):
         if torch.compiler.is_compiling():
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
         if not _is_traced_key(key):
@@ -144,7 +147,7 @@ class _Race(torch.autograd.Function):
         return values, indices, bad
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, indices: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, indices: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:
         return _race_backward(ctx, grad, indices)
 
 
@@ -219,7 +222,8 @@ def _softmax_gradients(
     """Gradients of softmax(keys / tau) with respect to keys and tau, from its value y."""
     rows = tau.reshape((*y.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
     if differentiable:
-        x_grad = (y * (grad - (y * grad).sum(-1, keepdim=True)) / rows).to(y.dtype)
+        slope = torch.where(rows > 0, 1 / rows, 0)  # at tau = 0 the sample is exact and does not move
+        x_grad = (y * (grad - (y * grad).sum(-1, keepdim=True)) * slope).to(y.dtype)
     elif torch.compiler.is_compiling():
         x_grad = torch.ops.argumbel.gumbel_softmax_backward(y, grad, tau)
     else:
@@ -259,7 +263,7 @@ class _GumbelSoftmax(torch.autograd.Function):
         return y, bad
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:
         return _gumbel_softmax_backward(ctx, grad)
 
 

@@ -23,7 +23,7 @@ def _load() -> ModuleType | None:
     if wanted == "reference":
         return None
     try:
-        from . import _cpu
+        from . import _cpu  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         if wanted:
             raise ImportError(f"{VARIABLE}={wanted}, but argumbel was installed without compiled kernels") from error

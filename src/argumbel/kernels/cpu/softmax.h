@@ -16,6 +16,9 @@ void fill_nan(T* out, int64_t items) {
 // 1 / tau, finite: keys are measured from their maximum, so a huge factor leaves the argmax alone, as tau = 0 should.
 float inverse(float tau) { return std::min(1.0f / tau, std::numeric_limits<float>::max()); }
 
+// The same factor of the gradient: zero at tau = 0, where the sample is exact and does not move.
+float slope(float tau) { return tau > 0 ? inverse(tau) : 0.0f; }
+
 template <class T>
 float perturb_part(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, float* keys, bool& bad) {
     alignas(64) float buffer[kTile];
@@ -185,7 +188,7 @@ void backward_lanes(const Matrix& y, const Matrix& grad, int64_t row, int lanes,
     const int n = static_cast<int>(y.items);
     load_lanes<T>(y, row, lanes, ys);
     load_lanes<T>(grad, row, lanes, gs);
-    for (int l = 0; l < kLanes; ++l) mean[l] = 0, scale[l] = inverse(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
+    for (int l = 0; l < kLanes; ++l) mean[l] = 0, scale[l] = slope(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) mean[l] += ys[i * kLanes + l] * gs[i * kLanes + l];
     for (int i = 0; i < n; ++i)
@@ -217,7 +220,7 @@ int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t
                     const int count = static_cast<int>(std::min<int64_t>(kTile, n - i));
                     dot += dot_of(fetch(ys + i, count, a), fetch(gs + i, count, b), count);
                 }
-                const float mean = static_cast<float>(dot), scale = inverse(tau[row * tau_stride]);
+                const float mean = static_cast<float>(dot), scale = slope(tau[row * tau_stride]);
                 for (int64_t i = 0; i < n; i += kTile) {
                     const int count = static_cast<int>(std::min<int64_t>(kTile, n - i));
                     const float *yt = fetch(ys + i, count, a), *gt = fetch(gs + i, count, b);
