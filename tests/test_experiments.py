@@ -529,6 +529,21 @@ def test_it_learns(tmp_path: Path, estimator: str) -> None:
     assert abs(again[0] - again[1] - state.best) < 0.5
 
 
+def test_kl_warmup_holds_the_kl_back_at_first(tmp_path: Path) -> None:
+    config = Config.make(kl="relaxed", steps=150, log_every=50, valid_every=150, threads=1, device="cpu", hidden=(64,))
+    assert config.kl_warmup == 50
+    assert [config.kl_weight(step) for step in (0, 25, 50, 150)] == [0.0, 0.5, 1.0, 1.0]
+    assert Config.make().kl_weight(0) == 1.0
+    records = {}
+    for warmup in (0, 10**6):
+        run, _ = fit(dataclasses.replace(config, kl_warmup=warmup), tmp_path / str(warmup))
+        records[warmup] = list(run.records())[2]
+    assert records[10**6]["kl"] > 10 * records[0]["kl"]
+    assert records[10**6]["log_likelihood"] > records[0]["log_likelihood"] + 2
+    # The objective that is reported has the whole KL, whatever its weight.
+    assert records[10**6]["elbo"] == pytest.approx(records[10**6]["log_likelihood"] - records[10**6]["kl"])
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
 def test_precision(tmp_path: Path, precision: str) -> None:
     run, _ = fit(tiny(precision=precision, steps=20), tmp_path / "run")
@@ -574,6 +589,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"batch": 0}, "batch must be 1 or more; got 0"),
+        ({"kl_warmup": -1}, "kl_warmup must be a number of steps, 0 for none; got -1"),
         ({"threads": 0}, "threads must be 1 or more; got 0"),
         ({"lr": -1.0}, "lr must be positive .*got -1.0"),
         ({"optimizer": "lion"}, "optimizer must be one of adam, adamw, sgd, radam; got 'lion'"),

@@ -104,6 +104,10 @@ def train(
     prior_tau: Annotated[
         float | None, _option(_MODEL, "Temperature of the prior of --kl relaxed. Default: that of the posterior.")
     ] = None,
+    kl_warmup: Annotated[
+        int | None,
+        _option(_MODEL, "Steps in which the KL's weight rises to 1. Default: 0; a third of the steps if relaxed."),
+    ] = None,
     schedule: Annotated[
         str | None,
         _option(
@@ -163,6 +167,7 @@ def train(
                 "estimator": estimator,
                 "kl": kl,
                 "prior_tau": prior_tau,
+                "kl_warmup": kl_warmup,
                 "schedule": schedule,
                 "steps": steps,
                 "batch": batch,

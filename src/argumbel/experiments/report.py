@@ -214,6 +214,14 @@ def _embed(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _kl(config: Config) -> Iterable[str]:
+    yield config.kl
+    if config.prior_tau:
+        yield f"prior temperature {config.prior_tau:g}"
+    if config.kl_warmup:
+        yield f"weight rising over {config.kl_warmup:,} steps"
+
+
 def _value(text: str) -> str:
     """A figure in large type, its standard error in small."""
     mean, sign, error = text.partition(" ± ")
@@ -280,7 +288,7 @@ def _page(
         ("latents", f"{config.latents} of {config.classes} classes"),
         ("hidden sizes", ", ".join(map(str, config.hidden)) or "none"),
         ("estimator", config.estimator),
-        ("KL", config.kl + (f", prior temperature {config.prior_tau:g}" if config.prior_tau else "")),
+        ("KL", ", ".join(_kl(config))),
         ("temperature", config.schedule),
         ("optimiser", f"{config.optimizer}, {config.lr:g} {config.lr_schedule}, weight decay {config.weight_decay:g}"),
         ("batch and steps", f"{config.batch} x {max((r['step'] for r in records), default=0):,}"),

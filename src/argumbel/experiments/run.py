@@ -65,6 +65,7 @@ class Config:
     estimator: str
     kl: str
     prior_tau: float | None
+    kl_warmup: int
     schedule: str
     optimizer: str
     lr: float
@@ -103,7 +104,10 @@ class Config:
             "tensorboard": False,
             **PRESETS.get(dataset, PRESETS["mnist"]),
         }
-        return cls(**base | {name: value for name, value in given.items() if value is not None})
+        base |= {name: value for name, value in given.items() if value is not None}
+        # Under the relaxed KL the latents shut down in the first steps, and stay so, unless it begins small.
+        base.setdefault("kl_warmup", base["steps"] // 3 if base["kl"] == "relaxed" else 0)
+        return cls(**base)
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -119,6 +123,8 @@ class Config:
         for name in ("batch", "steps", "log_every", "valid_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        if self.kl_warmup < 0:
+            raise ValueError(f"kl_warmup must be a number of steps, 0 for none; got {self.kl_warmup}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be 1 or more; got {self.threads}")
         if not self.lr > 0 or not self.weight_decay >= 0:
@@ -135,6 +141,10 @@ class Config:
     @property
     def temperature(self) -> schedules.Schedule:
         return schedules.parse(self.schedule)
+
+    @property
+    def kl_weight(self) -> schedules.Schedule:
+        return schedules.Linear(0.0, 1.0, self.kl_warmup) if self.kl_warmup else schedules.Constant(1.0)
 
     @property
     def learning_rate(self) -> schedules.Schedule:

@@ -121,7 +121,11 @@ class _Training:
             self.model.load_state_dict(saved.pop("model"))
             self.optimizer.load_state_dict(saved.pop("optimizer"))
             self.state = State(**saved)
-        self.temperature, self.learning_rate = config.temperature, config.learning_rate
+        self.temperature, self.learning_rate, self.kl_weight = (
+            config.temperature,
+            config.learning_rate,
+            config.kl_weight,
+        )
         self.sums = torch.tensor(self.state.sums, dtype=torch.float64, device=device)
         self.key = torch.tensor(stream(config.seed, "latents"), device=device)
         self.rows_a_step = config.batch * config.latents
@@ -174,7 +178,7 @@ class _Training:
                 raise
             raise self.diverged("weights became infinite or NaN") from error
         log_likelihood, kl = log_likelihood.mean(), kl.mean()
-        self.fabric.backward(kl - log_likelihood)
+        self.fabric.backward(self.kl_weight(step) * kl - log_likelihood)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.sums += torch.stack((log_likelihood.detach(), kl.detach()))
