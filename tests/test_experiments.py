@@ -101,6 +101,28 @@ def test_mnist_from_idx_files(tmp_path: Path, zipped: bool) -> None:
     np.testing.assert_allclose(loaded.test.numpy() * 255, test.reshape(10, -1), rtol=1e-6)
 
 
+def test_mnist_without_a_folder_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import sklearn.datasets
+
+    rows = np.zeros((60_010, 784), dtype=np.int64)
+    rows[49_999:50_001, 0] = 255
+    rows[60_000, 1] = 51
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", lambda name, **_: SimpleNamespace(data=rows))
+    loaded = data.load("mnist")
+    assert [len(part) for part in (loaded.train, loaded.valid, loaded.test)] == [50_000, 10_000, 10]
+    assert loaded.train[-1, 0] == loaded.valid[0, 0] == 1.0
+    assert loaded.test[0, 1] == pytest.approx(0.2)
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(sklearn.datasets, "fetch_openml", offline)
+    with pytest.raises(ValueError, match=r"MNIST could not be downloaded \(no route to host\): give a folder"):
+        data.load("mnist")
+
+
 @pytest.mark.parametrize(
     "content", [b"", struct.pack(">IIII", 0x801, 1, 2, 2) + b"1234", struct.pack(">IIII", 0x803, 2, 2, 2)]
 )

@@ -208,7 +208,7 @@ def _assemble(
             raise ValueError(
                 f"{name} has no images left for {split}: give at least one for each of train, valid and test"
             )
-    binary = all(bool(np.isin(part, (0, 1)).all()) for part in parts.values())
+    binary = all(bool(((part == 0) | (part == 1)).all()) for part in parts.values())
     tensors = {
         split: torch.from_numpy(np.ascontiguousarray(part, dtype=np.uint8 if binary else np.float32))
         for split, part in parts.items()
