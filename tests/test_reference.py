@@ -236,6 +236,9 @@ def test_float32_noise_is_the_closed_form_of_its_own_u(lower: bool) -> None:
     assert error.max() < 3.5e-7
     g = reference.gumbel(first, second, torch.float32).double()
     assert ((g + torch.log(e)).abs() / (g.abs() + 1)).max() < 3e-7
+    odds = torch.log1p(-h) - torch.log(h)
+    x = reference.logistic(first, second, torch.float32).double()
+    assert ((x + odds if lower else x - odds).abs() / (odds.abs() + 1)).max() < 3e-7
     u = reference.uniform(first, second, torch.float32).double()
     exact = (1 - h if lower else h).clamp(max=1 - 2.0**-24)
     assert (u / exact - 1).abs().max() <= 2.0**-23
