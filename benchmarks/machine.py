@@ -1,0 +1,99 @@
+"""Which machine, which versions, and was it quiet?"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from argumbel.kernels import cpu
+
+from .measure import OURS
+
+LIBRARIES = (OURS, "torch", "numpy", "scipy", "jax", "jaxlib", "pandas", "duckdb")
+
+
+def confine(threads: int) -> None:
+    """Only so many cores for this process and its children, so that every library has the same.
+
+    To be called before libraries start their threads; where a system cannot, they follow their own settings.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(cores: int) -> dict[str, str]:
+    """The machine of ``cores``, and what of it this process uses."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "CPU": f"{_cpu()}, {cores} cores",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "threads": str(torch.get_num_threads()),
+        "kernels": cpu.library.active() if cpu.library is not None else "reference (no compiled kernels)",
+        "PyTorch's CPU path": torch.backends.cpu.get_cpu_capability(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of all libraries that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    # Virtual machines hide the name; family and model tell the generation.
+    return f"{fields['model name']} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
+
+
+@dataclass
+class Quiet:
+    """The share of the machine that others used since this was made; Linux only, else None."""
+
+    busy: float = 0.0
+    own: float = 0.0
+    whole: float = 0.0
+
+    @classmethod
+    def start(cls) -> Quiet:
+        return cls(*_ticks())
+
+    def others(self) -> float | None:
+        busy, own, whole = (now - then for now, then in zip(_ticks(), (self.busy, self.own, self.whole), strict=True))
+        return max(0.0, busy - own) / whole if whole else None
+
+
+def _ticks() -> tuple[float, float, float]:
+    """Seconds of all cores: at work, at work for us, in all."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0, 0.0, 0.0
+    user, nice, system, idle, wait, irq, soft, steal = (
+        int(word) / os.sysconf("SC_CLK_TCK") for word in stat.read_text().split()[1:9]
+    )
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own = sum(u.ru_utime + u.ru_stime for u in usages)
+    busy = user + nice + system + irq + soft + steal
+    return busy, own, busy + idle + wait

@@ -1,0 +1,140 @@
+"""The operations of this library that are measured: the call, and the check it has to pass first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import argumbel as ag
+
+from . import laws
+from .peers import HOW, Call
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Op:
+    name: str
+    ours: Callable[[Problem], Call]
+    check: Callable[[Problem], None]
+
+
+OPS: dict[str, Op] = {}
+
+
+def op(name: str, check: Callable[[Problem], None]) -> Callable[[Any], Any]:
+    def add(ours: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
+        OPS[name] = Op(name, ours, check)
+        return ours
+
+    return add
+
+
+def _check_noise(p: Problem) -> None:
+    laws.check_noise(lambda generator: ag.gumbel(p.size.shape, dtype=p.size.dtype, generator=generator), p.size.dtype)
+
+
+@op("noise", _check_noise)
+def _(p: Problem) -> Call:
+    return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype)
+
+
+def _check_categorical(p: Problem) -> None:
+    generator = torch.Generator().manual_seed(6)
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.categorical(x, generator=g))
+    laws.check_categorical(p.logits, laws.repeat(lambda: ag.categorical(p.logits, generator=generator), 5000))
+
+
+@op("categorical", _check_categorical)
+def _(p: Problem) -> Call:
+    return lambda: ag.categorical(p.logits)
+
+
+def _check_many(p: Problem) -> None:
+    def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+        return ag.categorical(logits[0], (len(logits),), generator=generator)
+
+    laws.check_few_items(p.size.dtype, draw)
+    indices = ag.categorical(p.logits, (p.draws,), generator=torch.Generator().manual_seed(6))
+    laws.check_categorical(p.logits.unsqueeze(0), indices.unsqueeze(-1))
+
+
+@op("categorical, many draws", _check_many)
+def _(p: Problem) -> Call:
+    return lambda: ag.categorical(p.logits, (p.draws,))
+
+
+def _check_gumbel_max(p: Problem) -> None:
+    noise, keys = laws.keyed(p.logits)
+    values, indices = ag.gumbel_max(p.logits, noise=noise)
+    laws.check_race(values.unsqueeze(-1), indices.unsqueeze(-1), keys, 1)
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_max(x, generator=g).indices)
+
+
+@op("gumbel_max", _check_gumbel_max)
+def _(p: Problem) -> Call:
+    return lambda: ag.gumbel_max(p.logits)
+
+
+def _check_gumbel_topk(p: Problem) -> None:
+    noise, keys = laws.keyed(p.logits)
+    laws.check_race(*ag.gumbel_topk(p.logits, p.k, noise=noise), keys, p.k)
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_topk(x, 2, generator=g).indices[..., 0])
+
+
+@op("gumbel_topk", _check_gumbel_topk)
+def _(p: Problem) -> Call:
+    return lambda: ag.gumbel_topk(p.logits, p.k)
+
+
+def _check_without_replacement(p: Problem) -> None:
+    generator = torch.Generator().manual_seed(7)
+
+    def first(x: Tensor, g: torch.Generator) -> Tensor:
+        return ag.sample_without_replacement(x, 2, generator=g).indices[..., 0]
+
+    laws.check_few_items(p.size.dtype, first)
+    laws.check_without_replacement(
+        p.logits, p.k, lambda: ag.sample_without_replacement(p.logits, p.k, generator=generator)
+    )
+
+
+@op("sample_without_replacement", _check_without_replacement)
+def _(p: Problem) -> Call:
+    return lambda: ag.sample_without_replacement(p.logits, p.k)
+
+
+def _check_gumbel_softmax(p: Problem, hard: bool, backward: bool) -> None:
+    noise, keys = laws.keyed(p.logits)
+    ours = ag.gumbel_softmax(p.leaf, p.tau, hard, noise=noise)
+    plain, exact = (x.detach().requires_grad_() for x in (keys, keys.double()))
+    soft, truth = torch.softmax(plain / p.tau, -1), torch.softmax(exact / p.tau, -1)
+    if hard:
+        one_hot = torch.zeros_like(ours).scatter(-1, keys.argmax(-1, keepdim=True), 1.0)
+        assert torch.equal(ours, one_hot), "not the one-hot of the winner"
+    else:
+        laws.check_close(ours.detach(), soft.detach(), truth.detach())
+    if backward:
+        up = p.upstream
+        laws.check_close(
+            torch.autograd.grad(ours, p.leaf, up)[0],
+            torch.autograd.grad(soft, plain, up.float())[0],
+            torch.autograd.grad(truth, exact, up.double())[0],
+        )
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_softmax(x, p.tau, hard, generator=g).argmax(-1))
+
+
+def _softmax_op(name: str) -> None:
+    run, hard = HOW[name]
+
+    @op(name, lambda p: _check_gumbel_softmax(p, hard, backward="backward" in name))
+    def _(p: Problem) -> Call:
+        return run(p, lambda x: ag.gumbel_softmax(x, p.tau, hard))
+
+
+for _name in HOW:
+    _softmax_op(_name)

@@ -1,0 +1,100 @@
+"""What is measured: operations at sizes, and the ratios wanted. To add a benchmark, add a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from .ops import OPS, Op
+from .peers import (
+    ALIAS,
+    ARGPARTITION,
+    CATEGORICAL,
+    F_GUMBEL_SOFTMAX,
+    LOG_EXPONENTIAL,
+    LOGSUMEXP,
+    MULTINOMIAL_MANY,
+    PEERS,
+    RACE,
+    SEARCHSORTED,
+    SEARCHSORTED_MANY,
+    SEARCHSORTED_SORTED,
+    Peer,
+)
+from .problem import Size
+
+
+@dataclass(frozen=True)
+class Target:
+    """The fastest of the peers ``against`` should take at least ``at_least`` times as long as we do."""
+
+    against: tuple[str, ...]
+    at_least: float
+
+    def __str__(self) -> str:
+        return self.against[0] if len(self.against) == 1 else f"the fastest of {', '.join(self.against)}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the results: an operation at a size, its peers, the ratios wanted."""
+
+    op: Op
+    size: Size
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.op.name}, {self.size}"
+
+    @property
+    def peers(self) -> list[Peer]:
+        return PEERS[self.op.name]
+
+
+LONG = [Size((64, 32_000)), Size((8, 128_256)), Size((1, 4_000_000))]
+SHORT = [Size((4096, 128)), Size((30_000, 10))]
+SMALL = [Size((100, 30, 10)), Size((10,))]
+HALF = Size((64, 32_000), dtype=torch.bfloat16)
+HALF_LONG = Size((8, 128_256), dtype=torch.bfloat16)
+POPULATION = 10_000_000
+
+
+def _cases(op: str, sizes: Iterable[Size], wanted: dict[str | tuple[str, ...], float] | None = None) -> list[Case]:
+    targets = tuple(Target((a,) if isinstance(a, str) else a, ratio) for a, ratio in (wanted or {}).items())
+    return [Case(OPS[op], size, targets) for size in sizes]
+
+
+CASES: list[Case] = [
+    *_cases("noise", [Size((4_000_000,))], {LOG_EXPONENTIAL: 15}),
+    *_cases("noise", [Size((4_000_000,), dtype=torch.bfloat16)]),
+    *_cases("categorical", LONG, {CATEGORICAL: 80, LOGSUMEXP: 1, SEARCHSORTED: 10}),
+    *_cases("categorical", SHORT, {CATEGORICAL: 20}),
+    *_cases("categorical", [HALF, HALF_LONG]),
+    *_cases(
+        "categorical, many draws",
+        [Size((1_000_000,), draws=1_000_000)],
+        {(ALIAS, SEARCHSORTED_MANY, SEARCHSORTED_SORTED, MULTINOMIAL_MANY): 2},
+    ),
+    *_cases("gumbel_max", [*LONG, *SHORT], {RACE: 15}),
+    *_cases("gumbel_max", [HALF]),
+    *_cases("gumbel_topk", [Size((64, 32_000), k=50), Size((1, 4_000_000), k=1000)]),
+    *_cases("sample_without_replacement", [Size((POPULATION,), k=k) for k in (10, 1000)], {ARGPARTITION: 20}),
+    *_cases("sample_without_replacement", [Size((POPULATION,), k=100_000)], {ARGPARTITION: 3}),
+    *_cases("gumbel_softmax", [*LONG, *SHORT], {F_GUMBEL_SOFTMAX: 15}),
+    *_cases("gumbel_softmax", SMALL, {F_GUMBEL_SOFTMAX: 1}),
+    *_cases("gumbel_softmax", [HALF]),
+    *_cases("gumbel_softmax + backward", [*LONG, *SHORT]),
+    *_cases("gumbel_softmax + backward", SMALL, {F_GUMBEL_SOFTMAX: 1}),
+    *_cases("gumbel_softmax hard + backward", [*LONG, *SHORT], {F_GUMBEL_SOFTMAX: 8}),
+    *_cases("gumbel_softmax hard + backward", SMALL, {F_GUMBEL_SOFTMAX: 1}),
+    *_cases("gumbel_softmax hard + backward", [HALF]),
+]
+
+
+def select(only: Iterable[str]) -> list[Case]:
+    """The cases whose name contains one of the words; all of them where there are no words."""
+    words = list(only)
+    return [case for case in CASES if not words or any(word in case.name for word in words)]
