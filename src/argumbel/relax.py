@@ -320,11 +320,11 @@ def _native_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool, dim: int,
 
 @functools.lru_cache(maxsize=64)
 def _cached_tau(tau: float) -> Tensor:
-    return torch.full((1,), tau, dtype=torch.float32, device="cpu")
+    return torch.full((1,), tau, dtype=torch.float32, device="cpu")  # shared, and written by nobody
 
 
 def _tau_tensor(tau: float) -> Tensor:
-    return torch.full((1,), tau) if torch.compiler.is_compiling() else _cached_tau(tau)
+    return torch.full((1,), tau, dtype=torch.float32) if torch.compiler.is_compiling() else _cached_tau(tau)
 
 
 def _tau_of_rows(tau: Tensor, x: Tensor, dim: int) -> Tensor | None:

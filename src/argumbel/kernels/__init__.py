@@ -43,7 +43,7 @@ def _is_native_here(device: torch.device) -> bool:
 
 def is_native(x: Tensor, key: Key) -> bool:
     """Whether a native backend takes these logits under this key."""
-    if not _is_native_here(x.device) or x.dtype not in NATIVE:
+    if x.dtype not in NATIVE or not _is_native_here(x.device):
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
@@ -51,7 +51,12 @@ def is_native(x: Tensor, key: Key) -> bool:
 
 
 def _is_traced_key(key: Key) -> bool:
-    return any(isinstance(part, Tensor) and is_traced(part) for part in key)
+    seed, rows, items = key
+    return (
+        (isinstance(seed, Tensor) and is_traced(seed))
+        or (rows is not None and is_traced(rows))
+        or (items is not None and is_traced(items))
+    )
 
 
 def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
@@ -217,11 +222,11 @@ def _(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
 
 
 def _softmax_gradients(
-    y: Tensor, grad: Tensor, tau: Tensor, wants_tau: bool, differentiable: bool
+    y: Tensor, grad: Tensor, tau: Tensor, wants_tau: bool, plain: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of softmax(keys / tau) with respect to keys and tau, from its value y."""
     rows = tau.reshape((*y.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
-    if differentiable:
+    if plain:
         slope = torch.where(rows > 0, 1 / rows, 0)  # at tau = 0 the sample is exact and does not move
         x_grad = (y * (grad - (y * grad).sum(-1, keepdim=True)) * slope).to(y.dtype)
     elif torch.compiler.is_compiling():
@@ -246,7 +251,9 @@ def _gumbel_softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> 
 def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     saved, tau = ctx.saved_tensors
     y = gumbel_softmax(saved, tau, False, tuple(ctx.key))[0] if ctx.hard else saved
-    x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], torch.is_grad_enabled())
+    # Plain PyTorch where the gradient is differentiated again, batched (is_grads_batched) or only traced.
+    plain = torch.is_grad_enabled() or is_traced(grad)
+    x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], plain)
     return x_grad, tau_grad, None, None, None, None
 
 
@@ -272,7 +279,7 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
 
     tau is a float32 tensor of one element, or of one for each row.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_traced(x):
         y = torch.ops.argumbel.gumbel_softmax(x, tau, hard, _seed_tensor(key[0], x.device), key[1], key[2])
         return y, False
     if torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad):

@@ -144,7 +144,7 @@ def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor,
 
 def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
     """tau: float32, of one element or one a row."""
-    out = torch.empty(x.shape, dtype=x.dtype)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
     bad = -1
     if x.numel():
         assert library is not None
@@ -158,7 +158,7 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
 
 
 def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
-    out = torch.empty(y.shape, dtype=y.dtype)
+    out = torch.empty_like(y, memory_format=torch.contiguous_format)
     if y.numel():
         assert library is not None
         m, g = matrix(y), matrix(grad)

@@ -352,7 +352,7 @@ int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double
                 draw_few<T>(x, seed, row, draws, w, out);
             }
         };
-        if (x.items <= kShort && (draws == 1 || x.rows >= kLanes / 2)) {
+        if (x.items <= kShort && x.rows >= (draws == 1 ? kFewRows : kLanes / 2)) {
             const int64_t group = std::max<int64_t>(1, kTask / kLanes / x.items) * kLanes;
             parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
                 for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); row += kLanes) {

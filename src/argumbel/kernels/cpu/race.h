@@ -106,7 +106,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
     const int64_t tasks = (x.rows + cut.rows_per_task - 1) / cut.rows_per_task;
     parallel(tasks, threads, [&](int64_t task) {
         const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
-        if (in_lanes(key, x.items)) {
+        if (in_lanes(key, x.rows, x.items)) {
             alignas(64) float keys[kShort * kLanes];
             for (int64_t row = first; row < last; row += kLanes) {
                 const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));

@@ -137,7 +137,7 @@ void softmax_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau
     const Cut cut(x.rows, n);
     parallel((x.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
         const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
-        if (in_lanes(key, n)) {
+        if (in_lanes(key, x.rows, n)) {
             for (int64_t row = first; row < last; row += kLanes)
                 softmax_lanes(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride, out, bad);
             return;
@@ -206,7 +206,7 @@ int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t
         parallel((y.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
             alignas(64) float a[kTile], b[kTile], c[kTile];
             const int64_t first = task * cut.rows_per_task, last = std::min(y.rows, first + cut.rows_per_task);
-            if (n <= kShort) {
+            if (n <= kShort && y.rows >= kFewRows) {
                 for (int64_t row = first; row < last; row += kLanes)
                     backward_lanes(y, grad, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride,
                                    static_cast<T*>(out));

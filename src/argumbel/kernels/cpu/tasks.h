@@ -54,7 +54,9 @@ void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logit
     }
 }
 
-bool in_lanes(const Key& key, int64_t items) { return items <= kShort && !key.items; }
+// Below so many rows most lanes would be idle; the noise is the same either way.
+constexpr int64_t kFewRows = 8;
+bool in_lanes(const Key& key, int64_t rows, int64_t items) { return items <= kShort && rows >= kFewRows && !key.items; }
 
 }  // namespace
 }  // namespace ARGUMBEL_ARCH
