@@ -7,7 +7,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 .PHONY: demo test lint bench docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
-	$(BIN)/argumbel train --run runs/demo
+	$(BIN)/argumbel train --run runs/demo --overwrite
 
 test: .venv/test.stamp  ## all tests, and every example in docstrings and documentation
 	$(BIN)/python -m pytest -n auto
