@@ -144,6 +144,32 @@ def test_noise_is_the_number_its_key_gives(backend: str) -> None:
     torch.testing.assert_close(single, torch.tensor(expected), rtol=1e-6, atol=3e-6)
 
 
+STREAM = [  # (seed, row, item), its Gumbel and its logistic number in float32
+    ((0, 0, 0), "0x1.5984b2p-1", "0x1.a3442cp-2"),
+    ((0, 0, 1), "-0x1.81d62ep-1", "-0x1.ff5356p+0"),
+    ((0, 0, 2), "-0x1.24939cp-2", "-0x1.0617fep+0"),
+    ((0, 0, 3), "0x1.28da32p-4", "-0x1.b6a3e4p-2"),
+    ((1, 2, 3), "0x1.9bf35ep+1", "0x1.99617cp+1"),
+    ((-1, -2, -3), "0x1.fba266p-4", "-0x1.667f60p-2"),
+    ((1 << 63, 1 << 40, 1 << 62), "0x1.6df7f0p+0", "0x1.4eb668p+0"),
+    ((0, 0, 20349), "0x1.6ca6bcp+3", "0x1.6ca6b0p+3"),  # first word within 2^16 of an end
+    ((0, 0, 74581), "-0x1.453e08p+1", "-0x1.962322p+3"),
+    ((0, 0, 5586), "0x1.3962a6p+3", "0x1.39626ap+3"),  # within 2^18, so it takes the second word too
+    ((0, 0, 28429), "-0x1.2422c8p+1", "-0x1.399374p+3"),
+    ((0, 0, 1466), "0x1.30da42p+3", "0x1.30d9f6p+3"),  # just beyond, so it does not
+    ((0, 0, 29621), "-0x1.1ef86cp+1", "-0x1.2d2c2ep+3"),
+]
+
+
+@pytest.mark.parametrize(("key", "gumbel", "odds"), STREAM)
+def test_the_stream_is_part_of_the_contract(backend: str, key: tuple[int, int, int], gumbel: str, odds: str) -> None:
+    """These numbers may not change, on any machine; if they must, CHANGELOG.md and kernels/README.md say so."""
+    noise = ag.KeyedNoise(key[0], [key[1]], [key[2]])
+    assert noise.gumbel((1, 1)).item() == float.fromhex(gumbel)
+    assert noise.logistic((1, 1)).item() == float.fromhex(odds)
+    assert oracles.gumbel(*oracles.uniform(*key)) == pytest.approx(float.fromhex(gumbel), rel=2e-6)
+
+
 # --- purity ------------------------------------------------------------------------------------------------------
 
 

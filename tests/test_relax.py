@@ -311,6 +311,33 @@ def test_tiny_tau(backend: str, name: str, tau: float) -> None:
     assert not grad.isnan().any()
 
 
+@pytest.mark.parametrize("name", RELAXED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_enormous_logits(backend: str, name: str, dtype: torch.dtype) -> None:
+    """Their quotients by tau exceed every number; their differences decide all the same."""
+    x = torch.tensor([[1e30, 0.0, -1e30, 5e29], [-2e30, -1e30, -5e30, -9e29]], dtype=dtype, requires_grad=True)
+    y, exact = (RELAXED[name](x, tau, noise=ag.KeyedNoise(0)) for tau in (1e-10, 0))
+    if name == "log_gumbel_softmax":
+        y, exact = y.exp(), exact.exp()
+    assert torch.equal(y, exact)
+
+
+@pytest.mark.parametrize("name", RELAXED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_masks_by_the_lowest_number(backend: str, name: str, dtype: torch.dtype) -> None:
+    """Many codes forbid by ``torch.finfo(dtype).min``, whose quotient by tau is no number any more."""
+    lowest = torch.finfo(dtype).min
+    x = torch.tensor([[0.0, 1.0, lowest, 2.0, lowest]], dtype=dtype, requires_grad=True)
+    for tau in (0.5, torch.tensor(0.5, requires_grad=True), torch.tensor([[0.1]], requires_grad=True)):
+        y = RELAXED[name](x, tau, noise=ag.KeyedNoise(0))
+        forbidden = x == lowest
+        assert (y[forbidden] < (-1e30 if "log" in name.split("_") else 1e-30)).all()
+        assert not y.isnan().any()
+        variables = [v for v in (x, tau) if isinstance(v, Tensor)]
+        grads = torch.autograd.grad(y.masked_fill(forbidden, 0), variables, torch.randn(1, 5).to(dtype))
+        assert all(grad.isfinite().all() for grad in grads)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_tau_is_uniform_over_what_is_allowed(backend: str, dtype: torch.dtype) -> None:
     x = torch.tensor([[0.0, -torch.inf, 1.0, 2.0, -3.0]], dtype=dtype)
