@@ -156,6 +156,11 @@ def _binomial(count: int, trials: int, p: float) -> float:
     return float(scipy.stats.binomtest(count, trials, p).pvalue)
 
 
+def _shows(trials: int, p: float) -> bool:
+    """Whether it would be noticed that what should occur never does."""
+    return _binomial(0, trials, p) < FAILURE_RATE
+
+
 def _chunks(total: int, chunk: int, seconds: float) -> Iterator[int]:
     """Sizes of calls that make up ``total``, or as many as fit the time."""
     start = time.perf_counter()
@@ -172,8 +177,7 @@ def _tail(noise: Noise, seconds: float) -> tuple[str, str, float, bool]:
         count, n, largest = count + beyond, n + size, max(largest, top)
     p = -math.expm1(-math.exp(-LIMIT))
     p_value = 0.0 if math.isinf(largest) else _binomial(count, n, p)
-    decided = (1 - p) ** n < FAILURE_RATE
-    return f"{count} of {n:.2g}, largest {largest:.1f}", f"{n * p:.1f} ± {math.sqrt(n * p):.1f}", p_value, decided
+    return f"{count} of {n:.2g}, largest {largest:.1f}", f"{n * p:.1f} ± {math.sqrt(n * p):.1f}", p_value, _shows(n, p)
 
 
 def _gap(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
@@ -185,7 +189,7 @@ def _gap(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
     weight = 63 * math.exp(-17)
     p = weight / (1 + weight)
     measured = f"{count / n / 63:.2e} ± {math.sqrt(max(count, 1)) / n / 63:.0e}"
-    return measured, f"{p / 63:.2e}", _binomial(count, n, p), (1 - p) ** n < FAILURE_RATE
+    return measured, f"{p / 63:.2e}", _binomial(count, n, p), _shows(n, p)
 
 
 def _share(index: Tensor, n: int) -> tuple[str, str, float]:
