@@ -21,6 +21,7 @@ SIGNATURES = {
     "gumbel_topk": "(logits, k, *, dim=-1, mask=None, noise=None, generator=None)",
     "relaxed_topk": "(logits, k, tau=1, hard=False, dim=-1, *, noise=None, generator=None)",
     "sample_without_replacement": "(logits, k, *, dim=-1, mask=None, generator=None)",
+    "truncated_gumbel": "(loc, upper, *, generator=None, noise=None)",
     "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None)",
 }
 METHODS = {
@@ -30,7 +31,7 @@ METHODS = {
     "logistic": "(self, shape, *, dtype=None, device=None)",
 }
 MODULES = {
-    noise: {"KeyedNoise", "gumbel", "logistic"},
+    noise: {"KeyedNoise", "gumbel", "logistic", "truncated_gumbel"},
     choice: {"Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"},
     relax: {"gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"},
 }

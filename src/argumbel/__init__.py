@@ -4,7 +4,7 @@ about that race."""
 # noise: the race's randomness, as a pure function of a key
 # sample: who wins, who are the first k
 from .choice import categorical, gumbel_max, gumbel_topk, sample_without_replacement
-from .noise import KeyedNoise, gumbel
+from .noise import KeyedNoise, gumbel, truncated_gumbel
 
 # relax, differentiate: what if the winner may be soft
 from .relax import gumbel_sigmoid, gumbel_softmax, relaxed_topk, straight_through
@@ -22,4 +22,5 @@ __all__ = [
     "relaxed_topk",
     "sample_without_replacement",
     "straight_through",
+    "truncated_gumbel",
 ]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from ._checks import can_raise
 
-__all__ = ["KeyedNoise", "gumbel", "logistic"]
+__all__ = ["KeyedNoise", "gumbel", "logistic", "truncated_gumbel"]
 
 
 def work_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -260,6 +261,8 @@ def draw_like(
             raise ValueError(f"noise must be on the device of logits, {x.device}, but it is on {noise.device}")
         return noise.to(torch.promote_types(work_dtype(x.dtype), work_dtype(noise.dtype)))
     keyed = as_keyed(noise, generator, x.device)
+    if x.ndim == 0:
+        return getattr(keyed, kind)((), dtype=work_dtype(x.dtype), device=x.device)
     shape = (*x.shape[:dim], *x.shape[dim + 1 :], x.shape[dim])
     return getattr(keyed, kind)(shape, dtype=work_dtype(x.dtype), device=x.device).movedim(-1, dim)
 
@@ -273,3 +276,58 @@ def as_keyed(noise: KeyedNoise | None, generator: torch.Generator | None, device
     if generator is not None:
         raise ValueError("generator and noise are two doors for the same thing; pass one of them")
     return noise
+
+
+def truncated_gumbel(
+    loc: Tensor,
+    upper: Tensor | float,
+    *,
+    generator: torch.Generator | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+) -> Tensor:
+    """``-logaddexp(-(loc + noise), -upper)``: a draw from Gumbel(loc) given that it is at most ``upper``.
+
+    The step that everything about known winners is made of: the losers of a race are Gumbels truncated at the winner's
+    height. In this form nothing overflows, however far apart loc and upper are.
+
+    Args:
+        loc: locations (logits), any shape, any floating dtype; -inf gives -inf. Half precision is computed in float32.
+        upper: bounds that broadcast with loc; +inf is no bound.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+        noise: a tensor of standard Gumbel noise in the broadcast shape, or a ``KeyedNoise``.
+
+    Returns:
+        Values at most ``upper``, in the broadcast shape and the dtype of loc; differentiable in loc and upper.
+
+    Raises:
+        ValueError: shapes that do not broadcast, NaN in loc or upper (NaN results where they may not be looked at),
+            noise of the wrong shape, both noise and generator.
+        TypeError: loc is not a floating tensor.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> x = ag.truncated_gumbel(torch.tensor([0.0, 5.0, -500.0]), upper=1.0)
+        >>> bool((x <= 1.0).all())
+        True
+
+    Source: Maddison, Tarlow and Minka 2014, "A* sampling"; Maddison and Tarlow 2017, "Gumbel machinery" (blog post).
+    """
+    if not isinstance(loc, Tensor) or not loc.dtype.is_floating_point:
+        what = loc.dtype if isinstance(loc, Tensor) else type(loc).__name__
+        raise TypeError(f"loc must be a floating tensor, but it is {what}; pass torch.as_tensor(loc).float()")
+    work = work_dtype(loc.dtype)
+    upper = torch.as_tensor(upper, dtype=work, device=loc.device)
+    try:
+        x, bound = torch.broadcast_tensors(loc.to(work), upper)
+    except RuntimeError:
+        raise ValueError(
+            f"upper must broadcast with loc, of shape {tuple(loc.shape)}, but its shape is {tuple(upper.shape)}"
+        ) from None
+    if can_raise(x) and bool((x.isnan() | bound.isnan()).any()):
+        raise ValueError("loc and upper must not be NaN, but some are; find where they come from")
+    g = draw_like(x, max(x.ndim - 1, 0), noise, generator, "gumbel")
+    # Infinite ends would make NaN of a gradient: -inf stays -inf, +inf is no bound.
+    absent, free = x == -torch.inf, bound == torch.inf
+    height = x.masked_fill(absent, 0) + g
+    drawn = torch.where(free, height, -torch.logaddexp(-height, -bound.masked_fill(free, 0)))
+    return torch.minimum(drawn.masked_fill(absent, -torch.inf), bound).to(loc.dtype)
