@@ -44,6 +44,8 @@ def main(
 
     results_file = out / "results.json"
     if redraw:
+        if not results_file.is_file():
+            raise typer.BadParameter(f"{results_file} is not there to redraw: run without --redraw first")
         results = report.Results.load(results_file)
     else:
         out.mkdir(parents=True, exist_ok=True)
@@ -99,6 +101,8 @@ def run(results: Results, words: list[str], quick: bool, patience: float) -> Ite
 def _line(row: Row) -> str:
     if row.failure:
         return f"{row.case}: CHECK FAILED, {row.failure}"
+    if row.ours.timing is None:
+        return f"{row.case}: {row.ours.trouble}"
     others = [f"{e.name} {row.ratio(e.name):.3g}x" for e in row.entries[1:] if e.timing]
     return f"{row.case}: {row.ours.timing.median * 1e3:.3g} ms; {', '.join(others)}"
 

@@ -106,7 +106,9 @@ def check_without_replacement(logits: Tensor, k: int, draw: Callable[[], tuple[T
     """
     probs = torch.softmax(logits.double(), -1)
     log_z = torch.logsumexp(logits.double(), -1)
-    gaps, drawn, gone = [], [], []
+    gaps: list[Tensor] = []
+    drawn: list[Tensor] = []
+    gone: list[Tensor] = []
     start = time.perf_counter()
     while not drawn or (k * len(drawn) < 2000 and time.perf_counter() - start < 2 * SECONDS):
         keys, indices = draw()
