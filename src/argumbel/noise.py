@@ -297,7 +297,8 @@ def truncated_gumbel(
         noise: a tensor of standard Gumbel noise in the broadcast shape, or a ``KeyedNoise``.
 
     Returns:
-        Values at most ``upper``, in the broadcast shape and the dtype of loc; differentiable in loc and upper.
+        Values at most ``upper`` (in half precision, up to rounding), in the broadcast shape and the dtype of loc;
+        differentiable in loc and upper.
 
     Raises:
         ValueError: shapes that do not broadcast, NaN in loc or upper (NaN results where they may not be looked at),

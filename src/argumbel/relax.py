@@ -363,12 +363,10 @@ def _soft_dtype(x: Tensor) -> torch.dtype:
 
 def _over(keys: Tensor, tau: float | Tensor) -> Tensor:
     """``keys / tau`` for tau > 0, infinite keys staying what they are: meeting tau, they would make NaN of an infinite
-    one, and of the gradient of any."""
-    if not isinstance(tau, Tensor) and tau < torch.inf:
-        return keys / tau
-    infinite = keys.isinf()
-    scaled = keys.masked_fill(infinite, 0) / tau
-    return torch.where(infinite, keys.detach(), scaled)
+    one, and of the gradient of any. So would keys whose quotient is too large for the dtype."""
+    quotient = keys.detach() / (tau.detach() if isinstance(tau, Tensor) else tau)
+    infinite = keys.isinf() | quotient.isinf()
+    return torch.where(infinite, keys.detach() * torch.inf, keys.masked_fill(infinite, 0) / tau)
 
 
 def _tempered(

@@ -250,9 +250,11 @@ def _gumbel_softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> 
 
 def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     saved, tau = ctx.saved_tensors
-    y = gumbel_softmax(saved, tau, False, tuple(ctx.key))[0] if ctx.hard else saved
     # Plain PyTorch where the gradient is differentiated again, batched (is_grads_batched) or only traced.
     plain = torch.is_grad_enabled() or is_traced(grad)
+    if ctx.hard and not (plain or ctx.needs_input_grad[1] or torch.compiler.is_compiling()):
+        return cpu.gumbel_softmax_backward_keyed(saved, grad, tau, _eager(ctx.key)), *[None] * 5
+    y = gumbel_softmax(saved, tau, False, tuple(ctx.key))[0] if ctx.hard else saved
     x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], plain)
     return x_grad, tau_grad, None, None, None, None
 

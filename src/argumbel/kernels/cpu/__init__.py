@@ -157,6 +157,20 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
     return out, bad >= 0
 
 
+def gumbel_softmax_backward_keyed(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> Tensor:
+    """The gradient with respect to x, from that with respect to the soft sample, which is made again from its key."""
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.numel():
+        assert library is not None
+        m, g = matrix(x), matrix(grad)
+        seed, rows, items, stride, _keep = _pointers(key, x.shape)
+        library.gumbel_softmax_backward_keyed(
+            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
+            g.data_ptr(), g.stride(0), tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return out
+
+
 def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
     out = torch.empty_like(y, memory_format=torch.contiguous_format)
     if y.numel():

@@ -20,8 +20,7 @@ void noise_rows(T* out, int64_t rows, int64_t items, const Key& key, int threads
                 for (int64_t row = first; row < last; row += kLanes) {
                     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
                     lanes_noise<law>(key, row, lanes, static_cast<int>(items), buffer);
-                    for (int l = 0; l < lanes; ++l)
-                        for (int64_t i = 0; i < items; ++i) from_float(buffer[i * kLanes + l], &out[(row + l) * items + i]);
+                    store_lanes(buffer, row, lanes, static_cast<int>(items), out);
                 }
                 return;
             }

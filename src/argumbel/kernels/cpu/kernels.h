@@ -31,6 +31,8 @@ struct Kernels {
         Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads);
     int64_t (*gumbel_softmax_backward)(
         Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
+    int64_t (*gumbel_softmax_backward_keyed)(
+        Matrix x, Key key, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
     int64_t (*categorical)(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads);
     int64_t (*gumbel_topk)(Matrix x, Key key, int64_t k, void* values, int64_t* indices, int threads);
     int64_t (*sample_without_replacement)(

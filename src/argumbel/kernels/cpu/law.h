@@ -71,11 +71,6 @@ struct Wheel {
     }
 };
 
-// The weight of a block: sum of e^(x - top). `top` is -inf in a block where nothing is allowed.
-struct Block {
-    float top, sum;
-};
-
 template <class T>
 Block weigh(const T* x, int count, bool& bad) {
     alignas(64) float buffer[kTile];
@@ -131,19 +126,46 @@ private:
     int size;
 };
 
-// All running sums of a block, for many draws from it.
-template <class T>
-void open_wheel(const T* x, int count, float top, std::vector<double>& sums) {
-    alignas(64) float buffer[kTile], weight[kTile];
-    exp_of(fetch(x, count, buffer), count, top, weight);
-    sums.resize(static_cast<size_t>(count));
+// Walker's alias table, by Vose's construction: a draw is one look-up. `share` is the part of a slot that its own item
+// keeps; the share of an item of tiny weight is as exact as its weight, so rare items are drawn at their rate.
+template <class Weight, class Index>
+void build_alias(const Weight* weight, int64_t n, float* share, Index* other, std::vector<double>& left,
+                 std::vector<int32_t>& stack) {
+    left.resize(static_cast<size_t>(n));
+    stack.resize(static_cast<size_t>(n));
     double total = 0;
-    for (int i = 0; i < count; ++i) sums[static_cast<size_t>(i)] = total += weight[i];
+    for (int64_t i = 0; i < n; ++i) total += weight[i];
+    const double scale = static_cast<double>(n) / total;
+    int64_t small = 0, large = n, richest = 0;  // two stacks in one array: the small grow up, the large grow down
+    for (int64_t i = 0; i < n; ++i) {
+        left[static_cast<size_t>(i)] = weight[i] * scale;
+        if (weight[i] > weight[richest]) richest = i;
+        stack[static_cast<size_t>(left[static_cast<size_t>(i)] < 1.0 ? small++ : --large)] = static_cast<int32_t>(i);
+    }
+    while (small > 0 && large < n) {
+        const int32_t poor = stack[static_cast<size_t>(--small)], rich = stack[static_cast<size_t>(large)];
+        share[poor] = static_cast<float>(left[static_cast<size_t>(poor)]);
+        other[poor] = static_cast<Index>(rich);
+        left[static_cast<size_t>(rich)] -= 1.0 - left[static_cast<size_t>(poor)];
+        if (left[static_cast<size_t>(rich)] < 1.0) {
+            ++large;
+            stack[static_cast<size_t>(small++)] = rich;
+        }
+    }
+    for (int64_t at = 0; at < n; ++at) {  // what rounding left over is full, or, without any weight, empty
+        if (at == small) at = large;
+        if (at >= n) break;
+        const int32_t i = stack[static_cast<size_t>(at)];
+        share[i] = weight[i] > 0 ? 1.0f : 0.0f;
+        other[i] = static_cast<Index>(richest);
+    }
 }
 
-int64_t blocks_of(int64_t items) { return (items + kTile - 1) / kTile; }
-int block_size(int64_t items, int64_t block) {
-    return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));
+template <class Index>
+int64_t look_up(const float* share, const Index* other, int64_t n, double u) {
+    const double x = u * static_cast<double>(n);
+    const int64_t slot = std::min(static_cast<int64_t>(x), n - 1);
+    return x - static_cast<double>(slot) < static_cast<double>(share[slot]) ? slot : static_cast<int64_t>(other[slot]);
 }
 
 // The weights of all blocks of a row, on a common scale, in `wheel`; log Z; false if the row is bad.
@@ -174,8 +196,9 @@ struct Workspace {
     std::vector<Block> blocks;
     Wheel rows;
     Opened opened;
-    std::vector<int64_t> order;
-    std::vector<double> uniforms;
+    std::vector<float> block_share, item_share;
+    std::vector<int32_t> block_other;
+    std::vector<uint16_t> item_other;
 };
 
 // A few draws of one row: each opens the block it falls in.
@@ -196,60 +219,43 @@ void draw_few(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, Worksp
     }
 }
 
-// Many draws of one row: sorted by block, so that each block is opened once. Needs memory of the order of the draws.
+// Many draws of one row: an alias table for the blocks and one for the items of each. It takes six bytes an item.
 template <class T>
 void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int threads, Workspace& w, int64_t* out) {
     const int64_t n = static_cast<int64_t>(w.blocks.size());
-    w.rows.build_guide();
-    w.uniforms.resize(static_cast<size_t>(draws));
-    w.order.resize(static_cast<size_t>(draws));
-    const int64_t chunk = 64 * kBlocks, chunks = (draws + chunk - 1) / chunk;
-    std::vector<int64_t> starts(static_cast<size_t>(chunks * n + 1));  // [block][chunk]: a stable counting sort
-    const auto each = [&](int64_t c, auto&& body) {
+    w.item_share.resize(static_cast<size_t>(x.items));
+    w.item_other.resize(static_cast<size_t>(x.items));
+    w.block_share.resize(static_cast<size_t>(n));
+    w.block_other.resize(static_cast<size_t>(n));
+    std::vector<double> left, weights(static_cast<size_t>(n));
+    std::vector<int32_t> stack;
+    for (size_t b = 0; b < weights.size(); ++b) weights[b] = w.rows.sums[b] - (b ? w.rows.sums[b - 1] : 0.0);
+    build_alias(weights.data(), n, w.block_share.data(), w.block_other.data(), left, stack);
+    const int64_t group = kTask / kTile;
+    parallel((n + group - 1) / group, threads, [&](int64_t task) {
+        alignas(64) float buffer[kTile], weight[kTile];
+        std::vector<double> space;
+        std::vector<int32_t> order;
+        for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b) {
+            const float top = w.blocks[static_cast<size_t>(b)].top;
+            if (!(top > -kInf)) continue;  // nothing in it, so never chosen
+            const int size = block_size(x.items, b);
+            exp_of(fetch(row_of<T>(x, row) + b * kTile, size, buffer), size, top, weight);
+            build_alias(weight, size, &w.item_share[static_cast<size_t>(b * kTile)],
+                        &w.item_other[static_cast<size_t>(b * kTile)], space, order);
+        }
+    });
+    const int64_t chunk = 16 * kBlocks;
+    parallel((draws + chunk - 1) / chunk, threads, [&](int64_t c) {
         double u[kBlocks], v[kBlocks];
         for (int64_t first = c * chunk; first < std::min(draws, (c + 1) * chunk); first += kBlocks) {
             const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
             draw_uniforms(seed, row, first, count, u, v);
-            for (int i = 0; i < count; ++i) body(first + i, u[i], v[i]);
-        }
-    };
-    parallel(chunks, threads, [&](int64_t c) {
-        each(c, [&](int64_t i, double u, double v) {
-            const int64_t b = w.rows.spin(u);
-            out[i * x.rows + row] = b;
-            w.uniforms[static_cast<size_t>(i)] = v;
-            ++starts[static_cast<size_t>(b * chunks + c)];
-        });
-    });
-    int64_t at = 0;
-    for (int64_t& s : starts) at += std::exchange(s, at);
-    std::vector<int64_t> next(starts.begin(), starts.end());
-    parallel(chunks, threads, [&](int64_t c) {
-        for (int64_t i = c * chunk; i < std::min(draws, (c + 1) * chunk); ++i)
-            w.order[static_cast<size_t>(next[static_cast<size_t>(out[i * x.rows + row] * chunks + c)]++)] = i;
-    });
-    const int64_t group = std::max<int64_t>(1, n / (16 * threads));
-    parallel((n + group - 1) / group, threads, [&](int64_t task) {
-        Wheel wheel;
-        Opened opened;
-        for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b) {
-            const int64_t from = starts[static_cast<size_t>(b * chunks)], to = starts[static_cast<size_t>((b + 1) * chunks)];
-            const auto draw_all = [&](auto&& pick) {
-                for (int64_t j = from; j < to; ++j) {
-                    const int64_t i = w.order[static_cast<size_t>(j)];
-                    out[i * x.rows + row] = b * kTile + pick(w.uniforms[static_cast<size_t>(i)]);
-                }
-            };
-            const T* data = row_of<T>(x, row) + b * kTile;
-            const int size = block_size(x.items, b);
-            const float top = w.blocks[static_cast<size_t>(b)].top;
-            if (to - from > 16) {
-                open_wheel(data, size, top, wheel.sums);
-                wheel.build_guide();
-                draw_all([&](double u) { return wheel.spin(u); });
-            } else if (to > from) {
-                opened.open(data, size, top);
-                draw_all([&](double u) { return opened.pick(u); });
+            for (int i = 0; i < count; ++i) {
+                const int64_t b = look_up(w.block_share.data(), w.block_other.data(), n, u[i]);
+                const size_t at = static_cast<size_t>(b * kTile);
+                out[(first + i) * x.rows + row] =
+                    b * kTile + look_up(&w.item_share[at], &w.item_other[at], block_size(x.items, b), v[i]);
             }
         }
     });
@@ -345,7 +351,7 @@ int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double
             if (!good) {
                 bad.add(row);
                 for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;
-            } else if (draws > 32 && draws > 2 * static_cast<int64_t>(w.blocks.size())) {
+            } else if (draws > 8 && 32 * draws > x.items) {
                 draw_many<T>(x, seed, row, draws, inner, w, out);
             } else {
                 w.rows.guide.clear();

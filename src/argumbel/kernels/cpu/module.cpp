@@ -89,6 +89,15 @@ int64_t gumbel_softmax_backward(uintptr_t y, uintptr_t grad, int64_t rows, int64
                                            tau_stride, at<void>(out), threads);
 }
 
+int64_t gumbel_softmax_backward_keyed(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype,
+                                      int64_t seed, uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride,
+                                      uintptr_t grad, int64_t grad_stride, uintptr_t tau, int64_t tau_stride,
+                                      uintptr_t out, int threads) {
+    return active->gumbel_softmax_backward_keyed(
+        matrix(x, rows, items, row_stride, dtype), key_of(seed, row_ids, item_ids, items_row_stride),
+        matrix(grad, rows, items, grad_stride, dtype), at<const float>(tau), tau_stride, at<void>(out), threads);
+}
+
 int64_t categorical(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
                     int64_t draws, uintptr_t out, uintptr_t log_z, int threads) {
     return active->categorical(matrix(x, rows, items, row_stride, dtype), static_cast<uint64_t>(seed), draws,
@@ -120,6 +129,7 @@ NB_MODULE(_cpu, m) {
     m.def("gumbel_max", &gumbel_max, free);
     m.def("gumbel_softmax", &gumbel_softmax, free);
     m.def("gumbel_softmax_backward", &gumbel_softmax_backward, free);
+    m.def("gumbel_softmax_backward_keyed", &gumbel_softmax_backward_keyed, free);
     m.def("categorical", &categorical, free);
     m.def("gumbel_topk", &gumbel_topk, free);
     m.def("sample_without_replacement", &sample_without_replacement, free);

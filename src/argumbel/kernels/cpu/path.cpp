@@ -19,6 +19,7 @@ extern const Kernels ARGUMBEL_JOIN(kernels_, ARGUMBEL_ARCH) = {
     ARGUMBEL_ARCH::gumbel_max,
     ARGUMBEL_ARCH::gumbel_softmax,
     ARGUMBEL_ARCH::gumbel_softmax_backward,
+    ARGUMBEL_ARCH::gumbel_softmax_backward_keyed,
     ARGUMBEL_ARCH::categorical,
     ARGUMBEL_ARCH::gumbel_topk,
     ARGUMBEL_ARCH::sample_without_replacement,

@@ -19,99 +19,130 @@ float inverse(float tau) { return std::min(1.0f / tau, std::numeric_limits<float
 // The same factor of the gradient: zero at tau = 0, where the sample is exact and does not move.
 float slope(float tau) { return tau > 0 ? inverse(tau) : 0.0f; }
 
-template <class T>
-float perturb_part(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, float* keys, bool& bad) {
-    alignas(64) float buffer[kTile];
-    float best = -kInf;
-    for (int64_t i = from; i < to; i += kTile) {
-        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-        const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
-        bad |= any_bad(logits, count);
-        row_noise<Law::gumbel>(key, row, i, count, keys + i);
-        for (int j = 0; j < count; ++j) keys[i + j] += logits[j];
-        best = std::max(best, max_of(keys + i, count));
-    }
-    return best;
+// Calls body(first item, number of items) for the tiles of one stretch of kTask items.
+template <class F>
+void each_tile(int64_t items, int64_t part, F&& body) {
+    const int64_t end = std::min(items, (part + 1) * kTask);
+    for (int64_t i = part * kTask; i < end; i += kTile) body(i, static_cast<int>(std::min<int64_t>(kTile, end - i)));
 }
 
-double exp_part(float* keys, int64_t from, int64_t to, float best, float scale) {
-    double total = 0;
-    for (int64_t i = from; i < to; i += kTile) {
-        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-        float* k = keys + i;
-        for (int j = 0; j < count; ++j) k[j] = exp_nonpositive((k[j] - best) * scale);
-        total += sum_of(k, count);
-    }
-    return total;
-}
-
+// One row of softmax((x + noise) / tau), or, given the gradient of a loss with respect to it, of the gradient with respect
+// to x. `keys` has room for the row (it may be `out`). Two passes over memory forward: each tile is softened on its own
+// scale while it is in the cache, and brought to the scale of the row when that is known.
 template <class T>
-void scale_part(const float* keys, int64_t from, int64_t to, float factor, T* out) {
-    alignas(64) float buffer[kTile];
-    for (int64_t i = from; i < to; i += kTile) {
-        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-        for (int j = 0; j < count; ++j) buffer[j] = keys[i + j] * factor;
-        store(buffer, count, out + i);
-    }
-}
-
-template <class T>
-void softmax_long_row(const Matrix& x, const Key& key, int64_t row, float scale, float* keys, T* out, int threads,
-                      BadRow& bad) {
-    const int64_t parts = (x.items + kTask - 1) / kTask;
-    std::vector<float> best(static_cast<size_t>(parts));
-    std::vector<double> total(static_cast<size_t>(parts));
+void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Matrix* grad, float* keys,
+              std::vector<Block>& tiles, T* out, int threads, BadRow& bad) {
+    const int64_t n = x.items, parts = (n + kTask - 1) / kTask;
+    const float scale = inverse(tau);
+    tiles.resize(static_cast<size_t>(blocks_of(n)));
     std::atomic<bool> is_bad{false};
-    const auto part = [&](int64_t task, auto&& body) {
-        body(static_cast<size_t>(task), task * kTask, std::min(x.items, (task + 1) * kTask));
-    };
-    parallel(parts, threads, [&](int64_t task) {
-        part(task, [&](size_t p, int64_t from, int64_t to) {
-            bool part_is_bad = false;
-            best[p] = perturb_part<T>(x, key, row, from, to, keys, part_is_bad);
-            if (part_is_bad) is_bad = true;
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float buffer[kTile];
+        each_tile(n, part, [&](int64_t i, int count) {
+            const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+            if (any_bad(logits, count)) is_bad = true;
+            float* k = keys + i;
+            row_noise<Law::gumbel>(key, row, i, count, k);
+            for (int j = 0; j < count; ++j) k[j] += logits[j];
+            const float top = max_of(k, count);
+            if (top > -kInf) {
+                for (int j = 0; j < count; ++j) k[j] = exp_nonpositive((k[j] - top) * scale);
+            } else {
+                std::fill(k, k + count, 0.0f);
+            }
+            tiles[static_cast<size_t>(i / kTile)] = {top, sum_of(k, count)};
         });
     });
-    const float top = *std::max_element(best.begin(), best.end());
-    if (is_bad || top == -kInf) {
+    float top = -kInf;
+    for (const Block& tile : tiles) top = std::max(top, tile.top);
+    if (is_bad || !(top > -kInf)) {
         bad.add(row);
-        fill_nan(out, x.items);
+        fill_nan(out, n);
         return;
     }
-    parallel(parts, threads, [&](int64_t task) {
-        part(task, [&](size_t p, int64_t from, int64_t to) { total[p] = exp_part(keys, from, to, top, scale); });
+    double total = 0;
+    for (Block& tile : tiles) {
+        const double factor = tile.top > -kInf ? std::exp((static_cast<double>(tile.top) - top) * scale) : 0.0;
+        total += tile.sum * factor;
+        tile.sum = static_cast<float>(factor);
+    }
+    for (Block& tile : tiles) tile.sum = static_cast<float>(tile.sum / total);
+    const auto factor_of = [&](int64_t i) { return tiles[static_cast<size_t>(i / kTile)].sum; };
+    if (!grad) {
+        parallel(parts, threads, [&](int64_t part) {
+            alignas(64) float y[kTile];
+            each_tile(n, part, [&](int64_t i, int count) {
+                const float factor = factor_of(i);
+                for (int j = 0; j < count; ++j) y[j] = keys[i + j] * factor;
+                store(y, count, out + i);
+            });
+        });
+        return;
+    }
+    std::vector<double> dots(static_cast<size_t>(parts));
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float buffer[kTile];
+        each_tile(n, part, [&](int64_t i, int count) {
+            const float* g = fetch(row_of<T>(*grad, row) + i, count, buffer);
+            dots[static_cast<size_t>(part)] += static_cast<double>(factor_of(i)) * dot_of(keys + i, g, count);
+        });
     });
-    double sum = 0;
-    for (double t : total) sum += t;
-    const float factor = static_cast<float>(1.0 / sum);
-    parallel(parts, threads, [&](int64_t task) {
-        part(task, [&](size_t, int64_t from, int64_t to) { scale_part(keys, from, to, factor, out); });
+    double dot = 0;
+    for (double d : dots) dot += d;
+    const float mean = static_cast<float>(dot), rate = slope(tau);
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float buffer[kTile], y[kTile];
+        each_tile(n, part, [&](int64_t i, int count) {
+            const float* g = fetch(row_of<T>(*grad, row) + i, count, buffer);
+            const float factor = factor_of(i) * rate;
+            for (int j = 0; j < count; ++j) y[j] = keys[i + j] * (g[j] - mean) * factor;
+            store(y, count, out + i);
+        });
     });
 }
 
+// ys becomes ys (gs - <gs, ys>) rate, lane by lane.
+void lanes_gradient(float* __restrict ys, const float* __restrict gs, int n, const float* __restrict rate) {
+    alignas(64) float mean[kLanes] = {};
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l) mean[l] += ys[i * kLanes + l] * gs[i * kLanes + l];
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l) ys[i * kLanes + l] *= (gs[i * kLanes + l] - mean[l]) * rate[l];
+}
+
+void lanes_rates(const float* tau, int64_t tau_stride, int64_t row, int lanes, float (*rate_of)(float), float* rate) {
+    for (int l = 0; l < kLanes; ++l) rate[l] = rate_of(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
+}
+
 template <class T>
-void softmax_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const float* tau, int64_t tau_stride, T* out,
-                   BadRow& bad) {
-    alignas(64) float keys[kShort * kLanes], best[kLanes], total[kLanes], scale[kLanes];
+void soft_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const float* tau, int64_t tau_stride,
+                const Matrix* grad, T* out, BadRow& bad) {
+    alignas(64) float keys[kShort * kLanes], best[kLanes], total[kLanes], rate[kLanes];
     alignas(64) int32_t is_bad[kLanes];
     const int n = static_cast<int>(x.items);
     lanes_keys<T>(x, key, row, lanes, keys, is_bad);
-    for (int l = 0; l < kLanes; ++l)
-        best[l] = -kInf, total[l] = 0, scale[l] = inverse(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
+    lanes_rates(tau, tau_stride, row, lanes, inverse, rate);
+    for (int l = 0; l < kLanes; ++l) best[l] = -kInf, total[l] = 0;
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) best[l] = keys[i * kLanes + l] > best[l] ? keys[i * kLanes + l] : best[l];
     for (int i = 0; i < n; ++i) {
         float* k = keys + i * kLanes;
         for (int l = 0; l < kLanes; ++l) {
-            k[l] = exp_nonpositive((k[l] - best[l]) * scale[l]);
+            k[l] = exp_nonpositive((k[l] - best[l]) * rate[l]);
             total[l] += k[l];
         }
     }
     for (int l = 0; l < kLanes; ++l) total[l] = 1.0f / total[l];
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) keys[i * kLanes + l] *= total[l];
+    if (grad) {
+        alignas(64) float gs[kShort * kLanes];
+        load_lanes<T>(*grad, row, lanes, gs);
+        lanes_rates(tau, tau_stride, row, lanes, slope, rate);
+        lanes_gradient(keys, gs, n, rate);
+    }
+    store_lanes(keys, row, lanes, n, out);
     for (int l = 0; l < lanes; ++l) {
-        for (int i = 0; i < n; ++i) from_float(keys[i * kLanes + l], out + (row + l) * n + i);
         if (is_bad[l] || best[l] == -kInf) {
             bad.add(row + l);
             fill_nan(out + (row + l) * n, n);
@@ -120,18 +151,24 @@ void softmax_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, cons
 }
 
 template <class T>
-void softmax_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_stride, T* out, int threads,
-                  BadRow& bad) {
+void soft_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_stride, const Matrix* grad, T* out,
+               int threads, BadRow& bad) {
     const int64_t n = x.items;
-    const auto keys_of = [&](T* to) -> float* {
-        if constexpr (std::is_same_v<T, float>) return to;
-        static thread_local std::vector<float> scratch;
-        scratch.resize(static_cast<size_t>(n));
-        return scratch.data();
+    const auto one = [&](int64_t row, std::vector<Block>& tiles, int inner) {
+        T* to = out + row * n;
+        float* keys;
+        if constexpr (std::is_same_v<T, float>) {
+            keys = to;
+        } else {  // half precision cannot hold the keys: a row of float32 for each thread
+            static thread_local std::vector<float> scratch;
+            scratch.resize(static_cast<size_t>(n));
+            keys = scratch.data();
+        }
+        soft_row(x, key, row, tau[row * tau_stride], grad, keys, tiles, to, inner, bad);
     };
     if (x.rows < 2 * threads && n >= 2 * kTask) {
-        for (int64_t row = 0; row < x.rows; ++row)
-            softmax_long_row(x, key, row, inverse(tau[row * tau_stride]), keys_of(out + row * n), out + row * n, threads, bad);
+        std::vector<Block> tiles;
+        for (int64_t row = 0; row < x.rows; ++row) one(row, tiles, threads);
         return;
     }
     const Cut cut(x.rows, n);
@@ -139,22 +176,11 @@ void softmax_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau
         const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
         if (in_lanes(key, x.rows, n)) {
             for (int64_t row = first; row < last; row += kLanes)
-                softmax_lanes(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride, out, bad);
+                soft_lanes(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride, grad, out, bad);
             return;
         }
-        for (int64_t row = first; row < last; ++row) {
-            T* to = out + row * n;
-            float* keys = keys_of(to);
-            bool is_bad = false;
-            const float best = perturb_part<T>(x, key, row, 0, n, keys, is_bad);
-            if (is_bad || best == -kInf) {
-                bad.add(row);
-                fill_nan(to, n);
-                continue;
-            }
-            const double total = exp_part(keys, 0, n, best, inverse(tau[row * tau_stride]));
-            scale_part(keys, 0, n, static_cast<float>(1.0 / total), to);
-        }
+        std::vector<Block> tiles;
+        for (int64_t row = first; row < last; ++row) one(row, tiles, 1);
     });
 }
 
@@ -164,10 +190,14 @@ int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, 
         using T = std::remove_pointer_t<decltype(type)>;
         T* to = static_cast<T*>(out);
         if (!hard) {
-            softmax_rows<T>(x, key, tau, tau_stride, to, threads, bad);
+            soft_rows<T>(x, key, tau, tau_stride, nullptr, to, threads, bad);
             return;
         }
-        std::memset(out, 0, sizeof(T) * static_cast<size_t>(x.rows * x.items));
+        const int64_t stretch = 1 << 20, bytes = x.rows * x.items * static_cast<int64_t>(sizeof(T));
+        parallel((bytes + stretch - 1) / stretch, threads, [&](int64_t task) {
+            std::memset(static_cast<char*>(out) + task * stretch, 0,
+                        static_cast<size_t>(std::min(stretch, bytes - task * stretch)));
+        });
         race_rows<T>(x, key, threads, [&](int64_t row, const Winner& winner) {
             if (winner.bad || winner.index < 0) {
                 bad.add(row);
@@ -180,53 +210,69 @@ int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, 
     return bad.result();
 }
 
-// out = y (grad - <grad, y>) / tau, of short rows side by side.
-template <class T>
-void backward_lanes(const Matrix& y, const Matrix& grad, int64_t row, int lanes, const float* tau, int64_t tau_stride,
-                    T* out) {
-    alignas(64) float ys[kShort * kLanes], gs[kShort * kLanes], mean[kLanes], scale[kLanes];
-    const int n = static_cast<int>(y.items);
-    load_lanes<T>(y, row, lanes, ys);
-    load_lanes<T>(grad, row, lanes, gs);
-    for (int l = 0; l < kLanes; ++l) mean[l] = 0, scale[l] = slope(tau[(row + (l < lanes ? l : 0)) * tau_stride]);
-    for (int i = 0; i < n; ++i)
-        for (int l = 0; l < kLanes; ++l) mean[l] += ys[i * kLanes + l] * gs[i * kLanes + l];
-    for (int i = 0; i < n; ++i)
-        for (int l = 0; l < kLanes; ++l) ys[i * kLanes + l] *= (gs[i * kLanes + l] - mean[l]) * scale[l];
-    for (int l = 0; l < lanes; ++l)
-        for (int i = 0; i < n; ++i) from_float(ys[i * kLanes + l], out + (row + l) * n + i);
+// The gradient with respect to x of a loss, given that with respect to the soft sample, which is made again from its key.
+int64_t gumbel_softmax_backward_keyed(Matrix x, Key key, Matrix grad, const float* tau, int64_t tau_stride, void* out,
+                                      int threads) {
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        soft_rows<T>(x, key, tau, tau_stride, &grad, static_cast<T*>(out), threads, bad);
+    });
+    return bad.result();
 }
 
-// out = y (grad - <grad, y>) / tau.
+// out = y (grad - <grad, y>) / tau, for one row.
+template <class T>
+void backward_row(const Matrix& y, const Matrix& grad, int64_t row, float rate, T* out, int threads) {
+    const int64_t n = y.items, parts = (n + kTask - 1) / kTask;
+    const T *ys = row_of<T>(y, row), *gs = row_of<T>(grad, row);
+    std::vector<double> dots(static_cast<size_t>(parts));
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float a[kTile], b[kTile];
+        each_tile(n, part, [&](int64_t i, int count) {
+            dots[static_cast<size_t>(part)] += dot_of(fetch(ys + i, count, a), fetch(gs + i, count, b), count);
+        });
+    });
+    double dot = 0;
+    for (double d : dots) dot += d;
+    const float mean = static_cast<float>(dot);
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float a[kTile], b[kTile], c[kTile];
+        each_tile(n, part, [&](int64_t i, int count) {
+            const float *yt = fetch(ys + i, count, a), *gt = fetch(gs + i, count, b);
+            for (int j = 0; j < count; ++j) c[j] = yt[j] * (gt[j] - mean) * rate;
+            store(c, count, out + i);
+        });
+    });
+}
+
 int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads) {
     by_dtype(y.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
+        T* to = static_cast<T*>(out);
         const int64_t n = y.items;
+        const auto one = [&](int64_t row, int inner) {
+            backward_row(y, grad, row, slope(tau[row * tau_stride]), to + row * n, inner);
+        };
+        if (y.rows < 2 * threads && n >= 2 * kTask) {
+            for (int64_t row = 0; row < y.rows; ++row) one(row, threads);
+            return;
+        }
         const Cut cut(y.rows, n);
         parallel((y.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
-            alignas(64) float a[kTile], b[kTile], c[kTile];
             const int64_t first = task * cut.rows_per_task, last = std::min(y.rows, first + cut.rows_per_task);
-            if (n <= kShort && y.rows >= kFewRows) {
-                for (int64_t row = first; row < last; row += kLanes)
-                    backward_lanes(y, grad, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride,
-                                   static_cast<T*>(out));
+            if (n > kShort || y.rows < kFewRows) {
+                for (int64_t row = first; row < last; ++row) one(row, 1);
                 return;
             }
-            for (int64_t row = first; row < last; ++row) {
-                const T *ys = row_of<T>(y, row), *gs = row_of<T>(grad, row);
-                T* to = static_cast<T*>(out) + row * n;
-                double dot = 0;
-                for (int64_t i = 0; i < n; i += kTile) {
-                    const int count = static_cast<int>(std::min<int64_t>(kTile, n - i));
-                    dot += dot_of(fetch(ys + i, count, a), fetch(gs + i, count, b), count);
-                }
-                const float mean = static_cast<float>(dot), scale = slope(tau[row * tau_stride]);
-                for (int64_t i = 0; i < n; i += kTile) {
-                    const int count = static_cast<int>(std::min<int64_t>(kTile, n - i));
-                    const float *yt = fetch(ys + i, count, a), *gt = fetch(gs + i, count, b);
-                    for (int j = 0; j < count; ++j) c[j] = yt[j] * (gt[j] - mean) * scale;
-                    store(c, count, to + i);
-                }
+            alignas(64) float ys[kShort * kLanes], gs[kShort * kLanes], rate[kLanes];
+            for (int64_t row = first; row < last; row += kLanes) {
+                const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                load_lanes<T>(y, row, lanes, ys);
+                load_lanes<T>(grad, row, lanes, gs);
+                lanes_rates(tau, tau_stride, row, lanes, slope, rate);
+                lanes_gradient(ys, gs, static_cast<int>(n), rate);
+                store_lanes(ys, row, lanes, static_cast<int>(n), to);
             }
         });
     });

@@ -54,6 +54,21 @@ void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logit
     }
 }
 
+template <class T>
+void store_lanes(const float* __restrict values, int64_t row, int lanes, int items, T* __restrict out) {
+    for (int l = 0; l < lanes; ++l)
+        for (int i = 0; i < items; ++i) from_float(values[i * kLanes + l], out + (row + l) * items + i);
+}
+
+// A tile of a row, weighed: sum of e^(x - top). `top` is -inf where nothing is allowed.
+struct Block {
+    float top, sum;
+};
+int64_t blocks_of(int64_t items) { return (items + kTile - 1) / kTile; }
+int block_size(int64_t items, int64_t block) {
+    return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));
+}
+
 // Below so many rows most lanes would be idle; the noise is the same either way.
 constexpr int64_t kFewRows = 8;
 bool in_lanes(const Key& key, int64_t rows, int64_t items) { return items <= kShort && rows >= kFewRows && !key.items; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "law.h"
 #include "race.h"
 
 namespace argumbel {
@@ -60,6 +61,18 @@ void race_for_podium(const Matrix& x, const Key& key, int64_t row, int64_t from,
     podium.cut();
 }
 
+// A bar that about k runners clear, for k large enough to be worth a pass over the logits: at height h there arrive
+// Z e^-h of them, counted with repeats. A guess too high leaves fewer than k, and the race is run again without it.
+template <class T>
+float guess_bar(const Matrix& x, int64_t row, int64_t k, int threads) {
+    if (k < 2 * kTile || x.items < 16 * k) return -kInf;
+    Workspace w;
+    double log_z;
+    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return -kInf;
+    const double wanted = static_cast<double>(k);
+    return static_cast<float>(log_z - std::log(1.1 * wanted + 10 * std::sqrt(wanted)));
+}
+
 // values[row][place], indices[row][place]; places beyond the allowed items hold NaN and -1, as do all of a bad row.
 int64_t gumbel_topk(Matrix x, Key key, int64_t k, void* values, int64_t* indices, int threads) {
     BadRow bad;
@@ -76,19 +89,28 @@ int64_t gumbel_topk(Matrix x, Key key, int64_t k, void* values, int64_t* indices
             }
         };
         if (x.rows < threads && x.items >= 2 * kTask) {
-            for (int64_t row = 0; row < x.rows; ++row) {
-                const int64_t stretch = ((x.items + threads - 1) / threads + kTile - 1) / kTile * kTile;
-                std::vector<Podium> parts(static_cast<size_t>(threads), Podium(k));
+            const int64_t stretch = ((x.items + threads - 1) / threads + kTile - 1) / kTile * kTile;
+            const auto run = [&](int64_t row, float bar) {
+                Podium all(k);
+                std::vector<Podium> parts(static_cast<size_t>(threads), all);
                 parallel(threads, threads, [&](int64_t part) {
+                    Podium& mine = parts[static_cast<size_t>(part)];
+                    mine.bar = bar;
                     const int64_t from = std::min(x.items, part * stretch);
-                    race_for_podium<T>(x, key, row, from, std::min(x.items, from + stretch), parts[static_cast<size_t>(part)]);
+                    race_for_podium<T>(x, key, row, from, std::min(x.items, from + stretch), mine);
                 });
-                for (size_t part = 1; part < parts.size(); ++part) {
-                    parts[0].bad |= parts[part].bad;
-                    parts[0].runners.insert(parts[0].runners.end(), parts[part].runners.begin(), parts[part].runners.end());
+                for (const Podium& part : parts) {
+                    all.bad |= part.bad;
+                    all.runners.insert(all.runners.end(), part.runners.begin(), part.runners.end());
                 }
-                parts[0].cut();
-                done(row, parts[0]);
+                all.cut();
+                return all;
+            };
+            for (int64_t row = 0; row < x.rows; ++row) {
+                const float bar = guess_bar<T>(x, row, k, threads);
+                Podium podium = run(row, bar);
+                if (static_cast<int64_t>(podium.runners.size()) < k && bar > -kInf) podium = run(row, -kInf);
+                done(row, podium);
             }
             return;
         }
