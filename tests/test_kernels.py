@@ -369,8 +369,7 @@ def test_layouts(path: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     assert all(torch.equal(a, b) for a, b in zip(results(row, upstream), results(copy, upstream), strict=True))
 
 
-@pytest.mark.parametrize("dtype", SINGLE)
-@pytest.mark.parametrize("n", [1, 2, 16, 33, 130])
+@pytest.mark.parametrize(("dtype", "n"), [*((dtype, n) for dtype in SINGLE for n in (1, 2, 33)), (torch.float32, 130)])
 def test_bad_numbers_are_found_in_every_place(path: str, dtype: torch.dtype, n: int) -> None:
     calls = [ag.categorical, ag.gumbel_max, ag.gumbel_softmax, lambda x: ag.gumbel_topk(x, 1)]
     calls += [lambda x: ag.gumbel_softmax(x, hard=True), lambda x: ag.sample_without_replacement(x, 1)]
@@ -477,6 +476,8 @@ def test_forked_children_draw(threads: int) -> None:
     if child == 0:
         same = False
         try:
+            if cpu.library is None:  # torch's own threads do not survive a fork, which is why data loaders say this
+                torch.set_num_threads(1)
             same = torch.equal(ag.gumbel_max(x, noise=ag.KeyedNoise(1)).indices, mine)
             torch.set_num_threads(1)
             same = same and ag.gumbel((1000, 1000)).isfinite().all().item()
