@@ -101,7 +101,10 @@ class KeyedNoise:
                 f"generator must live where the noise is wanted, on {device}, but it is on {generator.device}; "
                 f"make one with torch.Generator(device={str(device)!r})"
             )
-        return KeyedNoise(torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, device=device))
+        noise = object.__new__(KeyedNoise)  # nothing to check
+        seed = torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, device=device)
+        noise.__dict__.update(seed=seed, rows=None, items=None)
+        return noise
 
     def gumbel(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None

@@ -32,13 +32,19 @@ __all__ = [
 Key = tuple[Tensor | int, Tensor | None, Tensor | None]
 
 NATIVE = (torch.float32, torch.float16, torch.bfloat16)
+PLAIN = (Tensor, torch.nn.Parameter, int)  # no fake tensors, nor other subclasses that stand for something
 
 
 def _is_native_here(device: torch.device) -> bool:
     """Whether tensors made here and now have storage that C++ may fill: not inside a transform (vmap, grad, jvp)."""
     if cpu.library is None or device.type != "cpu":
         return False
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None
+    return torch._C._functorch.peek_interpreter_stack() is None or torch.compiler.is_compiling()
+
+
+def _is_plain(key: Key) -> bool:
+    seed, rows, items = key
+    return type(seed) in PLAIN and (rows is None or type(rows) in PLAIN) and (items is None or type(items) in PLAIN)
 
 
 def is_native(x: Tensor, key: Key) -> bool:
@@ -47,16 +53,7 @@ def is_native(x: Tensor, key: Key) -> bool:
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
-    return not (is_traced(x) or _is_traced_key(key))
-
-
-def _is_traced_key(key: Key) -> bool:
-    seed, rows, items = key
-    return (
-        (isinstance(seed, Tensor) and is_traced(seed))
-        or (rows is not None and is_traced(rows))
-        or (items is not None and is_traced(items))
-    )
+    return torch.compiler.is_compiling() or (type(x) in PLAIN and _is_plain(key))
 
 
 def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
@@ -89,7 +86,7 @@ def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: tor
     if _is_native_here(device):
         if torch.compiler.is_compiling():
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
-        if not _is_traced_key(key):
+        if _is_plain(key):
             return cpu.noise(law, shape, dtype, _eager(key))
     seed, rows, items = key
     if rows is None:
@@ -225,8 +222,8 @@ def _softmax_gradients(
     y: Tensor, grad: Tensor, tau: Tensor, wants_tau: bool, plain: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of softmax(keys / tau) with respect to keys and tau, from its value y."""
-    rows = tau.reshape((*y.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
     if plain:
+        rows = tau.reshape((*y.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
         slope = torch.where(rows > 0, 1 / rows, 0)  # at tau = 0 the sample is exact and does not move
         x_grad = (y * (grad - (y * grad).sum(-1, keepdim=True)) * slope).to(y.dtype)
     elif torch.compiler.is_compiling():
@@ -281,12 +278,29 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
 
     tau is a float32 tensor of one element, or of one for each row.
     """
-    if torch.compiler.is_compiling() or is_traced(x):
+    if torch.compiler.is_compiling() or type(x) not in PLAIN:
         y = torch.ops.argumbel.gumbel_softmax(x, tau, hard, _seed_tensor(key[0], x.device), key[1], key[2])
         return y, False
-    if torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad):
-        return _GumbelSoftmax.apply(x, tau, hard, *_eager(key))
-    return cpu.gumbel_softmax(x, tau, hard, _eager(key))
+    if not (torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad)):
+        return cpu.gumbel_softmax(x, tau, hard, _eager(key))
+    if 0 < x.numel() <= SMALL and x.dtype == torch.float32 and tau.numel() == 1 and not tau.requires_grad:
+        number = tau.item()
+        if number > 1e-3:  # colder, a quotient may overflow
+            return _small_gumbel_softmax(x, number, hard, _eager(key))
+    return _GumbelSoftmax.apply(x, tau, hard, *_eager(key))
+
+
+SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own
+
+
+def _small_gumbel_softmax(x: Tensor, tau: float, hard: bool, key: cpu.Key) -> tuple[Tensor, bool]:
+    """The same value (up to rounding) and gradient, the graph made of PyTorch's own nodes."""
+    keys = x + cpu.noise("gumbel", x.shape, x.dtype, key)
+    soft = torch.softmax(keys if tau == 1 else keys / tau, -1)
+    if hard:
+        one_hot = torch.zeros_like(soft).scatter_(-1, keys.detach().argmax(-1, keepdim=True), 1.0)
+        soft = one_hot + (soft - soft.detach())
+    return soft, cpu.bad_row(x)
 
 
 # ---------------------------------------------------------------------------------------------------------- categorical

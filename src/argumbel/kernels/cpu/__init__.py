@@ -48,10 +48,31 @@ library = _load()
 Key = tuple[int, Tensor | None, Tensor | None]  # seed, row ids, item ids
 
 
-def matrix(x: Tensor) -> Tensor:
-    """x as rows of contiguous items; a view wherever one exists, also of expanded rows."""
-    x = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+Matrix = tuple[
+    int, int, int, int, Tensor
+]  # address, rows, items, stride of rows; the tensor to be kept alive meanwhile
+
+
+def matrix(x: Tensor) -> Matrix:
+    """x as rows of contiguous items: no copy wherever strides can say it, also of expanded rows."""
+    n = x.shape[-1]
+    if x.is_contiguous():
+        return x.data_ptr(), x.numel() // n, n, n, x
+    x = x.reshape(-1, n)
+    if x.stride(1) != 1 and n > 1:
+        x = x.contiguous()
+    return x.data_ptr(), x.shape[0], n, x.stride(0), x
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x) if x.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
+
+
+def bad_row(x: Tensor) -> bool:
+    """Whether a row of x holds NaN or +inf, or allows nothing."""
+    assert library is not None
+    address, n_rows, n, row_stride, _x = matrix(x)
+    return library.bad_row(address, n_rows, n, row_stride, DTYPES[x.dtype]) >= 0
 
 
 def _pointers(key: Key, shape: torch.Size) -> tuple[int, int, int, int, tuple[Tensor, ...]]:
@@ -90,10 +111,10 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     bad = -1
     if x.numel():
         assert library is not None
-        m = matrix(x)
+        address, n_rows, n, row_stride, _x = matrix(x)
         seed, rows, items, stride, _keep = _pointers(key, x.shape)
         bad = library.gumbel_max(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            address, n_rows, n, row_stride, DTYPES[x.dtype],
             seed, rows, items, stride, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return values, indices, bad >= 0
@@ -105,10 +126,10 @@ def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
     bad = -1
     if indices.numel():
         assert library is not None
-        m = matrix(x)
+        address, n_rows, n, row_stride, _x = matrix(x)
         seed, rows, items, stride, _keep = _pointers(key, x.shape)
         bad = library.gumbel_topk(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
+            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
             k, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return values, indices, bad >= 0
@@ -120,9 +141,9 @@ def sample_without_replacement(x: Tensor, k: int, seed: int) -> tuple[Tensor, Te
     bad = -1
     if indices.numel():
         assert library is not None
-        m = matrix(x)
+        address, n_rows, n, row_stride, _x = matrix(x)
         bad = library.sample_without_replacement(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            address, n_rows, n, row_stride, DTYPES[x.dtype],
             seed, k, keys.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return keys, indices, bad >= 0
@@ -134,9 +155,9 @@ def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor,
     bad = -1
     if draws.numel():
         assert library is not None
-        m = matrix(x)
+        address, n_rows, n, row_stride, _x = matrix(x)
         bad = library.categorical(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype],
+            address, n_rows, n, row_stride, DTYPES[x.dtype],
             seed, sample_shape.numel(), draws.data_ptr(), log_z.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return draws, log_z, bad >= 0
@@ -144,14 +165,14 @@ def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor,
 
 def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
     """tau: float32, of one element or one a row."""
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = _empty_like(x)
     bad = -1
     if x.numel():
         assert library is not None
-        m = matrix(x)
+        address, n_rows, n, row_stride, _x = matrix(x)
         seed, rows, items, stride, _keep = _pointers(key, x.shape)
         bad = library.gumbel_softmax(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
+            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
             tau.data_ptr(), int(tau.numel() > 1), hard, out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return out, bad >= 0
@@ -159,25 +180,27 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
 
 def gumbel_softmax_backward_keyed(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> Tensor:
     """The gradient with respect to x, from that with respect to the soft sample, which is made again from its key."""
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out = _empty_like(x)
     if x.numel():
         assert library is not None
-        m, g = matrix(x), matrix(grad)
+        address, n_rows, n, row_stride, _x = matrix(x)
+        grad_address, _, _, grad_stride, _grad = matrix(grad)
         seed, rows, items, stride, _keep = _pointers(key, x.shape)
         library.gumbel_softmax_backward_keyed(
-            m.data_ptr(), m.shape[0], m.shape[1], m.stride(0), DTYPES[x.dtype], seed, rows, items, stride,
-            g.data_ptr(), g.stride(0), tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
+            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
+            grad_address, grad_stride, tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return out
 
 
 def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
-    out = torch.empty_like(y, memory_format=torch.contiguous_format)
+    out = _empty_like(y)
     if y.numel():
         assert library is not None
-        m, g = matrix(y), matrix(grad)
+        address, n_rows, n, row_stride, _y = matrix(y)
+        grad_address, _, _, grad_stride, _grad = matrix(grad)
         library.gumbel_softmax_backward(
-            m.data_ptr(), g.data_ptr(), m.shape[0], m.shape[1], m.stride(0), g.stride(0), DTYPES[y.dtype],
+            address, grad_address, n_rows, n, row_stride, grad_stride, DTYPES[y.dtype],
             tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return out

@@ -26,6 +26,7 @@ struct Key {
 struct Kernels {
     const char* name;
     int64_t (*noise)(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads);
+    int64_t (*bad_row)(Matrix x);
     int64_t (*gumbel_max)(Matrix x, Key key, void* values, int64_t* indices, int threads);
     int64_t (*gumbel_softmax)(
         Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads);

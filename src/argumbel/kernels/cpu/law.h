@@ -101,18 +101,27 @@ struct Opened {
         for (int i = 0; i < padded; i += kWide)
             for (int l = 0; l < kWide; ++l) group[l] += weight[i + l];
         total = 0;
-        for (int l = 0; l < kWide; ++l) total += group[l];
+        for (int q = 0; q < kWide / kWidth; ++q) {
+            double sum = 0;
+            for (int l = q * kWidth; l < (q + 1) * kWidth; ++l) sum += group[l];
+            total += sixteen[q] = sum;
+        }
         size = padded;
     }
     // An item in proportion to its weight, by inversion of u.
     int pick(double u) const {
         const double target = u * total;
         double reached = 0, before = 0;
-        int chosen = -1;  // the group that holds the target, or the last with any weight should rounding leave it beyond
-        for (int l = 0; l < kWide && reached <= target; ++l) {
+        int from = 0;  // the sixteen groups that hold the target
+        for (int q = 0; q + 1 < kWide / kWidth && reached + sixteen[q] <= target; ++q)
+            reached += sixteen[q], from = (q + 1) * kWidth;
+        int chosen = -1;  // the group that holds it, or the last with any weight should rounding leave it beyond
+        for (int l = from; l < from + kWidth && reached <= target; ++l) {
             if (group[l] > 0) chosen = l, before = reached;
             reached += group[l];
         }
+        for (int l = from - 1; chosen < 0; --l)
+            if (group[l] > 0) chosen = l, before = 0;
         int item = -1;
         for (int i = chosen; i < size; i += kWide) {
             if (!(weight[i] > 0)) continue;
@@ -123,6 +132,7 @@ struct Opened {
     }
 
 private:
+    double sixteen[kWide / kWidth];  // sums of sixteen groups each
     int size;
 };
 

@@ -65,6 +65,10 @@ int64_t noise(int law, uintptr_t out, int64_t rows, int64_t items, int dtype, in
                          key_of(seed, row_ids, item_ids, items_row_stride), static_cast<Dtype>(dtype), threads);
 }
 
+int64_t bad_row(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype) {
+    return active->bad_row(matrix(x, rows, items, row_stride, dtype));
+}
+
 int64_t gumbel_max(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
                    uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride, uintptr_t values, uintptr_t indices,
                    int threads) {
@@ -126,6 +130,7 @@ NB_MODULE(_cpu, m) {
     m.def("use", &use);
     m.def("active", [] { return std::string(active ? active->name : ""); });
     m.def("noise", &noise, free);
+    m.def("bad_row", &bad_row);
     m.def("gumbel_max", &gumbel_max, free);
     m.def("gumbel_softmax", &gumbel_softmax, free);
     m.def("gumbel_softmax_backward", &gumbel_softmax_backward, free);

@@ -16,6 +16,7 @@ namespace argumbel {
 extern const Kernels ARGUMBEL_JOIN(kernels_, ARGUMBEL_ARCH) = {
     ARGUMBEL_TEXT(ARGUMBEL_ARCH),
     ARGUMBEL_ARCH::noise,
+    ARGUMBEL_ARCH::bad_row,
     ARGUMBEL_ARCH::gumbel_max,
     ARGUMBEL_ARCH::gumbel_softmax,
     ARGUMBEL_ARCH::gumbel_softmax_backward,

@@ -29,6 +29,26 @@ void lanes_keys(const Matrix& x, const Key& key, int64_t row, int lanes, float* 
     }
 }
 
+// The first row that holds NaN or +inf, or allows nothing; for few and short rows.
+int64_t bad_row(Matrix x) {
+    int64_t found = -1;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        alignas(64) float buffer[kTile];
+        for (int64_t row = 0; row < x.rows && found < 0; ++row) {
+            float top = -kInf;
+            for (int64_t i = 0; i < x.items; i += kTile) {
+                const int count = static_cast<int>(std::min<int64_t>(kTile, x.items - i));
+                const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+                if (any_bad(logits, count)) found = row;
+                top = std::max(top, max_of(logits, count));
+            }
+            if (top == -kInf) found = row;
+        }
+    });
+    return found;
+}
+
 struct Winner {
     float value = -kInf;
     int64_t index = -1;
