@@ -6,6 +6,7 @@ only where the machine can run it, or ``reference`` for none. Unset, the best th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import warnings
 from types import ModuleType
@@ -16,6 +17,20 @@ from torch import Tensor
 VARIABLE = "ARGUMBEL_KERNELS"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 LAWS = {"uniform": 0, "exponential": 1, "gumbel": 2, "logistic": 3}
+
+
+def _openmp_of_torch() -> int:
+    """The address of GOMP_parallel in the OpenMP runtime that PyTorch runs on, or 0 where none is found (not Linux)."""
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split()[-1] for line in maps if "libgomp" in line or "libiomp5" in line}
+    except OSError:
+        return 0
+    for path in sorted(p for p in paths if "torch" in p):
+        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+        if entry is not None:
+            return ctypes.cast(entry, ctypes.c_void_p).value or 0
+    return 0
 
 
 def _load() -> ModuleType | None:
@@ -40,6 +55,7 @@ def _load() -> ModuleType | None:
                 f"{VARIABLE} must be 'reference' or a path this machine can run, {_cpu.paths()}, but it is {wanted!r}"
             )
         _cpu.use(wanted)
+    _cpu.use_openmp(_openmp_of_torch())
     return _cpu
 
 

@@ -4,7 +4,7 @@
 // winning block. Both are decided by inversion, in double: one random number each, and no logarithm per item.
 #pragma once
 #include <cmath>
-#include <utility>
+#include <memory>
 #include <vector>
 
 #include "matrix.h"
@@ -138,9 +138,13 @@ private:
 
 // Walker's alias table, by Vose's construction: a draw is one look-up. `share` is the part of a slot that its own item
 // keeps; the share of an item of tiny weight is as exact as its weight, so rare items are drawn at their rate.
-template <class Weight, class Index>
-void build_alias(const Weight* weight, int64_t n, float* share, Index* other, std::vector<double>& left,
-                 std::vector<int32_t>& stack) {
+struct Slot {
+    float share;
+    int32_t other;
+};
+
+template <class Weight>
+void build_alias(const Weight* weight, int64_t n, Slot* slots, std::vector<double>& left, std::vector<int32_t>& stack) {
     left.resize(static_cast<size_t>(n));
     stack.resize(static_cast<size_t>(n));
     double total = 0;
@@ -154,8 +158,7 @@ void build_alias(const Weight* weight, int64_t n, float* share, Index* other, st
     }
     while (small > 0 && large < n) {
         const int32_t poor = stack[static_cast<size_t>(--small)], rich = stack[static_cast<size_t>(large)];
-        share[poor] = static_cast<float>(left[static_cast<size_t>(poor)]);
-        other[poor] = static_cast<Index>(rich);
+        slots[poor] = {static_cast<float>(left[static_cast<size_t>(poor)]), rich};
         left[static_cast<size_t>(rich)] -= 1.0 - left[static_cast<size_t>(poor)];
         if (left[static_cast<size_t>(rich)] < 1.0) {
             ++large;
@@ -166,16 +169,14 @@ void build_alias(const Weight* weight, int64_t n, float* share, Index* other, st
         if (at == small) at = large;
         if (at >= n) break;
         const int32_t i = stack[static_cast<size_t>(at)];
-        share[i] = weight[i] > 0 ? 1.0f : 0.0f;
-        other[i] = static_cast<Index>(richest);
+        slots[i] = {weight[i] > 0 ? 1.0f : 0.0f, static_cast<int32_t>(richest)};
     }
 }
 
-template <class Index>
-int64_t look_up(const float* share, const Index* other, int64_t n, double u) {
+int64_t look_up(const Slot* slots, int64_t n, double u) {
     const double x = u * static_cast<double>(n);
-    const int64_t slot = std::min(static_cast<int64_t>(x), n - 1);
-    return x - static_cast<double>(slot) < static_cast<double>(share[slot]) ? slot : static_cast<int64_t>(other[slot]);
+    const int64_t at = std::min(static_cast<int64_t>(x), n - 1);
+    return x - static_cast<double>(at) < static_cast<double>(slots[at].share) ? at : slots[at].other;
 }
 
 // The weights of all blocks of a row, on a common scale, in `wheel`; log Z; false if the row is bad.
@@ -206,9 +207,6 @@ struct Workspace {
     std::vector<Block> blocks;
     Wheel rows;
     Opened opened;
-    std::vector<float> block_share, item_share;
-    std::vector<int32_t> block_other;
-    std::vector<uint16_t> item_other;
 };
 
 // A few draws of one row: each opens the block it falls in.
@@ -229,18 +227,16 @@ void draw_few(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, Worksp
     }
 }
 
-// Many draws of one row: an alias table for the blocks and one for the items of each. It takes six bytes an item.
+// Many draws of one row: an alias table for the blocks and one for the items of each. It takes eight bytes an item.
 template <class T>
 void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int threads, Workspace& w, int64_t* out) {
     const int64_t n = static_cast<int64_t>(w.blocks.size());
-    w.item_share.resize(static_cast<size_t>(x.items));
-    w.item_other.resize(static_cast<size_t>(x.items));
-    w.block_share.resize(static_cast<size_t>(n));
-    w.block_other.resize(static_cast<size_t>(n));
+    const std::unique_ptr<Slot[]> item_slots(new Slot[static_cast<size_t>(x.items)]);  // not zeroed: written in parallel
+    std::vector<Slot> block_slots(static_cast<size_t>(n));
     std::vector<double> left, weights(static_cast<size_t>(n));
     std::vector<int32_t> stack;
     for (size_t b = 0; b < weights.size(); ++b) weights[b] = w.rows.sums[b] - (b ? w.rows.sums[b - 1] : 0.0);
-    build_alias(weights.data(), n, w.block_share.data(), w.block_other.data(), left, stack);
+    build_alias(weights.data(), n, block_slots.data(), left, stack);
     const int64_t group = kTask / kTile;
     parallel((n + group - 1) / group, threads, [&](int64_t task) {
         alignas(64) float buffer[kTile], weight[kTile];
@@ -251,8 +247,7 @@ void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int t
             if (!(top > -kInf)) continue;  // nothing in it, so never chosen
             const int size = block_size(x.items, b);
             exp_of(fetch(row_of<T>(x, row) + b * kTile, size, buffer), size, top, weight);
-            build_alias(weight, size, &w.item_share[static_cast<size_t>(b * kTile)],
-                        &w.item_other[static_cast<size_t>(b * kTile)], space, order);
+            build_alias(weight, size, &item_slots[static_cast<size_t>(b * kTile)], space, order);
         }
     });
     const int64_t chunk = 16 * kBlocks;
@@ -262,10 +257,9 @@ void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int t
             const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
             draw_uniforms(seed, row, first, count, u, v);
             for (int i = 0; i < count; ++i) {
-                const int64_t b = look_up(w.block_share.data(), w.block_other.data(), n, u[i]);
-                const size_t at = static_cast<size_t>(b * kTile);
-                out[(first + i) * x.rows + row] =
-                    b * kTile + look_up(&w.item_share[at], &w.item_other[at], block_size(x.items, b), v[i]);
+                const int64_t b = look_up(block_slots.data(), n, u[i]);
+                const Slot* items = &item_slots[static_cast<size_t>(b * kTile)];
+                out[(first + i) * x.rows + row] = b * kTile + look_up(items, block_size(x.items, b), v[i]);
             }
         }
     });

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "threads.h"
 
 namespace nb = nanobind;
 using namespace argumbel;
@@ -129,6 +130,7 @@ NB_MODULE(_cpu, m) {
     m.def("paths", &path_names);
     m.def("use", &use);
     m.def("active", [] { return std::string(active ? active->name : ""); });
+    m.def("use_openmp", [](uintptr_t entry) { use_openmp(reinterpret_cast<OpenMP>(entry)); });
     m.def("noise", &noise, free);
     m.def("bad_row", &bad_row);
     m.def("gumbel_max", &gumbel_max, free);

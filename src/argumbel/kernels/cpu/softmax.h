@@ -26,6 +26,19 @@ void each_tile(int64_t items, int64_t part, F&& body) {
     for (int64_t i = part * kTask; i < end; i += kTile) body(i, static_cast<int>(std::min<int64_t>(kTile, end - i)));
 }
 
+// A sum for each stretch of a row; of a row of one stretch, without memory from elsewhere.
+struct Dots {
+    double one = 0;
+    std::vector<double> many;
+    explicit Dots(int64_t parts) : many(parts > 1 ? static_cast<size_t>(parts) : 0) {}
+    double& of(int64_t part) { return many.empty() ? one : many[static_cast<size_t>(part)]; }
+    double sum() const {
+        double total = one;
+        for (double d : many) total += d;
+        return total;
+    }
+};
+
 // One row of softmax((x + noise) / tau), or, given the gradient of a loss with respect to it, of the gradient with respect
 // to x. `keys` has room for the row (it may be `out`). Two passes over memory forward: each tile is softened on its own
 // scale while it is in the cache, and brought to the scale of the row when that is known.
@@ -79,17 +92,15 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Mat
         });
         return;
     }
-    std::vector<double> dots(static_cast<size_t>(parts));
+    Dots dots(parts);
     parallel(parts, threads, [&](int64_t part) {
         alignas(64) float buffer[kTile];
         each_tile(n, part, [&](int64_t i, int count) {
             const float* g = fetch(row_of<T>(*grad, row) + i, count, buffer);
-            dots[static_cast<size_t>(part)] += static_cast<double>(factor_of(i)) * dot_of(keys + i, g, count);
+            dots.of(part) += static_cast<double>(factor_of(i)) * dot_of(keys + i, g, count);
         });
     });
-    double dot = 0;
-    for (double d : dots) dot += d;
-    const float mean = static_cast<float>(dot), rate = slope(tau);
+    const float mean = static_cast<float>(dots.sum()), rate = slope(tau);
     parallel(parts, threads, [&](int64_t part) {
         alignas(64) float buffer[kTile], y[kTile];
         each_tile(n, part, [&](int64_t i, int count) {
@@ -226,16 +237,14 @@ template <class T>
 void backward_row(const Matrix& y, const Matrix& grad, int64_t row, float rate, T* out, int threads) {
     const int64_t n = y.items, parts = (n + kTask - 1) / kTask;
     const T *ys = row_of<T>(y, row), *gs = row_of<T>(grad, row);
-    std::vector<double> dots(static_cast<size_t>(parts));
+    Dots dots(parts);
     parallel(parts, threads, [&](int64_t part) {
         alignas(64) float a[kTile], b[kTile];
         each_tile(n, part, [&](int64_t i, int count) {
-            dots[static_cast<size_t>(part)] += dot_of(fetch(ys + i, count, a), fetch(gs + i, count, b), count);
+            dots.of(part) += dot_of(fetch(ys + i, count, a), fetch(gs + i, count, b), count);
         });
     });
-    double dot = 0;
-    for (double d : dots) dot += d;
-    const float mean = static_cast<float>(dot);
+    const float mean = static_cast<float>(dots.sum());
     parallel(parts, threads, [&](int64_t part) {
         alignas(64) float a[kTile], b[kTile], c[kTile];
         each_tile(n, part, [&](int64_t i, int count) {

@@ -55,16 +55,40 @@ struct Pool {
     }
 };
 
+OpenMP openmp = nullptr;
+
 // Never destroyed: workers sleep on it until the process ends. A forked child starts with a pool of its own.
 Pool* pool = new Pool;
 
 #if defined(__unix__) || defined(__APPLE__)
-const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+    pool = new Pool;
+    openmp = nullptr;
+});
 #endif
+
+struct Region {
+    std::atomic<int64_t> next{0};
+    int64_t tasks;
+    void (*fn)(void*, int64_t);
+    void* context;
+};
 
 }  // namespace
 
+void use_openmp(OpenMP entry) { openmp = entry; }
+
 void run_tasks(int64_t tasks, int threads, void (*fn)(void*, int64_t), void* context) {
+    if (openmp) {
+        Region region{{}, tasks, fn, context};
+        openmp(
+            [](void* shared) {
+                Region& r = *static_cast<Region*>(shared);
+                for (int64_t t; (t = r.next.fetch_add(1, std::memory_order_relaxed)) < r.tasks;) r.fn(r.context, t);
+            },
+            &region, static_cast<unsigned>(threads), 0);
+        return;
+    }
     std::unique_lock<std::mutex> lock(pool->owner, std::try_to_lock);
     if (!lock.owns_lock()) {
         for (int64_t t = 0; t < tasks; ++t) fn(context, t);

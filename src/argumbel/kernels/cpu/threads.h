@@ -1,4 +1,6 @@
-// A small pool of threads. Work is cut into tasks that any thread may take, so a slow neighbour costs one task.
+// Threads: those of the OpenMP runtime that PyTorch has already started, where there is one, else a small pool of our
+// own. (PyTorch's threads keep spinning for a while after each of its operations: a second pool would fight them for the
+// cores, and wake late.) Work is cut into tasks that any thread may take, so a slow neighbour costs one task.
 #pragma once
 #include <cstdint>
 
@@ -6,6 +8,10 @@ namespace argumbel {
 
 // Runs fn(context, task) for task = 0, ..., tasks - 1 on at most `threads` threads, the calling one among them.
 void run_tasks(int64_t tasks, int threads, void (*fn)(void*, int64_t), void* context);
+
+// The entry point of that runtime, GOMP_parallel; null for none. A forked child goes back to a pool of its own.
+using OpenMP = void (*)(void (*)(void*), void*, unsigned, unsigned);
+void use_openmp(OpenMP entry);
 
 template <class F>
 void parallel(int64_t tasks, int threads, F&& body) {
