@@ -66,7 +66,7 @@ def test_law_in_every_dtype(backend: str, dtype: torch.dtype) -> None:
         check_draws(draws_of(name, x, 20_000), oracles.softmax(x))
 
 
-@pytest.mark.parametrize("n", [2, 37, 1000])
+@pytest.mark.parametrize("n", [2, 37, 300])
 def test_law_of_logits_hundreds_apart(backend: str, n: int) -> None:
     """All but two items are hopeless; these two share the draws."""
     x = torch.full((n,), -500.0)
