@@ -29,6 +29,11 @@ def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
     return ids.to(torch.int64)
 
 
+def fresh_seed(generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
+    """One 64-bit draw."""
+    return torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, device=device)
+
+
 @dataclass(frozen=True, eq=False)
 class KeyedNoise:
     r"""``noise[row, item] = law(bits(seed, row, item))``: noise that is a function of ids, not of state.
@@ -102,8 +107,7 @@ class KeyedNoise:
                 f"make one with torch.Generator(device={str(device)!r})"
             )
         noise = object.__new__(KeyedNoise)  # nothing to check
-        seed = torch.randint(-(1 << 63), (1 << 63) - 1, (), generator=generator, device=device)
-        noise.__dict__.update(seed=seed, rows=None, items=None)
+        noise.__dict__.update(seed=fresh_seed(generator, device), rows=None, items=None)
         return noise
 
     def gumbel(

@@ -21,7 +21,7 @@ from ._checks import (
     raise_bad_logits,
 )
 from .choice import gumbel_max
-from .noise import KeyedNoise, as_keyed, draw_like, perturb, work_dtype
+from .noise import KeyedNoise, as_keyed, draw_like, fresh_seed, perturb, work_dtype
 
 __all__ = ["gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"]
 
@@ -72,6 +72,10 @@ def gumbel_softmax(
     Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax"; Maddison, Mnih and Teh 2017,
     "The Concrete distribution".
     """
+    if noise is None and mask is None and generator is None and dim == -1 and type(tau) in (int, float):
+        y = _plain_gumbel_softmax(logits, tau, hard)
+        if y is not None:
+            return y
     check_logits(logits)
     dim = check_dim(logits, dim)
     tau = check_tau(tau, logits, dim)
@@ -296,6 +300,24 @@ def _st_softmax(
 
 
 STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {"gumbel": _st_gumbel, "softmax": _st_softmax}
+
+
+def _plain_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool) -> Tensor | None:
+    """The commonest call by the shortest way: on a row of ten, the door would cost more than the sample."""
+    if (
+        type(x) not in (Tensor, torch.nn.Parameter)
+        or x.dtype != torch.float32
+        or x.ndim == 0
+        or x.shape[-1] == 0
+        or not tau >= EXACT_BELOW
+        or torch.compiler.is_compiling()
+        or not kernels.is_native(x)
+    ):
+        return None
+    y, bad = kernels.gumbel_softmax(x, _cached_tau(float(tau)), hard, (fresh_seed(None, x.device), None, None))
+    if bad:
+        raise_bad_logits(x.detach(), x.ndim - 1)
+    return y
 
 
 def _native_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool, dim: int, noise: KeyedNoise) -> Tensor | None:

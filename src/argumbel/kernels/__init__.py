@@ -47,13 +47,13 @@ def _is_plain(key: Key) -> bool:
     return type(seed) in PLAIN and (rows is None or type(rows) in PLAIN) and (items is None or type(items) in PLAIN)
 
 
-def is_native(x: Tensor, key: Key) -> bool:
-    """Whether a native backend takes these logits under this key."""
+def is_native(x: Tensor, key: Key | None = None) -> bool:
+    """Whether a native backend takes these logits under this key (None: one of its own)."""
     if x.dtype not in NATIVE or not _is_native_here(x.device):
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
-    return torch.compiler.is_compiling() or (type(x) in PLAIN and _is_plain(key))
+    return torch.compiler.is_compiling() or (type(x) in PLAIN and (key is None or _is_plain(key)))
 
 
 def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
@@ -286,21 +286,21 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
     if 0 < x.numel() <= SMALL and x.dtype == torch.float32 and tau.numel() == 1 and not tau.requires_grad:
         number = tau.item()
         if number > 1e-3:  # colder, a quotient may overflow
-            return _small_gumbel_softmax(x, number, hard, _eager(key))
+            return _small_gumbel_softmax(x, tau, number, hard, _eager(key))
     return _GumbelSoftmax.apply(x, tau, hard, *_eager(key))
 
 
 SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own
 
 
-def _small_gumbel_softmax(x: Tensor, tau: float, hard: bool, key: cpu.Key) -> tuple[Tensor, bool]:
+def _small_gumbel_softmax(x: Tensor, tau: Tensor, number: float, hard: bool, key: cpu.Key) -> tuple[Tensor, bool]:
     """The same value (up to rounding) and gradient, the graph made of PyTorch's own nodes."""
     keys = x + cpu.noise("gumbel", x.shape, x.dtype, key)
-    soft = torch.softmax(keys if tau == 1 else keys / tau, -1)
-    if hard:
-        one_hot = torch.zeros_like(soft).scatter_(-1, keys.detach().argmax(-1, keepdim=True), 1.0)
-        soft = one_hot + (soft - soft.detach())
-    return soft, cpu.bad_row(x)
+    soft = torch.softmax(keys if number == 1 else keys / number, -1)
+    if not hard:
+        return soft, cpu.bad_row(x)
+    one_hot, bad = cpu.gumbel_softmax(x, tau, True, key)
+    return one_hot + (soft - soft.detach()), bad
 
 
 # ---------------------------------------------------------------------------------------------------------- categorical
