@@ -27,6 +27,12 @@ def _seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _validation() -> None:
+    """torch.compile turns the validation of distributions off for whoever comes after; tests begin with it on."""
+    torch.distributions.Distribution.set_default_validate_args(True)
+
+
+@pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
     """Memory from ``torch.empty`` is NaN (integers: their maximum), so a part that is never written fails."""
     fill, deterministic = (
