@@ -30,7 +30,7 @@ from argumbel.distributions import (
     RelaxedOneHotCategoricalStraightThrough,
 )
 
-FAILURE = 1e-6
+from .statistics import FAILURE_RATE as FAILURE
 
 CATEGORICAL = [ExpRelaxedCategorical, RelaxedOneHotCategorical, RelaxedOneHotCategoricalStraightThrough]
 BINARY = [LogitRelaxedBernoulli, RelaxedBernoulli, RelaxedBernoulliStraightThrough, HardConcrete]

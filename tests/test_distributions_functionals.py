@@ -31,7 +31,8 @@ from argumbel.distributions import (
 )
 from argumbel.distributions.hard_concrete import gauss_legendre
 
-FAILURE = 1e-6
+from .statistics import FAILURE_RATE as FAILURE
+
 SIGMAS = float(scipy.stats.norm.isf(FAILURE / 2))  # 4.89
 
 

@@ -120,19 +120,7 @@ def gumbel_max(
     the double exponential distribution"; Maddison, Tarlow and Minka 2014, "A* sampling".
     """
     check_logits(logits)
-    dim = check_dim(logits, dim)
-    x = forbid(logits, mask)
-    if not isinstance(noise, Tensor):
-        noise, generator = as_keyed(noise, generator, x.device), None
-        items_last = x.movedim(dim, -1)
-        key = noise.key(items_last.shape, x.device)
-        if kernels.is_native(items_last, key):
-            values, indices, bad = kernels.gumbel_max(items_last, key)
-            if bad:
-                raise_bad_logits(x.detach(), dim)
-            return Choice(values, indices)
-    values, indices = perturb(x, dim, noise, generator).max(dim)
-    return Choice(*_checked(x, dim, noise, values, indices))
+    return _race(forbid(logits, mask), None, check_dim(logits, dim), noise, generator)
 
 
 def gumbel_topk(
@@ -174,18 +162,7 @@ def gumbel_topk(
     check_logits(logits)
     dim = check_dim(logits, dim)
     check_k(k, logits.shape[dim])
-    x = forbid(logits, mask)
-    if not isinstance(noise, Tensor):
-        noise, generator = as_keyed(noise, generator, x.device), None
-        items_last = x.movedim(dim, -1)
-        key = noise.key(items_last.shape, x.device)
-        if kernels.is_native(items_last, key):
-            values, indices, bad = kernels.gumbel_topk(items_last, k, key)
-            if bad:
-                raise_bad_logits(x.detach(), dim, k=k)
-            return Choice(values.movedim(-1, dim), indices.movedim(-1, dim))
-    values, indices = perturb(x, dim, noise, generator).topk(k, dim)
-    return Choice(*_checked(x, dim, noise, values, indices, k))
+    return _race(forbid(logits, mask), k, dim, noise, generator)
 
 
 def sample_without_replacement(
@@ -231,6 +208,28 @@ def sample_without_replacement(
     if bad:
         raise_bad_logits(x, dim, k=k)
     return Draw(keys.movedim(-1, dim), indices.movedim(-1, dim))
+
+
+def _race(
+    x: Tensor, k: int | None, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None
+) -> Choice:
+    """The first k of every row, or, for k None, the winner, whose dimension is then dropped."""
+    if not isinstance(noise, Tensor):
+        noise, generator = as_keyed(noise, generator, x.device), None
+        items_last = x.movedim(dim, -1)
+        key = noise.key(items_last.shape, x.device)
+        if kernels.is_native(items_last, key):
+            if k is None:
+                values, indices, bad = kernels.gumbel_max(items_last, key)
+            else:
+                values, indices, bad = kernels.gumbel_topk(items_last, k, key)
+                values, indices = values.movedim(-1, dim), indices.movedim(-1, dim)
+            if bad:
+                raise_bad_logits(x.detach(), dim, k=1 if k is None else k)
+            return Choice(values, indices)
+    keys = perturb(x, dim, noise, generator)
+    values, indices = keys.max(dim) if k is None else keys.topk(k, dim)
+    return Choice(*_checked(x, dim, noise, values, indices, 1 if k is None else k))
 
 
 def _checked(

@@ -62,11 +62,8 @@ def _load() -> ModuleType | None:
 library = _load()
 
 Key = tuple[int, Tensor | None, Tensor | None]  # seed, row ids, item ids
-
-
-Matrix = tuple[
-    int, int, int, int, Tensor
-]  # address, rows, items, stride of rows; the tensor to be kept alive meanwhile
+# Address, rows, items, stride of rows; and the tensor, to be kept alive meanwhile.
+Matrix = tuple[int, int, int, int, Tensor]
 
 
 def matrix(x: Tensor) -> Matrix:
