@@ -8,15 +8,35 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-# exact: enumeration
-from .exact import exact
+# antithetic pairs of two items, and swaps of many
+from .binary import arm, arsm, disarm
+
+# all outcomes
+from .enumeration import exact
+
+# the score function: f may be a black box
+from .score_function import reinforce, reinforce_loo, stratified, vimco
 
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "exact": exact,
+    "reinforce": reinforce,
+    "reinforce_loo": reinforce_loo,
+    "stratified": stratified,
+    "arm": arm,
+    "disarm": disarm,
+    "arsm": arsm,
 }
-"""Every estimator of ``E f(z)``, z one-hot, by its name."""
+"""Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Missing are those of another quantity: `vimco`
+(an importance-weighted bound)."""
 
 __all__ = [
     "ESTIMATORS",
+    "arm",
+    "arsm",
+    "disarm",
     "exact",
+    "reinforce",
+    "reinforce_loo",
+    "stratified",
+    "vimco",
 ]
