@@ -271,16 +271,16 @@ class Model:
         return float(self.score(self.every).double().logsumexp(0))
 
 
-MODELS = [(1, 4, 1.0), (2, 2, 3.0), (3, 3, 1.0), (4, 2, 3.0), (5, 2, 0.2)]
+MODELS = [(1, 4, 1.0), (2, 2, 3.0), (3, 3, 1.0), (4, 2, 1.0), (5, 2, 0.2)]
 
 
 @pytest.mark.parametrize(("variables", "states", "strength"), MODELS)
 def test_bounds_hold(variables: int, states: int, strength: float) -> None:
     model = Model(variables, states, strength, seed=variables)
-    _, upper, lower = perturb_and_map(model.score, model.solve, model.unary, 4000, noise=ag.KeyedNoise(1))
+    _, upper, lower = perturb_and_map(model.score, model.solve, model.unary, 20_000, noise=ag.KeyedNoise(1))
     assert lower.value - Z * lower.stderr < model.log_z < upper.value + Z * upper.stderr
-    if variables > 1:  # and are two, not one
-        assert lower.value + 2 * lower.stderr + 2 * upper.stderr < upper.value
+    if variables > 1:  # far enough apart for exchanged bounds to be seen
+        assert lower.value + Z * lower.stderr < upper.value - Z * upper.stderr
 
 
 def test_bounds_are_what_they_say() -> None:

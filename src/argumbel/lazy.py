@@ -60,7 +60,7 @@ def lazy_categorical(
         score: from int64 ids of tail items, of shape ``(m,)``, all different and rising, to their scores ``(m,)``.
             Called at most once, for all draws together.
         sample_shape: how many independent draws.
-        bound: no tail item scores more. Default: the least top score, with 1e-5 (relative, or absolute if that is more)
+        bound: no tail item scores more. Default: the least top score, with 1e-6 (relative, or absolute if that is more)
             to spare for rounding. For a top set that may have missed some of the best, state a bound that holds.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
@@ -90,12 +90,12 @@ def lazy_categorical(
     """
     _check_top(top_scores, top_ids, n)
     device, k = top_scores.device, top_scores.numel()
+    top_scores = top_scores.detach()
     total = float(top_scores.double().logsumexp(0))
     if bound is None:
         least = float(top_scores.min())
-        bound = least if least == -math.inf else least + 1e-5 * max(1.0, abs(least))
-    # (n - k) / n of slack, so that the default for k = 1 passes with its allowance.
-    if not bound <= total + math.log(n / max(n - k, 1)):
+        bound = least if least == -math.inf else least + 1e-6 * max(1.0, abs(least))
+    elif not bound <= total:
         raise ValueError(
             f"bound must be at most the logsumexp of top_scores, {total:.6g}, for a lazy draw to be worth it, but it "
             f"is {bound:.6g}; give more top items or a better bound, or score all and use argumbel.categorical"
@@ -106,7 +106,7 @@ def lazy_categorical(
     draws = math.prod(sample_shape)
 
     best = total + gumbel((draws,), generator=own, dtype=torch.float64)
-    place = categorical(top_scores.detach().to(work_dtype(top_scores.dtype)), (draws,), generator=own)
+    place = categorical(top_scores.to(work_dtype(top_scores.dtype)), (draws,), generator=own)
     indices = top_ids.to(device, torch.int64)[place]
     arrivals = torch.poisson((n - k) * torch.exp(bound - best), generator=own).long()
     draw = torch.repeat_interleave(arrivals)
