@@ -138,7 +138,7 @@ def stratified(
         >>> stratified(lambda z: z @ torch.arange(4.0), logits, num_samples=4)[0]  # each item once
         tensor(1.5000, grad_fn=<SelectBackward0>)
 
-    Source: Owen 2013, "Monte Carlo theory, methods and examples", chapters 8 and 10 (antithetic and systematic samples).
+    Source: Owen 2013, "Monte Carlo theory, methods and examples", chapters 8, 10 (antithetic, systematic samples).
     """
     check_problem(f, logits, num_samples)
     if method not in ("systematic", "antithetic"):

@@ -1,0 +1,216 @@
+"""Score-function estimators that never evaluate f twice at the same outcome.
+
+The outcomes are joint ones, of all factors together; a beam search over the factors finds the likeliest of them, or, on
+perturbed log-probabilities, draws them without replacement, without ever listing the product space.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..noise import KeyedNoise, draw_like
+from ..reverse import condition_max
+from ._common import Loss, call, check_problem, factor_dims, joint_log_prob, one_hot, with_gradient
+from .score_function import Baseline, constant
+
+__all__ = ["sum_and_sample", "unordered_set"]
+
+
+def sum_and_sample(
+    f: Loss,
+    logits: Tensor,
+    *,
+    num_samples: int = 2,
+    generator: torch.Generator | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    baseline: Baseline = 0.0,
+    factors: int | None = None,
+) -> Tensor:
+    """``sum_{z in C} p(z) h(z) + (1 - p(C)) h(z')``, ``h = (f - baseline) grad log p``: the likeliest outcomes summed,
+    one of the rest drawn.
+
+    C holds the num_samples - 1 most probable joint outcomes, and z' is drawn from all others. REINFORCE with a part of
+    its expectation taken exactly: good where few outcomes hold most of the probability.
+
+    Unbiased, for any f. f is called on num_samples >= 2 one-hot samples, all different (fewer, if there are no more
+    outcomes), and needs no gradient in them; and once more, on one sample and without gradient, to learn which
+    dimensions are factors, unless ``factors`` says so.
+
+    Args:
+        noise: Gumbel noise as :func:`reinforce` takes it; it perturbs a beam search of num_samples joint outcomes.
+        factors: how many dimensions of logits before the last are factors; None asks f.
+        f, logits, num_samples, generator, baseline: as :func:`reinforce`.
+
+    Returns:
+        The same sum of f itself, an unbiased estimate of E f, of shape ``batch`` (float32 for half precision). Its
+        gradient is the estimate; for parameters inside f, the plain gradient of that sum.
+
+    Raises: as :func:`reinforce`.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> from argumbel.estimators import sum_and_sample
+        >>> logits = torch.tensor([9.0, 1.0, 0.0, 0.0], requires_grad=True)
+        >>> loss = sum_and_sample(lambda z: z @ torch.tensor([1.0, 2.0, 3.0, 4.0]), logits)
+        >>> loss.backward()
+
+    Source: Liu, Regier, Tripuraneni, Jordan and McAuliffe 2019, "Rao-Blackwellized stochastic gradients for discrete
+    distributions".
+    """
+    check_problem(f, logits, num_samples, least=2)
+    log_p, gumbel, batch = _joint(f, logits, num_samples, generator, noise, factors)
+    likeliest, mass = beam(log_p, num_samples - 1)
+    drawn, height = beam(log_p, num_samples, gumbel)
+    listed = (drawn.unsqueeze(-2) == likeliest.unsqueeze(-3)).all(-1).any(-1)
+    rest = (~listed & (height > -torch.inf)).to(height.dtype)
+    place = rest.argmax(-1, keepdim=True)  # the first outcome drawn that is not in C: by the race, a draw from the rest
+    one = drawn.gather(-2, place.unsqueeze(-1).expand(*place.shape, drawn.shape[-1]))
+    left = (1 - mass.exp().sum(-1, keepdim=True)).clamp(min=0) * rest.amax(-1, keepdim=True)
+    outcomes, weights = torch.cat([likeliest, one], -2), torch.cat([mass.exp(), left], -1)
+    samples, weights = _as_samples(outcomes, weights, logits, batch)
+    loss = call(f, samples, logits)
+    weights = weights.to(loss.dtype)
+    advantage = weights * (loss.detach() - constant(baseline, logits, loss))
+    return with_gradient((weights * loss).sum(0), (advantage * joint_log_prob(logits, samples, loss)).sum(0))
+
+
+def unordered_set(
+    f: Loss,
+    logits: Tensor,
+    *,
+    num_samples: int = 2,
+    generator: torch.Generator | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    factors: int | None = None,
+) -> Tensor:
+    """``sum_{s in S} w_s (f(s) - b_s) grad log p(s)``: S drawn without replacement, ``w_s = P(s came first | S)``.
+
+    S holds num_samples joint outcomes, drawn by Gumbel-top-k, and the order they came in is averaged over. The baseline
+    b_s is the like sum over S for the race without s. Made for low entropy, where independent samples would
+    be the same outcome again and again; at high entropy it becomes :func:`reinforce_loo`.
+
+    Unbiased, for any f. f is called on num_samples >= 2 one-hot samples, all different (fewer, if there are no more
+    outcomes), and needs no gradient in them; and once more, on one sample and without gradient, to learn which
+    dimensions are factors, unless ``factors`` says so. The weights need an integral, whose cost grows with the square
+    of num_samples. A *keyed* function.
+
+    Arguments and errors as :func:`sum_and_sample`, which takes a baseline besides.
+
+    Returns:
+        ``sum_s w_s f(s)``, an unbiased estimate of E f, of shape ``batch`` (float32 for half precision). Its gradient
+        is the estimate; for parameters inside f, the plain gradient of that sum.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> from argumbel.estimators import unordered_set
+        >>> logits = torch.zeros(32, 20, 10, requires_grad=True)  # 32 joint choices of 20 factors
+        >>> loss = unordered_set(lambda z: (z[..., 0].sum(-1) - 3) ** 2, logits, num_samples=4)
+        >>> loss.mean().backward()
+
+    Source: Kool, van Hoof and Welling 2020, "Estimating gradients for discrete random variables by sampling without
+    replacement".
+    """
+    check_problem(f, logits, num_samples, least=2)
+    log_p, gumbel, batch = _joint(f, logits, num_samples, generator, noise, factors)
+    outcomes, mass = beam(log_p, num_samples, gumbel)
+    first, second = _came_first(mass)
+    samples, weights = _as_samples(outcomes, first, logits, batch)
+    loss = call(f, samples, logits)
+    weights = weights.to(loss.dtype)
+    fixed = loss.detach()
+    baseline = torch.einsum("...st,t...->s...", second.to(loss.dtype), fixed)
+    score = (weights * (fixed - baseline) * joint_log_prob(logits, samples, loss)).sum(0)
+    return with_gradient((weights * loss).sum(0), score)
+
+
+def beam(log_p: Tensor, size: int, gumbel: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The ``size`` likeliest joint outcomes of independent factors; with Gumbel noise, so many without replacement.
+
+    A product of factors is a tree, a level for each factor. A prefix races with the best of what is below it: its value
+    is known before its children are, whose values are then drawn given that the best of them has it. So the first size
+    prefixes of each level are enough to find the first size outcomes.
+
+    Args:
+        log_p: log-probabilities, shape ``(*batch, factors, n)``.
+        gumbel: shape ``(*batch, size, factors, n)``, or None for the likeliest.
+
+    Returns:
+        ``(outcomes, log_prob)`` of shapes ``(*batch, s, factors)`` and ``(*batch, s)``, the first first, with
+        ``s = min(size, n ** factors)``; log_prob -inf where fewer outcomes are possible.
+    """
+    *batch, factors, n = log_p.shape
+    mass = value = log_p.new_zeros((*batch, 1))
+    outcomes = torch.empty((*batch, 1, 0), dtype=torch.int64, device=log_p.device)
+    for d in range(factors):
+        below = mass.unsqueeze(-1) + log_p[..., d, :].unsqueeze(-2)
+        race = below
+        if gumbel is not None:
+            dead = (mass == -torch.inf).unsqueeze(-1)
+            race = (below + gumbel[..., : mass.shape[-1], d, :]).masked_fill(dead, 0)
+            race = condition_max(race, value.masked_fill(dead.squeeze(-1), 0)).masked_fill(dead, -torch.inf)
+        value, place = race.flatten(-2).topk(min(size, race.shape[-2] * n))
+        mass = below.flatten(-2).gather(-1, place)
+        parents = outcomes.gather(-2, (place // n).unsqueeze(-1).expand(*place.shape, d))
+        outcomes = torch.cat([parents, (place % n).unsqueeze(-1)], -1)
+    return outcomes, mass
+
+
+def _joint(
+    f: Loss,
+    logits: Tensor,
+    num_samples: int,
+    generator: torch.Generator | None,
+    noise: Tensor | KeyedNoise | None,
+    factors: int | None,
+) -> tuple[Tensor, Tensor, torch.Size]:
+    """Log-probabilities as :func:`beam` takes them, in float64; noise for num_samples outcomes; the batch shape."""
+    x = logits.detach().expand(num_samples, *logits.shape)
+    gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel").double()
+    batch = logits.shape[: logits.ndim - 1 - factor_dims(f, logits, factors)]
+    shape = (*batch, math.prod(logits.shape[len(batch) : -1]), logits.shape[-1])
+    log_p = torch.log_softmax(logits.detach().double(), -1).reshape(shape)
+    return log_p, gumbel.reshape(num_samples, *shape).movedim(0, -3), batch
+
+
+def _as_samples(outcomes: Tensor, weights: Tensor, logits: Tensor, batch: torch.Size) -> tuple[Tensor, Tensor]:
+    """Outcomes as one-hot samples and their weights, samples in front; f never sees an impossible outcome, it gets the
+    first in its place."""
+    outcomes = torch.where((weights > 0).unsqueeze(-1), outcomes, outcomes[..., :1, :])
+    samples = one_hot(outcomes.movedim(-2, 0), logits)
+    return samples.reshape(-1, *logits.shape) if logits.numel() else samples, weights.movedim(-1, 0)
+
+
+def _came_first(log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """``P(s came first | S)`` of shape ``(*batch, k)``, and the weights of the baselines, ``(*batch, k, k)``: in row s
+    what estimates E f from S, s having been the first.
+
+    The probability that the items of A race ahead of all outside S, whose mass is c, is an integral over the arrival
+    of the first of these: ``int c e^y exp(-c e^y) prod_A (1 - exp(-p_s e^y)) dy``. Its integrand is entire, log-concave
+    and largest where ``1 <= c e^y <= 1 + k``, so a hundred nodes of the trapezoid rule give it, for A = S, for S
+    without s and for S without s and t at once.
+    """
+    k = log_p.shape[-1]
+    dead = log_p == -torch.inf
+    # Where the sum rounds to 1 the rest is lost, and with it weights too small to matter.
+    c = (1 - log_p.exp().sum(-1, keepdim=True)).clamp(min=1e-280)
+    nodes = torch.arange(-26.0, math.log(60 + 10 * k), 0.3, dtype=log_p.dtype, device=log_p.device)  # log(c e^y)
+    arrived = nodes.exp()
+    # The factors 1 - exp(-p_s e^y) relative to their height where c e^y = 1: they then neither underflow nor cancel.
+    log_odds = log_p - c.log()
+    tiny = log_odds < -600
+    odds = log_odds.masked_fill(tiny, 0).exp()
+    height = torch.where(tiny, log_odds, torch.log(-torch.expm1(-odds))).masked_fill(dead, 0)
+    factor = torch.expm1(-odds.unsqueeze(-1) * arrived) / torch.expm1(-odds).unsqueeze(-1)
+    factor = torch.where(tiny.unsqueeze(-1), arrived, factor).masked_fill(dead.unsqueeze(-1), 1)
+    whole = torch.exp(nodes - arrived + factor.log().sum(-2)).unsqueeze(-2)
+    without = whole / factor
+    two = without @ (1 / factor).mT
+    without, whole = without.sum(-1), whole.sum(-1)
+    share = torch.exp(log_p - height)
+    first = share * without / whole
+    second = share.unsqueeze(-2) * two / without.unsqueeze(-1)
+    itself = torch.eye(k, dtype=torch.bool, device=log_p.device)
+    return first, torch.where(itself, log_p.exp().unsqueeze(-2), second)
