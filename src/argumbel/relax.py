@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from ._checks import (
 )
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, fresh_seed, perturb, work_dtype
+from .reverse import posterior_noise
 
 __all__ = ["gumbel_sigmoid", "gumbel_softmax", "log_gumbel_softmax", "relaxed_topk", "straight_through"]
 
@@ -234,24 +236,43 @@ def straight_through(
     mask: Tensor | None = None,
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
+    **own: Any,
 ) -> Tensor:
     """``one_hot(z) + (s - s.detach())``: an exact one-hot draw z from softmax(logits) with the gradient of a soft s.
 
     How a discrete sample can have a gradient: forward it is the one-hot vector; backward it is treated as if it had
-    been the soft vector s. The gradient is biased (it vanishes only with tau) but usually of low variance.
+    been the soft vector s. The gradient is biased but usually of low variance. A *keyed* function: all methods draw the
+    same z under the same noise (``"decoupled"`` with its default argument).
 
     Args:
-        method: ``"gumbel"``: s is the relaxed sample of the same noise, ``softmax((logits + noise) / tau)``
-            (straight-through Gumbel-softmax); ``"softmax"``: s is ``softmax(logits / tau)`` (plain straight-through,
-            unbiased for linear losses at tau = 1).
+        method: what s is. With D the one-hot draw, p = softmax(logits) and sg = detach,
+
+            ``"gumbel"``: the relaxed sample of the same noise, ``softmax((logits + noise) / tau)`` (straight-through
+            Gumbel-softmax). ``"gumbel-rao"``: the mean of that over ``num_conditional=10`` draws of the noise given D,
+            each held fixed: the same mean gradient, less variance.
+
+            ``"softmax"``: ``softmax(logits / tau)`` (plain straight-through; its mean is exact for linear losses at
+            tau = 1). ``"reinmax"``: ``2 softmax(sg(log q - logits) + logits) - p / 2`` with
+            ``q = (D + softmax(logits / tau)) / 2`` (its mean is exact for quadratic losses too, at tau = 1; it is meant
+            for tau >= 1; tau gets no gradient).
+
+            ``"gapped"``: ``softmax((logits + sg(m)) / tau)``, where m lifts the logit of D to the largest, and lowers
+            the others to ``gap=1.0`` below it where they are above that.
+
+            ``"decoupled"``: ``softmax(logits / tau)``, while D is drawn from softmax(logits / forward_tau), for which
+            ``forward_tau=1.0`` is a number; 0 is the argmax.
         tau: temperature of s, a number or a tensor that broadcasts against logits; must be above 0 to have a gradient.
-        logits, dim, mask, noise, generator: as :func:`gumbel_softmax`.
+        noise: as :func:`gumbel_softmax`; a tensor for ``"gumbel-rao"`` has the shape ``(num_conditional,
+            *logits.shape)``, and its first row is the noise of the draw.
+        own: the arguments of one method named above.
+        logits, dim, mask, generator: as :func:`gumbel_softmax`.
 
     Returns:
         Exact one-hot vectors in the shape and dtype of logits.
 
     Raises:
-        ValueError: an unknown method; else as :func:`gumbel_softmax`.
+        ValueError: an unknown method, num_conditional < 1, gap < 0, forward_tau < 0; else as :func:`gumbel_softmax`.
+        TypeError: an argument that the method has not; else as :func:`gumbel_softmax`.
 
     Example:
         >>> import torch, argumbel as ag
@@ -262,44 +283,164 @@ def straight_through(
         tensor([-0.1418, -0.1408,  0.2826])
 
     Source: Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
-    conditional computation"; Jang, Gu and Poole 2017.
+    conditional computation" (softmax); Jang, Gu and Poole 2017 (gumbel); Paulus, Maddison and Krause 2021,
+    "Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator"; Liu et al. 2023, "Bridging discrete and
+    backpropagation: straight-through and beyond" (reinmax); Fan et al. 2022, "Training discrete deep generative models
+    via gapped straight-through estimator"; Shah et al. 2024, "Improving discrete optimisation via decoupled
+    straight-through Gumbel-softmax".
     """
     if method not in STRAIGHT_THROUGH:
         raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}")
-    return STRAIGHT_THROUGH[method](logits, tau, dim, mask, noise, generator)
+    function = STRAIGHT_THROUGH[method]
+    known = function.__kwdefaults__ or {}
+    if not own.keys() <= known.keys():
+        raise TypeError(
+            f"method {method!r} has no argument {', '.join(sorted(own.keys() - known.keys()))}; of its own it takes "
+            f"{', '.join(known) or 'none'}"
+        )
+    return function(logits, tau, dim, mask, noise, generator, **own)
 
 
-def _st_gumbel(
-    logits: Tensor,
-    tau: float | Tensor,
-    dim: int,
-    mask: Tensor | None,
-    noise: Tensor | KeyedNoise | None,
-    generator: torch.Generator | None,
-) -> Tensor:
+_Tau = float | Tensor
+_Mask = Tensor | None
+_Noise = Tensor | KeyedNoise | None
+_Generator = torch.Generator | None
+
+
+def _st_gumbel(logits: Tensor, tau: _Tau, dim: int, mask: _Mask, noise: _Noise, generator: _Generator) -> Tensor:
     return gumbel_softmax(logits, tau, hard=True, dim=dim, mask=mask, noise=noise, generator=generator)
 
 
-def _st_softmax(
+def _st_gumbel_rao(
     logits: Tensor,
-    tau: float | Tensor,
+    tau: _Tau,
     dim: int,
-    mask: Tensor | None,
-    noise: Tensor | KeyedNoise | None,
-    generator: torch.Generator | None,
+    mask: _Mask,
+    noise: _Noise,
+    generator: _Generator,
+    *,
+    num_conditional: int = 10,
 ) -> Tensor:
+    race, *others = _independent_noise(logits, dim, noise, generator, num_conditional)
+    x, hard, tau, dim = _drawn(logits, tau, dim, mask, race, None)
+    # The race's own noise is one draw given its winner. The others are made, and held fixed as the first is: with the
+    # gradient that a conditional draw has in the logits, the mean would be another.
+    winner, front = hard.argmax(dim), dim + x.ndim
+    noises = [race, *(posterior_noise(x.detach(), winner, dim=front, noise=g).detach() for g in others)]
+    keys = x + torch.stack(noises)
+    if isinstance(tau, Tensor):  # which broadcasts against logits, of fewer dimensions than keys
+        tau = tau.reshape(*[1] * (x.ndim - tau.ndim), *tau.shape).unsqueeze(-x.ndim - 1)
+    soft = _tempered(keys - keys.detach().amax(dim, keepdim=True), tau, dim, torch.softmax, 1.0, 0.0)
+    return _dressed(hard, soft.mean(-x.ndim - 1), logits)
+
+
+def _st_softmax(logits: Tensor, tau: _Tau, dim: int, mask: _Mask, noise: _Noise, generator: _Generator) -> Tensor:
+    return _st_decoupled(logits, tau, dim, mask, noise, generator)
+
+
+def _st_reinmax(logits: Tensor, tau: _Tau, dim: int, mask: _Mask, noise: _Noise, generator: _Generator) -> Tensor:
+    x, hard, tau, dim = _drawn(logits, tau, dim, mask, noise, generator)
+    middle = (hard + _tempered(x.detach(), tau, dim, torch.softmax, 1.0, 0.0)).detach() / 2
+    soft = 2 * torch.softmax(_moved_to(middle.log(), x), dim) - torch.softmax(x, dim) / 2
+    return _dressed(hard, soft, logits)
+
+
+def _st_gapped(
+    logits: Tensor, tau: _Tau, dim: int, mask: _Mask, noise: _Noise, generator: _Generator, *, gap: float = 1.0
+) -> Tensor:
+    _check_nonnegative("gap", gap)
+    x, hard, tau, dim = _drawn(logits, tau, dim, mask, noise, generator)
+    keys = _moved_to(torch.where(hard > 0, 0.0, x.detach().clamp(max=-gap)), x)
+    return _dressed(hard, _tempered(keys, tau, dim, torch.softmax, 1.0, 0.0), logits)
+
+
+def _st_decoupled(
+    logits: Tensor,
+    tau: _Tau,
+    dim: int,
+    mask: _Mask,
+    noise: _Noise,
+    generator: _Generator,
+    *,
+    forward_tau: float = 1.0,
+) -> Tensor:
+    _check_nonnegative("forward_tau", forward_tau)
+    x, hard, tau, dim = _drawn(logits, tau, dim, mask, noise, generator, forward_tau)
+    return _dressed(hard, _tempered(x, tau, dim, torch.softmax, 1.0, 0.0), logits)
+
+
+STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {
+    "gumbel": _st_gumbel,
+    "gumbel-rao": _st_gumbel_rao,
+    "softmax": _st_softmax,
+    "reinmax": _st_reinmax,
+    "gapped": _st_gapped,
+    "decoupled": _st_decoupled,
+}
+
+
+def _drawn(
+    logits: Tensor, tau: _Tau, dim: int, mask: _Mask, noise: _Noise, generator: _Generator, forward_tau: float = 1.0
+) -> tuple[Tensor, Tensor, _Tau, int]:
+    """Logits, at least float32, shifted to a maximum of 0; the one-hot draw, NaN in a bad row; tau, checked; and dim
+    counted from the back."""
     check_logits(logits)
     dim = check_dim(logits, dim)
     tau = check_tau(tau, logits, dim)
-    index = gumbel_max(logits.detach(), dim=dim, mask=mask, noise=noise, generator=generator).indices
-    x = forbid(logits, mask).to(work_dtype(logits.dtype))
-    soft = _tempered(x - x.detach().amax(dim, keepdim=True), tau, dim - x.ndim, torch.softmax, 1.0, 0.0)
-    won = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim)) == index.unsqueeze(dim)
-    hard = won.to(soft.dtype).masked_fill((index < 0).unsqueeze(dim), torch.nan).expand_as(soft)
-    return _straight_through(hard, soft).to(_soft_dtype(logits))
+    x = forbid(logits, mask)
+    y, height = x.detach(), x.detach().amax(dim, keepdim=True)
+    if forward_tau != 1:
+        if can_raise(y) and not bool(height.isfinite().all()):
+            raise_bad_logits(y, dim, noise)
+        y = _tempered(y.to(work_dtype(y.dtype)) - height, forward_tau, dim, lambda keys, _: keys, 0.0, -torch.inf)
+    index = gumbel_max(y, dim=dim, noise=noise, generator=generator).indices.unsqueeze(dim)
+    items = torch.arange(x.shape[dim], device=x.device).reshape(-1, *[1] * (x.ndim - 1 - dim))
+    x = x.to(work_dtype(x.dtype))
+    return x - height, (items == index).to(x.dtype).masked_fill(index < 0, torch.nan), tau, dim - x.ndim
 
 
-STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {"gumbel": _st_gumbel, "softmax": _st_softmax}
+def _dressed(hard: Tensor, soft: Tensor, logits: Tensor) -> Tensor:
+    return _straight_through(hard.expand_as(soft), soft).to(_soft_dtype(logits))
+
+
+def _moved_to(values: Tensor, x: Tensor) -> Tensor:
+    """These values, with x for a gradient."""
+    x = x.masked_fill(x == -torch.inf, 0)
+    return values + (x - x.detach())
+
+
+def _independent_noise(
+    logits: Tensor, dim: int, noise: _Noise, generator: _Generator, num_conditional: int
+) -> list[Tensor]:
+    """So many draws of noise in the shape of logits; of a key, the first is the noise of that key itself."""
+    if isinstance(num_conditional, bool) or not isinstance(num_conditional, int):
+        raise TypeError(f"num_conditional must be an integer, but it is a {type(num_conditional).__name__}")
+    if num_conditional < 1:
+        raise ValueError(f"num_conditional must be at least 1, but it is {num_conditional}")
+    check_logits(logits)
+    dim = check_dim(logits, dim)
+    if isinstance(noise, Tensor):
+        if noise.shape != (num_conditional, *logits.shape):
+            raise ValueError(
+                f"noise must have the shape {(num_conditional, *logits.shape)}, num_conditional draws in the shape of "
+                f"logits, but its shape is {tuple(noise.shape)}; pass a KeyedNoise to have them made"
+            )
+        return [draw_like(logits, dim, row, generator, "gumbel") for row in noise]
+    key = as_keyed(noise, generator, logits.device)
+    keys = [key]
+    for j in range(1, num_conditional):
+        # Far from each other and from the seeds that a user counts up; as int64, which wraps around.
+        stride = (j * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63)
+        seed = key.seed + stride if isinstance(key.seed, Tensor) else (key.seed + stride) % (1 << 64)
+        keys.append(KeyedNoise(seed, key.rows, key.items))
+    return [draw_like(logits, dim, k, None, "gumbel") for k in keys]
+
+
+def _check_nonnegative(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, but it is a {type(value).__name__}; pass float({name})")
+    if not value >= 0:
+        raise ValueError(f"{name} must be at least 0, but it is {value}")
 
 
 def _plain_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool) -> Tensor | None:
