@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import argumbel as ag
-from argumbel.relax import STRAIGHT_THROUGH
+from argumbel.relax import STRAIGHT_THROUGH, _further_noise
 
 from . import oracles
 from .problems import check_equal_means, total_variance
-from .statistics import check_draws, check_independent
+from .statistics import check_cdf, check_draws, check_independent, quantile_bins
 from .strategies import DTYPES, logits, seeds
 
 METHODS = sorted(STRAIGHT_THROUGH)
@@ -248,17 +248,30 @@ def test_one_conditional_draw_is_the_race_itself() -> None:
     torch.testing.assert_close(*grads)
 
 
-def test_conditional_noise_of_a_key_is_that_of_a_tensor() -> None:
-    """A tensor of noise has a row for each draw, the first for the race; a longer list begins as a shorter one."""
-    x = torch.randn(4, 5, dtype=torch.float64)
-    noise = ag.gumbel((3, 4, 5), generator=generator(1), dtype=torch.float64)
-    results = []
-    for k in (1, 3):
-        a = x.clone().requires_grad_()
-        z = ag.straight_through(a, method="gumbel-rao", noise=noise[:k], num_conditional=k)
-        assert torch.equal(z, ag.straight_through(x, noise=noise[0]))
-        results.append(torch.autograd.grad((z * torch.arange(5.0)).sum(), a)[0])
-    assert not torch.equal(*results)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_further_noise_is_new_and_a_function_of_each_row(dtype: torch.dtype) -> None:
+    """Gumbel each, and independent of the noise that it comes from, of each other and of other rows."""
+    race = ag.gumbel((20_000, 2), generator=generator(1), dtype=dtype)
+    draws = [race, *_further_noise(race, 2, -1)]
+    assert torch.equal(torch.stack(_further_noise(race[7:9], 2, -1)), torch.stack(draws[1:])[:, 7:9])
+    across = torch.stack(_further_noise(race.T, 2, 0))
+    assert torch.equal(across, torch.stack(draws[1:]).mT)
+    bins = []
+    for g in draws:
+        assert g.dtype == dtype
+        check_cdf(g, oracles.gumbel_cdf)
+        bins += [torch.from_numpy(quantile_bins(g[:, i].numpy(), oracles.gumbel_cdf, 8)) for i in (0, 1)]
+    for one, other in itertools.combinations(bins, 2):
+        check_independent(one, other, np.full(8, 1 / 8), np.full(8, 1 / 8))
+    check_independent(bins[2][:-1], bins[2][1:], np.full(8, 1 / 8), np.full(8, 1 / 8))
+
+
+def test_further_noise_tells_rows_apart() -> None:
+    """Rows that differ in one bit, or in the order of items, have nothing in common."""
+    row = ag.gumbel((3,), generator=generator(1))
+    rows = torch.stack([row, row.flip(0), torch.nextafter(row, row + 1), row * torch.tensor([1.0, 1.0, -1.0])])
+    (noise,) = _further_noise(rows, 1, -1)
+    assert len(noise.unique()) == noise.numel()
 
 
 @pytest.mark.parametrize("method", ["gumbel-rao", "gapped", "decoupled"])
@@ -350,13 +363,12 @@ def test_a_tensor_tau_broadcasts(method: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("method", NEW)
 def test_low_precision_gradients_are_those_of_double(backend: str, method: str, dtype: torch.dtype) -> None:
     x, upstream = torch.randn(20, 30).to(dtype), torch.randn(20, 30).to(dtype)
-    draws = 3 if method == "gumbel-rao" else 1
-    noise = ag.gumbel((draws, 20, 30), generator=generator(1))
-    own = {"num_conditional": 3} if draws == 3 else {}
+    noise = ag.gumbel((20, 30), generator=generator(1))
+    own = {"num_conditional": 1} if method == "gumbel-rao" else {}  # the others depend on the bits, so on the dtype
     grads = []
     for to in (dtype, torch.float64):
         a = x.to(to).requires_grad_()
-        z = ag.straight_through(a, method=method, tau=0.8, noise=noise if draws == 3 else noise[0], **own)
+        z = ag.straight_through(a, method=method, tau=0.8, noise=noise, **own)
         grads.append(torch.autograd.grad(z, a, upstream.to(z.dtype))[0].double())
     torch.testing.assert_close(*grads, rtol=EPS[dtype], atol=EPS[dtype])
 
@@ -450,8 +462,7 @@ def test_compiled_with_own_arguments_and_fresh_noise(method: str) -> None:
 @pytest.mark.parametrize("method", NEW)
 def test_vmap(method: str) -> None:
     x, tau = torch.randn(4, 3, 5), torch.rand(4) + 0.5
-    shape = (4, 2, 3, 5) if method == "gumbel-rao" else (4, 3, 5)
-    noise, own = torch.randn(shape), {"num_conditional": 2} if method == "gumbel-rao" else {}
+    noise, own = torch.randn(4, 3, 5), {"num_conditional": 2} if method == "gumbel-rao" else {}
 
     def loss(a: Tensor, g: Tensor, t: Tensor) -> Tensor:
         z = ag.straight_through(a, method=method, tau=t, noise=g, **own)
@@ -487,6 +498,8 @@ def test_meta_tensors_have_shapes(method: str) -> None:
         (torch.zeros(2), {"dim": 1}, ValueError, "dim must be in"),
         (torch.zeros(2), {"noise": torch.zeros(3)}, ValueError, "noise must have the shape"),
         (torch.zeros(2), {"noise": ag.KeyedNoise(0), "generator": generator()}, ValueError, "two doors"),
+        (torch.zeros(2), {"noise": torch.zeros(2), "generator": generator()}, ValueError, "two doors"),
+        (torch.zeros(2), {"noise": torch.tensor([0.0, torch.nan])}, ValueError, "noise must be finite"),
         (torch.zeros(2), {"mask": torch.zeros(2)}, TypeError, "mask must be a bool tensor"),
         (torch.zeros(2, dtype=torch.int64), {}, TypeError, "floating"),
         (torch.zeros(2), {"temperature": 1}, TypeError, "has no argument temperature"),
@@ -512,8 +525,6 @@ def test_errors_of_own_arguments() -> None:
         ag.straight_through(x, method="gumbel-rao", num_conditional=0)
     with pytest.raises(TypeError, match="num_conditional must be an integer"):
         ag.straight_through(x, method="gumbel-rao", num_conditional=2.0)
-    with pytest.raises(ValueError, match="two doors"):
-        ag.straight_through(x, method="gumbel-rao", num_conditional=1, noise=torch.zeros(1, 3), generator=generator())
     with pytest.raises(ValueError, match="gap must be at least 0"):
         ag.straight_through(x, method="gapped", gap=-1)
     with pytest.raises(TypeError, match="forward_tau must be a number"):

@@ -262,10 +262,8 @@ def straight_through(
             ``"decoupled"``: ``softmax(logits / tau)``, while D is drawn from softmax(logits / forward_tau), for which
             ``forward_tau=1.0`` is a number; 0 is the argmax.
         tau: temperature of s, a number or a tensor that broadcasts against logits; must be above 0 to have a gradient.
-        noise: as :func:`gumbel_softmax`; a tensor for ``"gumbel-rao"`` has the shape ``(num_conditional,
-            *logits.shape)``, and its first row is the noise of the draw.
         own: the arguments of one method named above.
-        logits, dim, mask, generator: as :func:`gumbel_softmax`.
+        logits, dim, mask, noise, generator: as :func:`gumbel_softmax`.
 
     Returns:
         Exact one-hot vectors in the shape and dtype of logits.
@@ -321,12 +319,18 @@ def _st_gumbel_rao(
     *,
     num_conditional: int = 10,
 ) -> Tensor:
-    race, *others = _independent_noise(logits, dim, noise, generator, num_conditional)
+    if isinstance(num_conditional, bool) or not isinstance(num_conditional, int):
+        raise TypeError(f"num_conditional must be an integer, but it is a {type(num_conditional).__name__}")
+    if num_conditional < 1:
+        raise ValueError(f"num_conditional must be at least 1, but it is {num_conditional}")
+    check_logits(logits)
+    race = draw_like(logits, check_dim(logits, dim), noise, generator, "gumbel").detach()
     x, hard, tau, dim = _drawn(logits, tau, dim, mask, race, None)
     # The race's own noise is one draw given its winner. The others are made, and held fixed as the first is: with the
     # gradient that a conditional draw has in the logits, the mean would be another.
+    others = _further_noise(race, num_conditional - 1, dim)
     winner, front = hard.argmax(dim), dim + x.ndim
-    noises = [race, *(posterior_noise(x.detach(), winner, dim=front, noise=g).detach() for g in others)]
+    noises = [race, *(posterior_noise(x.detach(), winner, dim=front, noise=g) for g in others)]
     keys = x + torch.stack(noises)
     if isinstance(tau, Tensor):  # which broadcasts against logits, of fewer dimensions than keys
         tau = tau.reshape(*[1] * (x.ndim - tau.ndim), *tau.shape).unsqueeze(-x.ndim - 1)
@@ -409,31 +413,24 @@ def _moved_to(values: Tensor, x: Tensor) -> Tensor:
     return values + (x - x.detach())
 
 
-def _independent_noise(
-    logits: Tensor, dim: int, noise: _Noise, generator: _Generator, num_conditional: int
-) -> list[Tensor]:
-    """So many draws of noise in the shape of logits; of a key, the first is the noise of that key itself."""
-    if isinstance(num_conditional, bool) or not isinstance(num_conditional, int):
-        raise TypeError(f"num_conditional must be an integer, but it is a {type(num_conditional).__name__}")
-    if num_conditional < 1:
-        raise ValueError(f"num_conditional must be at least 1, but it is {num_conditional}")
-    check_logits(logits)
-    dim = check_dim(logits, dim)
-    if isinstance(noise, Tensor):
-        if noise.shape != (num_conditional, *logits.shape):
-            raise ValueError(
-                f"noise must have the shape {(num_conditional, *logits.shape)}, num_conditional draws in the shape of "
-                f"logits, but its shape is {tuple(noise.shape)}; pass a KeyedNoise to have them made"
-            )
-        return [draw_like(logits, dim, row, generator, "gumbel") for row in noise]
-    key = as_keyed(noise, generator, logits.device)
-    keys = [key]
-    for j in range(1, num_conditional):
-        # Far from each other and from the seeds that a user counts up; as int64, which wraps around.
-        stride = (j * 0x9E3779B97F4A7C15 + (1 << 63)) % (1 << 64) - (1 << 63)
-        seed = key.seed + stride if isinstance(key.seed, Tensor) else (key.seed + stride) % (1 << 64)
-        keys.append(KeyedNoise(seed, key.rows, key.items))
-    return [draw_like(logits, dim, k, None, "gumbel") for k in keys]
+def _further_noise(noise: Tensor, count: int, dim: int) -> list[Tensor]:
+    """So many draws of noise in the same shape and dtype, keyed by the bits of each row of the noise given.
+
+    They are independent of it as far as the bits' hash is random, and need no door of their own: what is made of one
+    tensor of noise remains a function of it, row by row.
+    """
+    rows = noise.movedim(dim, -1)
+    bits = rows.contiguous().view(torch.int64 if noise.dtype == torch.float64 else torch.int32).to(torch.int64)
+    # Each item's bits are scattered over all 64 (multiplications wrap around), differently for each place.
+    bits = (bits + _ODD * torch.arange(1, rows.shape[-1] + 1, device=noise.device)) * _ODD
+    key = ((bits ^ (bits >> 32)) * _ODD).sum(-1)
+    return [
+        KeyedNoise(j, rows=key).gumbel(rows.shape, dtype=noise.dtype, device=noise.device).movedim(-1, dim)
+        for j in range(count)
+    ]
+
+
+_ODD = 0x1E3779B97F4A7C15
 
 
 def _check_nonnegative(name: str, value: float) -> None:
