@@ -296,29 +296,46 @@ def test_law_of_categorical_on_every_path(path: str, n: int, dtype: torch.dtype)
     check_draws(ag.categorical(x.expand(20_000, n), generator=generator), oracles.softmax(x))
 
 
-@pytest.mark.parametrize("n", [1023, 5000, 70_000])
+@pytest.mark.parametrize("n", [1023, 1025, 5000, 70_000])
 def test_law_of_categorical_over_many_items(path: str, n: int) -> None:
-    """A few weighty items among a crowd, by groups of items that no block respects."""
+    """A few weighty items among a crowd, by groups of items that no block respects: many draws of a row, a few of each of
+    some rows, one of each of many."""
     x = torch.zeros(n)
     x[n // 2], x[-1], x[0] = math.log(n / 2), math.log(n / 2), math.log(n / 4)
-    group = torch.arange(n) % 23
-    law = np.bincount(group, oracles.softmax(x))
+    x[5::7] = -3
+    group, weights = torch.arange(n) % 23, oracles.softmax(x)
+    law = np.bincount(group, weights)
     generator = torch.Generator().manual_seed(n)
-    draws = torch.cat(
-        [
-            ag.categorical(x, (20_000,), generator=generator),
-            ag.categorical(x.expand(200, n), generator=generator),
-        ]
-    )
-    check_draws(group[draws], law)
-    check_frequency(int((draws >= n // 3).sum()), draws.numel(), oracles.softmax(x)[n // 3 :].sum())
+    rows = 5_000_000 // n
+    for draws in (
+        ag.categorical(x, (20_000,), generator=generator),
+        ag.categorical(x.expand(rows // 20, n), (n // 33,), generator=generator),
+        ag.categorical(x.expand(rows, n), generator=generator),
+    ):
+        if draws.numel() > 2000:
+            check_draws(group[draws], law)
+        check_frequency(int((draws >= n // 3).sum()), draws.numel(), weights[n // 3 :].sum())
+        check_frequency(int((x[draws] == -3).sum()), draws.numel(), weights[x == -3].sum())
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, 100.0])
+def test_rejection_is_exact_whatever_the_logits(path: str, scale: float) -> None:
+    """One draw of each of many rows of two tiles and a bit: by item where a few hold all, by group where none does."""
+    x = scale * torch.randn(2100, generator=torch.Generator().manual_seed(1))
+    x[::5] = -torch.inf
+    weights = torch.softmax(x.double(), 0)
+    group = torch.zeros(2100, dtype=torch.int64)
+    group[weights.argsort()] = (torch.linspace(0, 1, 2100) ** 3 * 40).long()
+    draws = ag.categorical(x.expand(20_000, 2100), generator=torch.Generator().manual_seed(2))
+    assert (x[draws] > -torch.inf).all()
+    check_draws(group[draws], np.bincount(group, weights, minlength=41))
 
 
 def test_log_partition(path: str, threads: int) -> None:
     for n in (1, 3, 64, 65, 1000, 5000, 70_000):
         for dtype in SINGLE:
             x = logits((3, n), dtype)
-            _, log_z, bad = kernels.categorical(x, 3, torch.Size([]))
+            _, log_z, bad = kernels.categorical(x, 3, torch.Size([]), with_log_z=True)
             torch.testing.assert_close(log_z.double(), x.double().logsumexp(-1), rtol=2e-6, atol=2e-6)
             assert not bad
 
@@ -386,6 +403,17 @@ def test_bad_numbers_are_found_in_every_place(path: str, dtype: torch.dtype, n: 
             call(x)
 
 
+@pytest.mark.parametrize("dtype", SINGLE)
+def test_bad_numbers_are_found_in_every_tile(path: str, dtype: torch.dtype) -> None:
+    for call in (ag.categorical, lambda x: ag.categorical(x, (100,)), ag.gumbel_max, ag.gumbel_softmax):
+        for place in (0, 63, 64, 1023, 1024, 1087, 2098, 2099):
+            for bad in (torch.nan, -torch.nan, torch.inf):
+                x = logits((3, 2100), dtype).clamp(min=-300)
+                x[1, place] = bad
+                with pytest.raises(ValueError, match="logits must not be"):
+                    call(x)
+
+
 # --- operators ---------------------------------------------------------------------------------------------------
 
 
@@ -400,7 +428,7 @@ def operators() -> dict[str, tuple[object, ...]]:
         "sample_without_replacement": (x.detach(), 2, seed),
         "gumbel_softmax": (x, tau, False, seed, None, items),
         "gumbel_softmax_backward": (y, torch.randn(3, 5), tau),
-        "categorical": (x.detach(), seed, [4]),
+        "categorical": (x.detach(), seed, [4], True),
     }
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "gumbel_topk",
     "is_native",
     "noise",
+    "posterior_gumbel",
     "sample_without_replacement",
 ]
 
@@ -193,6 +194,68 @@ def sample_without_replacement(x: Tensor, k: int, seed: Tensor | int) -> tuple[T
     return cpu.sample_without_replacement(x, k, int(seed))
 
 
+# ----------------------------------------------------------------------------------------------------- posterior_gumbel
+
+
+@torch.library.custom_op("argumbel::posterior_gumbel", mutates_args=())
+def _posterior_gumbel_op(
+    x: Tensor, index: Tensor, value: Tensor | None, seed: Tensor, rows: Tensor | None, items: Tensor | None
+) -> Tensor:
+    return cpu.posterior_gumbel(x, index, value, (int(seed), rows, items))[0]
+
+
+@_posterior_gumbel_op.register_fake
+def _(
+    x: Tensor, index: Tensor, value: Tensor | None, seed: Tensor, rows: Tensor | None, items: Tensor | None
+) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.float32)
+
+
+def _posterior_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, index, value = inputs[:3]
+    ctx.is_drawn = value is None
+    ctx.num_inputs = len(inputs)
+    ctx.save_for_backward(x, index, output)
+
+
+def _posterior_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Each value hangs between its own logit and the height T of the winner, and T on all logits where it was drawn:
+    d values[i] / dT = exp(values[i] - T), d values[i] / d x[i] = 1 - that, dT / dx = softmax(x)."""
+    x, index, values = ctx.saved_tensors
+    below = values - values.gather(-1, index.unsqueeze(-1))
+    rise = (grad * below.exp()).sum(-1, keepdim=True)
+    x_grad = -grad * below.expm1()
+    if ctx.is_drawn:
+        x_grad = x_grad + rise * x.float().softmax(-1)
+    x_grad = x_grad.masked_fill(x == -torch.inf, 0).to(x.dtype)
+    return x_grad, None, None if ctx.is_drawn else rise.squeeze(-1), *[None] * (ctx.num_inputs - 3)
+
+
+_posterior_gumbel_op.register_autograd(_posterior_backward, setup_context=_posterior_setup)
+
+
+class _PosteriorGumbel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, value: Tensor | None, key: cpu.Key) -> tuple[Tensor, bool]:
+        out, bad = cpu.posterior_gumbel(x, index, value, key)
+        _posterior_setup(ctx, (x, index, value, key), out)
+        return out, bad
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _bad: Any) -> tuple[Tensor | None, ...]:
+        return _posterior_backward(ctx, grad)
+
+
+def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -> tuple[Tensor, bool]:
+    """Perturbed values, in float32, of races that ``index`` won (at the height ``value``, float32, if it is known), and
+    whether a row was bad (where that may be known); for logits that ``is_native`` takes."""
+    if torch.compiler.is_compiling():
+        return torch.ops.argumbel.posterior_gumbel(x, index, value, _seed_tensor(key[0], x.device), *key[1:]), False
+    if torch.is_grad_enabled() and (x.requires_grad or (value is not None and value.requires_grad)):
+        return _PosteriorGumbel.apply(x, index, value, _eager(key))
+    return cpu.posterior_gumbel(x, index, value, _eager(key))
+
+
 # ------------------------------------------------------------------------------------------------------- gumbel_softmax
 
 
@@ -307,23 +370,26 @@ def _small_gumbel_softmax(x: Tensor, tau: Tensor, number: float, hard: bool, key
 
 
 @torch.library.custom_op("argumbel::categorical", mutates_args=())
-def _categorical_op(x: Tensor, seed: Tensor, sample_shape: list[int]) -> tuple[Tensor, Tensor]:
-    return cpu.categorical(x, int(seed), torch.Size(sample_shape))[:2]
+def _categorical_op(x: Tensor, seed: Tensor, sample_shape: list[int], with_log_z: bool) -> tuple[Tensor, Tensor]:
+    return cpu.categorical(x, int(seed), torch.Size(sample_shape), with_log_z)[:2]
 
 
 @_categorical_op.register_fake
-def _(x: Tensor, seed: Tensor, sample_shape: list[int]) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, seed: Tensor, sample_shape: list[int], with_log_z: bool) -> tuple[Tensor, Tensor]:
     draws = x.new_empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
-    return draws, x.new_empty(x.shape[:-1], dtype=torch.float64)
+    return draws, x.new_empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64)
 
 
-def categorical(x: Tensor, seed: Tensor | int, sample_shape: torch.Size) -> tuple[Tensor, Tensor, bool]:
-    """Draws of shape ``sample_shape + x.shape[:-1]``, log Z of each row, and whether a row was bad (where that may be
-    known); the draws of a bad row are -1."""
+def categorical(
+    x: Tensor, seed: Tensor | int, sample_shape: torch.Size, with_log_z: bool = False
+) -> tuple[Tensor, Tensor, bool]:
+    """Draws of shape ``sample_shape + x.shape[:-1]``, log Z of each row where it is wanted, and whether a row was bad
+    (where that may be known); the draws of a bad row are -1."""
     if is_native(x, (seed, None, None)):
         if torch.compiler.is_compiling():
-            return *torch.ops.argumbel.categorical(x, _seed_tensor(seed, x.device), sample_shape), False
-        return cpu.categorical(x, int(seed), sample_shape)
+            draws, log_z = torch.ops.argumbel.categorical(x, _seed_tensor(seed, x.device), sample_shape, with_log_z)
+            return draws, log_z, False
+        return cpu.categorical(x, int(seed), sample_shape, with_log_z)
     draws, log_z = reference.categorical(x, _seed_tensor(seed, x.device), sample_shape)
     bad = ~log_z.isfinite()
     return draws.masked_fill(bad, -1), log_z, can_raise(bad) and bool(bad.any())

@@ -162,18 +162,37 @@ def sample_without_replacement(x: Tensor, k: int, seed: int) -> tuple[Tensor, Te
     return keys, indices, bad >= 0
 
 
-def categorical(x: Tensor, seed: int, sample_shape: torch.Size) -> tuple[Tensor, Tensor, bool]:
+def categorical(x: Tensor, seed: int, sample_shape: torch.Size, with_log_z: bool) -> tuple[Tensor, Tensor, bool]:
+    """log Z is empty unless it is wanted."""
     draws = torch.empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
-    log_z = torch.empty(x.shape[:-1], dtype=torch.float64)
+    log_z = torch.empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64)
     bad = -1
     if draws.numel():
         assert library is not None
         address, n_rows, n, row_stride, _x = matrix(x)
         bad = library.categorical(
             address, n_rows, n, row_stride, DTYPES[x.dtype],
-            seed, sample_shape.numel(), draws.data_ptr(), log_z.data_ptr(), torch.get_num_threads(),
+            seed, sample_shape.numel(), draws.data_ptr(), log_z.data_ptr() if with_log_z else 0,
+            torch.get_num_threads(),
         )  # fmt: skip
     return draws, log_z, bad >= 0
+
+
+def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -> tuple[Tensor, bool]:
+    """float32 whatever x is; index: int64, one a row; value: float32, likewise."""
+    out = torch.empty(x.shape, dtype=torch.float32)
+    bad = -1
+    if x.numel():
+        assert library is not None
+        address, n_rows, n, row_stride, _x = matrix(x)
+        seed, rows, items, stride, _keep = _pointers(key, x.shape)
+        index = index.contiguous()
+        value = None if value is None else value.contiguous()
+        bad = library.posterior_gumbel(
+            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
+            index.data_ptr(), 0 if value is None else value.data_ptr(), out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return out, bad >= 0
 
 
 def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:

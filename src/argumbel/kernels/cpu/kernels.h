@@ -36,6 +36,8 @@ struct Kernels {
         Matrix x, Key key, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
     int64_t (*categorical)(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads);
     int64_t (*gumbel_topk)(Matrix x, Key key, int64_t k, void* values, int64_t* indices, int threads);
+    int64_t (*posterior_gumbel)(
+        Matrix x, Key key, const int64_t* index, const float* value, float* out, int threads);
     int64_t (*sample_without_replacement)(
         Matrix x, uint64_t seed, int64_t k, void* keys, int64_t* items, int threads);
 };

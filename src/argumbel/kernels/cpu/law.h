@@ -1,44 +1,16 @@
-// categorical (law): one pass over the logits for the weight of each block, one draw of a block, one of an item in it.
-//
-// By max-stability the race of all items is a race of blocks, each a Gumbel at its logsumexp, and then a race inside the
-// winning block. Both are decided by inversion, in double: one random number each, and no logarithm per item.
+// categorical (law). A few draws of a long row: rejection (envelope.h), one pass for maxima. Many draws of one row: alias
+// tables. Rows of one block: inversion of running sums. And the weights of blocks, for whoever draws from those: by
+// max-stability the race of all items is a race of blocks, each a Gumbel at its logsumexp, then one inside the winner.
 #pragma once
 #include <cmath>
 #include <memory>
 #include <vector>
 
-#include "matrix.h"
-#include "reduce.h"
-#include "tasks.h"
+#include "envelope.h"
 
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
-
-// Two uniform doubles for each of `count` (<= kBlocks) draws or rows, from the first on (stream 2 of the seed).
-void uniforms(uint64_t seed, int64_t row, int64_t draw, int rows_step, int count, double* block, double* item) {
-    alignas(64) uint32_t c[4][kBlocks];
-    for (int i = 0; i < count; ++i) {
-        const uint64_t d = static_cast<uint64_t>(draw + (rows_step ? 0 : i));
-        const uint64_t r = static_cast<uint64_t>(row + (rows_step ? i : 0));
-        c[0][i] = static_cast<uint32_t>(d);
-        c[1][i] = (static_cast<uint32_t>(d >> 32) & 0x3fffffffu) | 2u << 30;
-        c[2][i] = static_cast<uint32_t>(r);
-        c[3][i] = static_cast<uint32_t>(r >> 32);
-    }
-    philox(seed, count, c[0], c[1], c[2], c[3]);
-    for (int i = 0; i < count; ++i) {
-        block[i] = (static_cast<double>((static_cast<uint64_t>(c[0][i]) << 32 | c[1][i]) >> 11) + 0.5) * 0x1p-53;
-        item[i] = (static_cast<double>((static_cast<uint64_t>(c[2][i]) << 32 | c[3][i]) >> 11) + 0.5) * 0x1p-53;
-    }
-}
-
-void draw_uniforms(uint64_t seed, int64_t row, int64_t first, int count, double* block, double* item) {
-    uniforms(seed, row, first, 0, count, block, item);
-}
-void row_uniforms(uint64_t seed, int64_t row, int count, double* block, double* item) {
-    uniforms(seed, row, 0, 1, count, block, item);
-}
 
 // Numbers with their running sums, ready for many inversions: guide[j] is where to begin to look for u in [j, j + 1) / n.
 struct Wheel {
@@ -60,10 +32,9 @@ struct Wheel {
     int64_t spin(double u) const {
         const int64_t n = static_cast<int64_t>(sums.size());
         const double target = u * total();
-        int64_t at = guide.empty() ? 0 : guide[static_cast<size_t>(u * static_cast<double>(n))];
+        int64_t at = guide[static_cast<size_t>(u * static_cast<double>(n))];
         // The guide's own rounding may be a place too far.
         while (at > 0 && sums[static_cast<size_t>(at - 1)] > target) --at;
-        if (guide.empty()) at = std::upper_bound(sums.begin(), sums.end(), target) - sums.begin();
         while (at < n && sums[static_cast<size_t>(at)] <= target) ++at;
         if (at < n) return at;
         for (at = n - 1; at > 0 && sums[static_cast<size_t>(at - 1)] >= sums[static_cast<size_t>(at)];) --at;
@@ -212,25 +183,8 @@ struct Workspace {
     std::vector<Block> blocks;
     Wheel rows;
     Opened opened;
+    Envelope envelope;
 };
-
-// A few draws of one row: each opens the block it falls in.
-template <class T>
-void draw_few(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, Workspace& w, int64_t* out) {
-    double u[kBlocks], v[kBlocks];
-    int64_t opened = -1;
-    for (int64_t first = 0; first < draws; first += kBlocks) {
-        const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
-        draw_uniforms(seed, row, first, count, u, v);
-        for (int i = 0; i < count; ++i) {
-            const int64_t b = w.rows.spin(u[i]);
-            if (b != opened)
-                w.opened.open(row_of<T>(x, row) + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top);
-            opened = b;
-            out[(first + i) * x.rows + row] = b * kTile + w.opened.pick(v[i]);
-        }
-    }
-}
 
 // Many draws of one row: an alias table for the blocks and one for the items of each. It takes eight bytes an item.
 template <class T>
@@ -354,17 +308,21 @@ int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         const auto draw_row = [&](int64_t row, int inner, Workspace& w) {
-            double z;
-            const bool good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
-            if (log_z) log_z[row] = z;
+            const bool many = draws > 8 && 32 * draws > x.items;
+            bool good = true;
+            if (many || log_z) {
+                double z;
+                good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
+                if (log_z) log_z[row] = z;
+            }
+            if (!many && good) good = w.envelope.raise<T>(x, row, inner);
             if (!good) {
                 bad.add(row);
                 for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;
-            } else if (draws > 8 && 32 * draws > x.items) {
+            } else if (many) {
                 draw_many<T>(x, seed, row, draws, inner, w, out);
             } else {
-                w.rows.guide.clear();
-                draw_few<T>(x, seed, row, draws, w, out);
+                w.envelope.draw<T>(x, seed, row, draws, out + row, x.rows);
             }
         };
         if (x.items <= kShort && x.rows >= (draws == 1 ? kFewRows : kLanes / 2)) {

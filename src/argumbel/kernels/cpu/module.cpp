@@ -117,6 +117,14 @@ int64_t gumbel_topk(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride
                                at<int64_t>(indices), threads);
 }
 
+int64_t posterior_gumbel(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
+                         uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride, uintptr_t index,
+                         uintptr_t value, uintptr_t out, int threads) {
+    return active->posterior_gumbel(matrix(x, rows, items, row_stride, dtype),
+                                    key_of(seed, row_ids, item_ids, items_row_stride), at<const int64_t>(index),
+                                    at<const float>(value), at<float>(out), threads);
+}
+
 int64_t sample_without_replacement(uintptr_t x, int64_t rows, int64_t items, int64_t row_stride, int dtype,
                                    int64_t seed, int64_t k, uintptr_t keys, uintptr_t indices, int threads) {
     return active->sample_without_replacement(matrix(x, rows, items, row_stride, dtype), static_cast<uint64_t>(seed), k,
@@ -139,5 +147,6 @@ NB_MODULE(_cpu, m) {
     m.def("gumbel_softmax_backward_keyed", &gumbel_softmax_backward_keyed, free);
     m.def("categorical", &categorical, free);
     m.def("gumbel_topk", &gumbel_topk, free);
+    m.def("posterior_gumbel", &posterior_gumbel, free);
     m.def("sample_without_replacement", &sample_without_replacement, free);
 }

@@ -81,6 +81,9 @@ ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, 
     }
 }
 
+// So many counters rounded up to whole vectors (a few numbers made in vain cost less than a few made one by one).
+inline int whole_vectors(int count) { return (count + 7) / 8 * 8; }
+
 inline int64_t row_id(const Key& key, int64_t row) { return key.rows ? key.rows[row] : row; }
 inline int64_t item_id(const Key& key, int64_t row, int64_t item) {
     return key.items ? key.items[row * key.items_row_stride + item] : item;
@@ -103,15 +106,15 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
     alignas(64) uint32_t c[4][kBlocks];
     const uint64_t id = static_cast<uint64_t>(row_id(key, row));
     if (!key.items) {
-        const int blocks = (count + 3) / 4;
+        const int blocks = (count + 3) / 4, whole = whole_vectors(blocks);
         const uint64_t first = static_cast<uint64_t>(begin) >> 2;
-        for (int i = 0; i < blocks; ++i) {
+        for (int i = 0; i < whole; ++i) {
             c[0][i] = static_cast<uint32_t>(first + i);
             c[1][i] = static_cast<uint32_t>((first + i) >> 32) | stream << 30;
             c[2][i] = static_cast<uint32_t>(id);
             c[3][i] = static_cast<uint32_t>(id >> 32);
         }
-        philox(key.seed, blocks, c[0], c[1], c[2], c[3]);
+        philox(key.seed, whole, c[0], c[1], c[2], c[3]);
         for (int i = 0; i < blocks; ++i)
             for (int lane = 0; lane < 4; ++lane) out[4 * i + lane] = c[lane][i];
         return;
@@ -163,6 +166,14 @@ inline float refined(uint64_t seed, int64_t row, int64_t item, uint32_t first) {
     return transform<law>(side_mask(first), half_distance_refined(first, word_at(seed, row, item, 1)));
 }
 
+// The noise of one key.
+template <Law law>
+inline float noise_at(uint64_t seed, int64_t row, int64_t item) {
+    const uint32_t first = word_at(seed, row, item, 0);
+    if (near_end(first) < kRefineBelow) return refined<law>(seed, row, item, first);
+    return transform<law>(side_mask(first), half_distance(first));
+}
+
 // float32 noise of `count` (<= kTile) items of one row from `begin`, a multiple of 4.
 template <Law law>
 inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, float* __restrict out) {
@@ -172,6 +183,35 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, flo
         for (int i = 0; i < count; ++i)
             if (near_end(words[i]) < kRefineBelow)
                 out[i] = refined<law>(key.seed, row_id(key, row), item_id(key, row, begin + i), words[i]);
+    }
+}
+
+// The same of `rows` whole rows, row r from out + r * stride, for stride = items rounded up to a multiple of 4, and
+// rows * stride <= kTile: what is fixed in the cost of a tile is then shared by several rows. For keys without item ids.
+inline int stride_of(int64_t items) { return static_cast<int>((items + 3) / 4 * 4); }
+
+template <Law law>
+inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* __restrict out) {
+    alignas(64) uint32_t c[4][kBlocks], words[kTile];
+    const int stride = stride_of(items), blocks = stride / 4, count = rows * blocks;
+    for (int r = 0; r < rows; ++r) {
+        const uint64_t id = static_cast<uint64_t>(row_id(key, row + r));
+        for (int i = 0; i < blocks; ++i) {
+            c[0][r * blocks + i] = static_cast<uint32_t>(i);
+            c[2][r * blocks + i] = static_cast<uint32_t>(id);
+            c[3][r * blocks + i] = static_cast<uint32_t>(id >> 32);
+        }
+    }
+    const int whole = whole_vectors(count);
+    std::fill_n(c[1], whole, 0u);
+    for (int k : {0, 2, 3}) std::fill(c[k] + count, c[k] + whole, 0u);
+    philox(key.seed, whole, c[0], c[1], c[2], c[3]);
+    for (int i = 0; i < count; ++i)
+        for (int lane = 0; lane < 4; ++lane) words[4 * i + lane] = c[lane][i];
+    if (transform_words<law>(words, 4 * count, out)) {
+        for (int j = 0; j < 4 * count; ++j)
+            if (near_end(words[j]) < kRefineBelow)
+                out[j] = refined<law>(key.seed, row_id(key, row + j / stride), j % stride, words[j]);
     }
 }
 
@@ -187,7 +227,7 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, dou
 // Short rows side by side: kLanes rows, out[item][lane]. A vector then holds one item of many rows, so that nothing is
 // wasted on the ends of rows, and sums and maxima over items need no shuffles.
 constexpr int kLanes = 64;
-constexpr int kShort = 64;  // rows up to this long are treated so
+constexpr int kShort = 64;  // rows up to this long may be treated so
 
 template <Law law>
 inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, float* __restrict out) {

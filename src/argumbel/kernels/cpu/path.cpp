@@ -1,6 +1,7 @@
 // One compiled path: all operations for one instruction set, ARGUMBEL_ARCH, and the table that offers them.
 #include "fill.h"
 #include "law.h"
+#include "posterior.h"
 #include "race.h"
 #include "softmax.h"
 #include "swor.h"
@@ -23,6 +24,7 @@ extern const Kernels ARGUMBEL_JOIN(kernels_, ARGUMBEL_ARCH) = {
     ARGUMBEL_ARCH::gumbel_softmax_backward_keyed,
     ARGUMBEL_ARCH::categorical,
     ARGUMBEL_ARCH::gumbel_topk,
+    ARGUMBEL_ARCH::posterior_gumbel,
     ARGUMBEL_ARCH::sample_without_replacement,
 };
 

@@ -145,6 +145,17 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
             }
             return;
         }
+        if (in_tiles(key, x.items)) {
+            const int n = static_cast<int>(x.items);
+            each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
+                alignas(64) float buffer[kTile];
+                for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
+                    const float top = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n);
+                    done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf});
+                }
+            });
+            return;
+        }
         for (int64_t row = first; row < last; ++row) {
             Winner best;
             race<T>(x, key, row, 0, x.items, best);

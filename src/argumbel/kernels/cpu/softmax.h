@@ -8,23 +8,11 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
 
-template <class T>
-void fill_nan(T* out, int64_t items) {
-    for (int64_t i = 0; i < items; ++i) from_float(kNan, out + i);
-}
-
 // 1 / tau, finite: keys are measured from their maximum, so a huge factor leaves the argmax alone, as tau = 0 should.
 float inverse(float tau) { return std::min(1.0f / tau, std::numeric_limits<float>::max()); }
 
 // The same factor of the gradient: zero at tau = 0, where the sample is exact and does not move.
 float slope(float tau) { return tau > 0 ? inverse(tau) : 0.0f; }
-
-// Calls body(first item, number of items) for the tiles of one stretch of kTask items.
-template <class F>
-void each_tile(int64_t items, int64_t part, F&& body) {
-    const int64_t end = std::min(items, (part + 1) * kTask);
-    for (int64_t i = part * kTask; i < end; i += kTile) body(i, static_cast<int>(std::min<int64_t>(kTile, end - i)));
-}
 
 // A sum for each stretch of a row; of a row of one stretch, without memory from elsewhere.
 struct Dots {
@@ -161,6 +149,33 @@ void soft_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const f
     }
 }
 
+// Rows of middling length, several to a tile of noise.
+template <class T>
+void soft_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, const float* tau, int64_t tau_stride,
+                const Matrix* grad, T* out, BadRow& bad) {
+    const int n = static_cast<int>(x.items);
+    each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t group, int rows, float* keys) {
+        alignas(64) float logits[kTile], gradient[kTile];
+        for (int64_t row = group; row < group + rows; ++row, keys += stride_of(n)) {
+            const float top = add_and_max(keys, fetch(row_of<T>(x, row), n, logits), n);
+            if (!(top > -kInf && top < kInf)) {
+                bad.add(row);
+                fill_nan(out + row * n, n);
+                continue;
+            }
+            const float at = tau[row * tau_stride], share = 1.0f / soften(keys, n, top, inverse(at));
+            if (grad) {
+                const float* g = fetch(row_of<T>(*grad, row), n, gradient);
+                const float mean = dot_of(keys, g, n) * share, rate = share * slope(at);
+                for (int j = 0; j < n; ++j) keys[j] *= (g[j] - mean) * rate;
+            } else {
+                for (int j = 0; j < n; ++j) keys[j] *= share;
+            }
+            store(keys, n, out + row * n);
+        }
+    });
+}
+
 template <class T>
 void soft_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_stride, const Matrix* grad, T* out,
                int threads, BadRow& bad) {
@@ -188,6 +203,10 @@ void soft_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_st
         if (in_lanes(key, x.rows, n)) {
             for (int64_t row = first; row < last; row += kLanes)
                 soft_lanes(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride, grad, out, bad);
+            return;
+        }
+        if (in_tiles(key, n)) {
+            soft_tiles(x, key, first, last, tau, tau_stride, grad, out, bad);
             return;
         }
         std::vector<Block> tiles;

@@ -6,6 +6,7 @@
 #include "kernels.h"
 #include "matrix.h"
 #include "noise.h"
+#include "reduce.h"
 #include "threads.h"
 
 namespace argumbel {
@@ -43,6 +44,18 @@ const T* row_of(const Matrix& x, int64_t row) {
     return static_cast<const T*>(x.data) + row * x.row_stride;
 }
 
+template <class T>
+void fill_nan(T* out, int64_t items) {
+    for (int64_t i = 0; i < items; ++i) from_float(kNan, out + i);
+}
+
+// Calls body(first item, number of items) for the tiles of one stretch of kTask items.
+template <class F>
+void each_tile(int64_t items, int64_t part, F&& body) {
+    const int64_t end = std::min(items, (part + 1) * kTask);
+    for (int64_t i = part * kTask; i < end; i += kTile) body(i, static_cast<int>(std::min<int64_t>(kTile, end - i)));
+}
+
 // Short rows side by side, logits[item][lane]; lanes beyond the last row hold zeros.
 template <class T>
 void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logits) {
@@ -69,9 +82,27 @@ int block_size(int64_t items, int64_t block) {
     return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));
 }
 
+// Rows of middling length: several whole ones in a tile.
+bool in_tiles(const Key& key, int64_t items) { return items <= kTile / 2 && !key.items; }
+
+// Calls body(first row, number of rows, noise), row r of it from noise + r * stride_of(items).
+template <Law law, class F>
+void each_tile_of_rows(const Key& key, int64_t first, int64_t last, int64_t items, F&& body) {
+    alignas(64) float noise[kTile];
+    const int64_t together = kTile / stride_of(items);
+    for (int64_t row = first; row < last; row += together) {
+        const int rows = static_cast<int>(std::min(together, last - row));
+        rows_noise<law>(key, row, rows, static_cast<int>(items), noise);
+        body(row, rows, noise);
+    }
+}
+
 // Below so many rows most lanes would be idle; the noise is the same either way.
 constexpr int64_t kFewRows = 8;
-bool in_lanes(const Key& key, int64_t rows, int64_t items) { return items <= kShort && rows >= kFewRows && !key.items; }
+constexpr int64_t kBestInLanes = 48;  // measured: longer rows are faster in tiles
+bool in_lanes(const Key& key, int64_t rows, int64_t items) {
+    return items <= kBestInLanes && rows >= kFewRows && !key.items;
+}
 
 }  // namespace
 }  // namespace ARGUMBEL_ARCH

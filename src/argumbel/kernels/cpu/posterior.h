@@ -1,0 +1,97 @@
+// posterior_gumbel: the perturbed values of a race whose winner is known. One pass for log Z, one for the noise.
+#pragma once
+#include <cmath>
+#include <vector>
+
+#include "law.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+// out[i] = -log(e[i] exp(-x[i]) + exp(-top)): Gumbels at x, of exponential noise e, truncated at top; strictly below it.
+[[gnu::noinline]] void truncate(const float* __restrict x, const float* __restrict e, int count, float top,
+                                float* __restrict out) {
+    const float below = std::nextafterf(top, -kInf);
+    for (int i = 0; i < count; ++i) {
+        const float d = x[i] - top;
+        const bool lower = d <= 0;  // the exponential is of -|d| either way, so that nothing overflows
+        const float weight = exp_nonpositive(lower ? d : -d), from = lower ? x[i] : top;
+        const float v = from + gumbel_of_exponential(lower ? e[i] + weight : 1.0f + e[i] * weight);
+        out[i] = v < top ? v : below;
+    }
+}
+
+// The height of the winner of a row; NaN if the row is bad, or cannot have been won by it.
+template <class T>
+float height_of(const Matrix& x, const Key& key, int64_t row, int64_t index, const float* value, int threads, Workspace& w) {
+    double log_z;
+    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z) || index < 0 || index >= x.items) return kNan;
+    if (!(to_float(row_of<T>(x, row)[index]) > -kInf)) return kNan;
+    if (value) return std::abs(value[row]) < kInf ? value[row] : kNan;
+    const int64_t id = row_id(key, row), item = item_id(key, row, index);
+    return static_cast<float>(log_z) + noise_at<Law::gumbel>(key.seed, id, item);
+}
+
+template <class T>
+void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const float* value, float* out, int threads,
+                    BadRow& bad) {
+    const int64_t n = x.items, parts = (n + kTask - 1) / kTask;
+    const auto height = [&](int64_t row, int inner, Workspace& w) {
+        const float top = height_of<T>(x, key, row, index[row], value, inner, w);
+        if (!(top == top)) {
+            bad.add(row);
+            fill_nan(out + row * n, n);
+        }
+        return top;
+    };
+    const auto one = [&](int64_t row, int inner, Workspace& w) {
+        const float top = height(row, inner, w);
+        if (!(top == top)) return;
+        parallel(parts, inner, [&](int64_t part) {
+            alignas(64) float logits[kTile], e[kTile];
+            each_tile(n, part, [&](int64_t i, int count) {
+                row_noise<Law::exponential>(key, row, i, count, e);
+                truncate(fetch(row_of<T>(x, row) + i, count, logits), e, count, top, out + row * n + i);
+            });
+        });
+        out[row * n + index[row]] = top;
+    };
+    if (x.rows < 2 * threads && n >= 2 * kTask) {
+        Workspace w;
+        for (int64_t row = 0; row < x.rows; ++row) one(row, threads, w);
+        return;
+    }
+    const Cut cut(x.rows, n);
+    parallel((x.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
+        const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
+        Workspace w;
+        if (!in_tiles(key, n)) {
+            for (int64_t row = first; row < last; ++row) one(row, 1, w);
+            return;
+        }
+        each_tile_of_rows<Law::exponential>(key, first, last, n, [&](int64_t group, int rows, const float* e) {
+            alignas(64) float logits[kTile];
+            for (int64_t row = group; row < group + rows; ++row, e += stride_of(n)) {
+                const float top = height(row, 1, w);
+                if (!(top == top)) continue;
+                const int count = static_cast<int>(n);
+                truncate(fetch(row_of<T>(x, row), count, logits), e, count, top, out + row * n);
+                out[row * n + index[row]] = top;
+            }
+        });
+    });
+}
+
+// index[row] won row; value[row] is its height, or value is null and the height drawn. Out is float32, whatever x is.
+int64_t posterior_gumbel(Matrix x, Key key, const int64_t* index, const float* value, float* out, int threads) {
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        posterior_rows<std::remove_pointer_t<decltype(type)>>(x, key, index, value, out, threads, bad);
+    });
+    return bad.result();
+}
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel
