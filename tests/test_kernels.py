@@ -298,8 +298,8 @@ def test_law_of_categorical_on_every_path(path: str, n: int, dtype: torch.dtype)
 
 @pytest.mark.parametrize("n", [1023, 1025, 5000, 70_000])
 def test_law_of_categorical_over_many_items(path: str, n: int) -> None:
-    """A few weighty items among a crowd, by groups of items that no block respects: many draws of a row, a few of each of
-    some rows, one of each of many."""
+    """A few weighty items among a crowd, by groups of items that no block respects: many draws of a row, a few of each
+    of some rows, one of each of many."""
     x = torch.zeros(n)
     x[n // 2], x[-1], x[0] = math.log(n / 2), math.log(n / 2), math.log(n / 4)
     x[5::7] = -3
