@@ -440,6 +440,17 @@ def test_operators_are_registered_as_torch_wants_them(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_constant_seed_in_compiled_code(backend: str) -> None:
+    """The compiler folds what depends on constants alone: it runs the operator while it compiles."""
+
+    @functools.partial(torch.compile, fullgraph=True, backend=backend)
+    def perturbed(x: Tensor) -> Tensor:
+        return x + ag.KeyedNoise(3).gumbel((2, 3))
+
+    assert torch.equal(perturbed(torch.zeros(2, 3)), ag.KeyedNoise(3).gumbel((2, 3)))
+
+
 def test_forward_mode_duals() -> None:
     x, direction = torch.randn(3, 5), torch.randn(3, 5)
     with forward_ad.dual_level():

@@ -72,7 +72,10 @@ def _eager(key: Key) -> cpu.Key:
 def _noise_op(
     law: str, seed: Tensor, shape: list[int], rows: Tensor | None, items: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
-    return noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
+    # Not `noise`: a compiler that folds constants runs this body while it compiles, and would come back here for ever.
+    if _is_native_here(seed.device):
+        return cpu.noise(law, torch.Size(shape), dtype, (int(seed), rows, items))
+    return _plain_noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
 
 
 @_noise_op.register_fake
@@ -89,6 +92,10 @@ def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: tor
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
         if _is_plain(key):
             return cpu.noise(law, shape, dtype, _eager(key))
+    return _plain_noise(law, key, shape, dtype, device)
+
+
+def _plain_noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     seed, rows, items = key
     if rows is None:
         rows = torch.arange(shape[:-1].numel(), device=device)
