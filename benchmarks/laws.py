@@ -62,6 +62,10 @@ def check_few_items(dtype: torch.dtype, draw: Draw) -> None:
     statistics.check_draws(indices.numpy(), torch.softmax(row.double(), -1).numpy())
 
 
+def check_gumbel(values: Tensor) -> None:
+    statistics.check_cdf(values.double().numpy(), lambda g: np.exp(-np.exp(-g)))
+
+
 def check_noise(noise: Callable[[torch.Generator], Tensor], dtype: torch.dtype) -> None:
     """The Gumbel law, the share beyond 10, and agreement with the plain torch reference to the bit."""
     sample = noise(torch.Generator().manual_seed(3)).flatten()

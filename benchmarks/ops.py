@@ -138,3 +138,18 @@ def _softmax_op(name: str) -> None:
 
 for _name in HOW:
     _softmax_op(_name)
+
+
+def _check_posterior(p: Problem) -> None:
+    """The race given a winner who was drawn has the law of logits + noise, and that winner."""
+    winners = ag.categorical(p.logits, generator=torch.Generator().manual_seed(8))
+    values = ag.posterior_gumbel(p.logits, winners, noise=ag.KeyedNoise(9))
+    assert torch.equal(values.argmax(-1), winners)
+    laws.check_gumbel(values.amax(-1).double() - torch.logsumexp(p.logits.double(), -1))
+    laws.check_gumbel((values.double() - p.logits.double()).flatten()[:1_000_000])
+
+
+@op("posterior_gumbel", _check_posterior)
+def _(p: Problem) -> Call:
+    winners = ag.categorical(p.logits)
+    return lambda: ag.posterior_gumbel(p.logits, winners)

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical, Gumbel, RelaxedOneHotCategorical
 
+import argumbel as ag
+
 from .problem import Problem
 
 Call = Callable[[], Any]
@@ -56,6 +58,7 @@ ALIAS = "DiscreteAliasUrn, set-up and draws"
 MULTINOMIAL_MANY = "multinomial(w, m, True)"
 SEARCHSORTED_MANY = "searchsorted(cumsum, rand)"
 SEARCHSORTED_SORTED = "searchsorted(cumsum, sorted random)"
+OUR_NOISE = "argumbel.gumbel of the same shape"
 
 
 def peer(name: str, *ops: str, library: str = "torch", floor: bool = False) -> Callable[[Any], Any]:
@@ -354,3 +357,23 @@ def _softmax_peers(op: str) -> None:
 
 for _op in HOW:
     _softmax_peers(_op)
+
+
+# ----------------------------------------------------------------------------------------------------- posterior_gumbel
+
+
+@peer(OUR_NOISE, "posterior_gumbel", library="argumbel", floor=True)
+def _(p: Problem) -> Call:
+    return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype)
+
+
+@peer("plain torch: x.logsumexp, our noise, logaddexp", "posterior_gumbel")
+def _(p: Problem) -> Call:
+    winners = torch.distributions.Categorical(logits=p.logits).sample().unsqueeze(-1)
+
+    def call() -> Tensor:
+        g = ag.gumbel(p.size.shape)
+        top = p.logits.logsumexp(-1, keepdim=True) + g.gather(-1, winners)
+        return -torch.logaddexp(-(p.logits + g), -top).scatter(-1, winners, top)
+
+    return call

@@ -16,6 +16,7 @@ from .peers import (
     LOG_EXPONENTIAL,
     LOGSUMEXP,
     MULTINOMIAL_MANY,
+    OUR_NOISE,
     PEERS,
     RACE,
     SEARCHSORTED,
@@ -91,6 +92,8 @@ CASES: list[Case] = [
     *_cases("gumbel_softmax hard + backward", [*LONG, *SHORT], {F_GUMBEL_SOFTMAX: 8}),
     *_cases("gumbel_softmax hard + backward", SMALL, {F_GUMBEL_SOFTMAX: 1}),
     *_cases("gumbel_softmax hard + backward", [HALF]),
+    *_cases("posterior_gumbel", [LONG[0]], {OUR_NOISE: 0.5}),
+    *_cases("posterior_gumbel", SHORT),
 ]
 
 
