@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import argumbel as ag
-from argumbel.relax import STRAIGHT_THROUGH, _further_noise
+from argumbel.relax import STRAIGHT_THROUGH, further_noise
 
 from . import oracles
 from .problems import check_equal_means, total_variance
@@ -249,12 +249,12 @@ def test_one_conditional_draw_is_the_race_itself() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_further_noise_is_new_and_a_function_of_each_row(dtype: torch.dtype) -> None:
+def testfurther_noise_is_new_and_a_function_of_each_row(dtype: torch.dtype) -> None:
     """Gumbel each, and independent of the noise that it comes from, of each other and of other rows."""
     race = ag.gumbel((20_000, 2), generator=generator(1), dtype=dtype)
-    draws = [race, *_further_noise(race, 2, -1)]
-    assert torch.equal(torch.stack(_further_noise(race[7:9], 2, -1)), torch.stack(draws[1:])[:, 7:9])
-    across = torch.stack(_further_noise(race.T, 2, 0))
+    draws = [race, *further_noise(race, 2, -1)]
+    assert torch.equal(torch.stack(further_noise(race[7:9], 2, -1)), torch.stack(draws[1:])[:, 7:9])
+    across = torch.stack(further_noise(race.T, 2, 0))
     assert torch.equal(across, torch.stack(draws[1:]).mT)
     bins = []
     for g in draws:
@@ -266,11 +266,11 @@ def test_further_noise_is_new_and_a_function_of_each_row(dtype: torch.dtype) -> 
     check_independent(bins[2][:-1], bins[2][1:], np.full(8, 1 / 8), np.full(8, 1 / 8))
 
 
-def test_further_noise_tells_rows_apart() -> None:
+def testfurther_noise_tells_rows_apart() -> None:
     """Rows that differ in one bit, or in the order of items, have nothing in common."""
     row = ag.gumbel((3,), generator=generator(1))
     rows = torch.stack([row, row.flip(0), torch.nextafter(row, row + 1), row * torch.tensor([1.0, 1.0, -1.0])])
-    (noise,) = _further_noise(rows, 1, -1)
+    (noise,) = further_noise(rows, 1, -1)
     assert len(noise.unique()) == noise.numel()
 
 

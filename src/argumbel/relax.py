@@ -328,7 +328,7 @@ def _st_gumbel_rao(
     x, hard, tau, dim = _drawn(logits, tau, dim, mask, race, None)
     # The race's own noise is one draw given its winner. The others are made, and held fixed as the first is: with the
     # gradient that a conditional draw has in the logits, the mean would be another.
-    others = _further_noise(race, num_conditional - 1, dim)
+    others = further_noise(race, num_conditional - 1, dim)
     winner, front = hard.argmax(dim), dim + x.ndim
     noises = [race, *(posterior_noise(x.detach(), winner, dim=front, noise=g) for g in others)]
     keys = x + torch.stack(noises)
@@ -413,7 +413,7 @@ def _moved_to(values: Tensor, x: Tensor) -> Tensor:
     return values + (x - x.detach())
 
 
-def _further_noise(noise: Tensor, count: int, dim: int) -> list[Tensor]:
+def further_noise(noise: Tensor, count: int, dim: int) -> list[Tensor]:
     """So many draws of noise in the same shape and dtype, keyed by the bits of each row of the noise given.
 
     They are independent of it as far as the bits' hash is random, and need no door of their own: what is made of one

@@ -11,14 +11,28 @@ from torch import Tensor
 # antithetic pairs of two items, and swaps of many
 from .binary import arm, arsm, disarm
 
+# relaxed control variates of the score function
+from .control_variates import rebar, relax
+
 # all outcomes
 from .enumeration import exact
+
+# f differentiated at (or near) the samples: biased, low variance
+from .relaxed import (
+    decoupled_straight_through,
+    gapped_straight_through,
+    gumbel_rao,
+    gumbel_softmax,
+    gumbel_straight_through,
+    reinmax,
+    straight_through,
+)
 
 # the score function: f may be a black box
 from .score_function import reinforce, reinforce_loo, stratified, vimco
 
 # choices of k items
-from .subset import subset_reinforce
+from .subset import subset_reinforce, subset_straight_through
 
 # the score function without drawing an outcome twice
 from .without_replacement import sum_and_sample, unordered_set
@@ -33,20 +47,39 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "arm": arm,
     "disarm": disarm,
     "arsm": arsm,
+    "rebar": rebar,
+    "gumbel_softmax": gumbel_softmax,
+    "straight_through": straight_through,
+    "gumbel_straight_through": gumbel_straight_through,
+    "gumbel_rao": gumbel_rao,
+    "reinmax": reinmax,
+    "gapped_straight_through": gapped_straight_through,
+    "decoupled_straight_through": decoupled_straight_through,
 }
 """Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Missing are those of another quantity: `vimco`
-(an importance-weighted bound), `subset_reinforce` (z is k-hot)."""
+(an importance-weighted bound), `subset_reinforce` and `subset_straight_through` (z is k-hot); and `relax`, which needs
+a control variate of yours."""
 
 __all__ = [
     "ESTIMATORS",
     "arm",
     "arsm",
+    "decoupled_straight_through",
     "disarm",
     "exact",
+    "gapped_straight_through",
+    "gumbel_rao",
+    "gumbel_softmax",
+    "gumbel_straight_through",
+    "rebar",
     "reinforce",
     "reinforce_loo",
+    "reinmax",
+    "relax",
+    "straight_through",
     "stratified",
     "subset_reinforce",
+    "subset_straight_through",
     "sum_and_sample",
     "unordered_set",
     "vimco",

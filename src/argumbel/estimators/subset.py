@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..choice import gumbel_topk
 from ..noise import KeyedNoise, work_dtype
+from ..relax import relaxed_topk
 from ..subsets import topk_log_prob
 from ._common import Loss, call, check_problem, sum_factors, with_gradient
 
-__all__ = ["subset_reinforce"]
+__all__ = ["subset_reinforce", "subset_straight_through"]
 
 
 def subset_reinforce(
@@ -65,6 +66,48 @@ def subset_reinforce(
     log_p = topk_log_prob(logits.to(work_dtype(logits.dtype)), indices, ordered=ordered)
     advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
     return with_gradient(loss.mean(0), (advantage * sum_factors(log_p, loss)).mean(0))
+
+
+def subset_straight_through(
+    f: Loss,
+    logits: Tensor,
+    *,
+    k: int,
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    tau: float | Tensor = 1,
+) -> Tensor:
+    """``mean_s f(z_s)``, z_s k-hot: the top k of ``logits + G_s``, with the gradient of the relaxed top k of the same.
+
+    The relaxed one is :func:`argumbel.relaxed_topk`, k successive softmaxes. Biased for E f over subsets, and of low
+    variance. f is called once, on num_samples k-hot samples, where it must be differentiable. A *keyed* function: under
+    the same noise it draws the subsets of :func:`subset_reinforce`.
+
+    Args:
+        tau: temperature of the relaxed top k, a number or a tensor that broadcasts against logits; above 0.
+        f, logits, k, num_samples, generator, noise: as :func:`subset_reinforce`.
+
+    Returns:
+        The mean loss at the samples, of shape ``batch`` (float32 for half precision). Its gradient for logits is the
+        estimate; for parameters inside f, the plain gradient of that mean.
+
+    Raises:
+        ValueError, TypeError: as :func:`subset_reinforce`; tau < 0.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> from argumbel.estimators import subset_straight_through
+        >>> logits = torch.zeros(32, 10, requires_grad=True)
+        >>> loss = subset_straight_through(lambda z: z @ torch.arange(10.0), logits, k=3, tau=0.5)
+        >>> loss.mean().backward()
+
+    Source: Xie and Ermon 2019, "Reparameterizable subset sampling via continuous relaxations"; Paulus et al. 2020,
+    "Gradient estimation with stochastic softmax tricks".
+    """
+    check_problem(f, logits, num_samples)
+    x = logits.expand(num_samples, *logits.shape)
+    return call(f, relaxed_topk(x, k, tau, hard=True, noise=noise, generator=generator), logits).mean(0)
 
 
 def _k_hot(indices: Tensor, logits: Tensor) -> Tensor:
