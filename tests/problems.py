@@ -6,7 +6,7 @@ gradient at each copy is one replicate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     # The factors meet each other; where z is relaxed, each item meets its neighbour too.
     "interaction": lambda z, a: ((a * z).sum(-1) + 0.7).prod(-1) + (a * z * (z + z.roll(1, -1))).sum((-2, -1)).sin(),
 }
+
+
+CHUNK = 5000  # replicates in one call: the temporaries fit the cache
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,28 @@ def problem(items: int, factors: int, loss: str, seed: int = 0, scale: float = 1
     return Problem(f"{items}x{factors}-{loss}-{seed}", logits, a, LOSSES[loss])
 
 
-def problems(count: int = 21, items: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)) -> Iterator[Problem]:
+def problems(count: int = 21, items: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)) -> list[Problem]:
     """So many problems: all kinds of losses, one to three factors, 2 to 8 items."""
     names = list(LOSSES)
-    for i in range(count):
-        yield problem(items[i % len(items)], 1 + i // len(items) % 3, names[i % len(names)], seed=i)
+    return [
+        problem(items[i % len(items)], 1 + i // len(items) % 3, names[i % len(names)], seed=i) for i in range(count)
+    ]
 
 
 def replicates(
     estimator: Callable[..., Tensor], p: Problem, count: int, *, seed: int = 0, **own: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """So many independent estimates: values ``(count,)``, gradients ``(count, factors, items)`` for logits and a."""
-    logits = p.logits.expand(count, *p.logits.shape).clone().requires_grad_()
-    a = p.a.expand(count, *p.a.shape).clone().requires_grad_()
-    value = estimator(p.f(a), logits, generator=torch.Generator().manual_seed(seed), **own)
-    assert value.shape == (count,)
-    return value.detach(), *torch.autograd.grad(value.sum(), (logits, a))
+    generator, parts = torch.Generator().manual_seed(seed), []
+    for start in range(0, count, CHUNK):
+        rows = min(CHUNK, count - start)
+        logits = p.logits.expand(rows, *p.logits.shape).clone().requires_grad_()
+        a = p.a.expand(rows, *p.a.shape).clone().requires_grad_()
+        value = estimator(p.f(a), logits, generator=generator, **own)
+        assert value.shape == (rows,)
+        parts.append((value.detach(), *torch.autograd.grad(value.sum(), (logits, a))))
+    values, of_logits, of_a = (torch.cat(part) for part in zip(*parts, strict=True))
+    return values, of_logits, of_a
 
 
 def check_equal_means(samples: Tensor, mean: Tensor) -> None:

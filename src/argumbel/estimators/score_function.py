@@ -196,7 +196,8 @@ def vimco(
     check_problem(f, logits, num_samples, least=2)
     samples = draw(logits, num_samples, generator, noise)
     log_w = call(f, samples, logits)
-    bound = log_w.logsumexp(0) - math.log(num_samples)
+    nothing = (log_w == -torch.inf).all(0)  # no weight at all: no direction is better, where autograd would say NaN
+    bound = log_w.masked_fill(nothing, 0).logsumexp(0).masked_fill(nothing, -torch.inf) - math.log(num_samples)
     fixed = log_w.detach()
     others = ~torch.eye(num_samples, dtype=torch.bool, device=fixed.device).reshape(
         num_samples, num_samples, *[1] * (fixed.ndim - 1)
@@ -204,7 +205,7 @@ def vimco(
     mean_of_others = torch.where(others, fixed, 0).sum(1) / (num_samples - 1)
     without = torch.where(others, fixed, mean_of_others.unsqueeze(1)).logsumexp(1) - math.log(num_samples)
     # Any number will do as a baseline that does not depend on z_s, in place of -inf where all others weigh nothing.
-    advantage = bound.detach() - without.masked_fill(without == -torch.inf, 0)
+    advantage = (bound.detach() - without.masked_fill(without == -torch.inf, 0)).masked_fill(nothing, 0)
     return with_gradient(bound, (advantage * joint_log_prob(logits, samples, log_w)).sum(0))
 
 

@@ -61,7 +61,7 @@ def sum_and_sample(
     distributions".
     """
     check_problem(f, logits, num_samples, least=2)
-    log_p, gumbel, batch = _joint(f, logits, num_samples, generator, noise, factors)
+    log_p, gumbel = _joint(f, logits, num_samples, generator, noise, factors)
     likeliest, mass = beam(log_p, num_samples - 1)
     drawn, height = beam(log_p, num_samples, gumbel)
     listed = (drawn.unsqueeze(-2) == likeliest.unsqueeze(-3)).all(-1).any(-1)
@@ -70,7 +70,7 @@ def sum_and_sample(
     one = drawn.gather(-2, place.unsqueeze(-1).expand(*place.shape, drawn.shape[-1]))
     left = (1 - mass.exp().sum(-1, keepdim=True)).clamp(min=0) * rest.amax(-1, keepdim=True)
     outcomes, weights = torch.cat([likeliest, one], -2), torch.cat([mass.exp(), left], -1)
-    samples, weights = _as_samples(outcomes, weights, logits, batch)
+    samples, weights = _as_samples(outcomes, weights, logits)
     loss = call(f, samples, logits)
     weights = weights.to(loss.dtype)
     advantage = weights * (loss.detach() - constant(baseline, logits, loss))
@@ -114,10 +114,10 @@ def unordered_set(
     replacement".
     """
     check_problem(f, logits, num_samples, least=2)
-    log_p, gumbel, batch = _joint(f, logits, num_samples, generator, noise, factors)
+    log_p, gumbel = _joint(f, logits, num_samples, generator, noise, factors)
     outcomes, mass = beam(log_p, num_samples, gumbel)
     first, second = _came_first(mass)
-    samples, weights = _as_samples(outcomes, first, logits, batch)
+    samples, weights = _as_samples(outcomes, first, logits)
     loss = call(f, samples, logits)
     weights = weights.to(loss.dtype)
     fixed = loss.detach()
@@ -165,22 +165,22 @@ def _joint(
     generator: torch.Generator | None,
     noise: Tensor | KeyedNoise | None,
     factors: int | None,
-) -> tuple[Tensor, Tensor, torch.Size]:
-    """Log-probabilities as :func:`beam` takes them, in float64; noise for num_samples outcomes; the batch shape."""
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and noise for num_samples outcomes, as :func:`beam` takes them, in float64."""
     x = logits.detach().expand(num_samples, *logits.shape)
     gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel").double()
     batch = logits.shape[: logits.ndim - 1 - factor_dims(f, logits, factors)]
     shape = (*batch, math.prod(logits.shape[len(batch) : -1]), logits.shape[-1])
     log_p = torch.log_softmax(logits.detach().double(), -1).reshape(shape)
-    return log_p, gumbel.reshape(num_samples, *shape).movedim(0, -3), batch
+    return log_p, gumbel.reshape(num_samples, *shape).movedim(0, -3)
 
 
-def _as_samples(outcomes: Tensor, weights: Tensor, logits: Tensor, batch: torch.Size) -> tuple[Tensor, Tensor]:
+def _as_samples(outcomes: Tensor, weights: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Outcomes as one-hot samples and their weights, samples in front; f never sees an impossible outcome, it gets the
     first in its place."""
     outcomes = torch.where((weights > 0).unsqueeze(-1), outcomes, outcomes[..., :1, :])
     samples = one_hot(outcomes.movedim(-2, 0), logits)
-    return samples.reshape(-1, *logits.shape) if logits.numel() else samples, weights.movedim(-1, 0)
+    return samples.reshape(len(samples), *logits.shape), weights.movedim(-1, 0)
 
 
 def _came_first(log_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,14 +189,15 @@ def _came_first(log_p: Tensor) -> tuple[Tensor, Tensor]:
 
     The probability that the items of A race ahead of all outside S, whose mass is c, is an integral over the arrival
     of the first of these: ``int c e^y exp(-c e^y) prod_A (1 - exp(-p_s e^y)) dy``. Its integrand is entire, log-concave
-    and largest where ``1 <= c e^y <= 1 + k``, so a hundred nodes of the trapezoid rule give it, for A = S, for S
-    without s and for S without s and t at once.
+    and largest where ``1 <= c e^y <= 1 + k``, so a hundred nodes or so of the trapezoid rule give it, for A = S, for
+    S without s and for S without s and t at once.
     """
     k = log_p.shape[-1]
     dead = log_p == -torch.inf
     # Where the sum rounds to 1 the rest is lost, and with it weights too small to matter.
     c = (1 - log_p.exp().sum(-1, keepdim=True)).clamp(min=1e-280)
-    nodes = torch.arange(-26.0, math.log(60 + 10 * k), 0.3, dtype=log_p.dtype, device=log_p.device)  # log(c e^y)
+    step = 0.6 / math.sqrt(k + 2)  # the peak is that of a gamma law, and as narrow
+    nodes = torch.arange(-26.0, math.log(60 + 10 * k), step, dtype=log_p.dtype, device=log_p.device)  # log(c e^y)
     arrived = nodes.exp()
     # The factors 1 - exp(-p_s e^y) relative to their height where c e^y = 1: they then neither underflow nor cancel.
     log_odds = log_p - c.log()
@@ -205,7 +206,8 @@ def _came_first(log_p: Tensor) -> tuple[Tensor, Tensor]:
     height = torch.where(tiny, log_odds, torch.log(-torch.expm1(-odds))).masked_fill(dead, 0)
     factor = torch.expm1(-odds.unsqueeze(-1) * arrived) / torch.expm1(-odds).unsqueeze(-1)
     factor = torch.where(tiny.unsqueeze(-1), arrived, factor).masked_fill(dead.unsqueeze(-1), 1)
-    whole = torch.exp(nodes - arrived + factor.log().sum(-2)).unsqueeze(-2)
+    whole = (nodes - arrived + factor.log().sum(-2)).unsqueeze(-2)
+    whole = torch.exp(whole - whole.amax(-1, keepdim=True))
     without = whole / factor
     two = without @ (1 / factor).mT
     without, whole = without.sum(-1), whole.sum(-1)
