@@ -7,16 +7,25 @@ import itertools
 import math
 from decimal import Decimal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from argumbel import gumbel_topk
-from argumbel.subsets import topk_log_prob
+import argumbel as ag
+from argumbel import gumbel_topk, sample_without_replacement
+from argumbel.subsets import (
+    inclusion_probs,
+    priority_sample,
+    threshold_estimate,
+    threshold_weights,
+    topk_log_prob,
+)
 
 from . import oracles
+from .statistics import Z, check_mean
 from .strategies import DTYPES, logits
 
 
@@ -224,3 +233,334 @@ def test_errors_of_log_prob() -> None:
     ]:
         with pytest.raises(error, match=message):
             f()
+
+
+# --- inclusion_probs ---------------------------------------------------------------------------------------------
+
+
+def inclusion_by_enumeration(x: Tensor, k: int) -> Tensor:
+    weights = weights_of(x)
+    with decimal.localcontext(prec=60, Emin=-999_999, Emax=999_999):
+        probs = [Decimal(0)] * len(x)
+        for order in itertools.permutations(range(len(x)), k):
+            p = sequence_prob(weights, order)
+            for i in order:
+                probs[i] += p
+        return torch.tensor([float(p) for p in probs], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_inclusion_probs_are_those_of_enumeration(name: str) -> None:
+    """To a relative 1e-11 too, wherever float64 can hold the weights: a probability of 1e-30 is right."""
+    for k in range(7):
+        x = HARD[name][:6]
+        expected = inclusion_by_enumeration(x, k)
+        value = inclusion_probs(x, k)
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+        held = expected > 1e-250
+        torch.testing.assert_close(value[held], expected[held], rtol=1e-11, atol=0)
+        assert value.max() <= 1
+
+
+def late_by_recursion(q: np.ndarray, k: int) -> float:
+    """P(fewer than k of independent bits are 1), one bit after another."""
+    law = np.zeros(k)
+    law[:1] = 1
+    for p in q:
+        law = law * (1 - p) + p * np.append(0, law[:-1])
+    return float(law.sum())
+
+
+@pytest.mark.parametrize(("n", "k", "spread"), [(120, 7, 1.0), (120, 100, 3.0), (200, 40, 0.3), (150, 3, 40.0)])
+def test_inclusion_probs_of_many_items_against_a_recursion(n: int, k: int, spread: float) -> None:
+    x = (spread * randn(n, seed=k)).log_softmax(0)
+    value, weights = inclusion_probs(x, k), x.exp().numpy()
+    assert abs(value.sum().item() - k) < 1e-11
+    order = x.argsort(descending=True).tolist()
+    for i in (order[0], order[k], order[-1]):
+        others = np.delete(weights, i)
+
+        def integrand(y: float, i: int = i, others: np.ndarray = others) -> float:
+            v = weights[i] * math.exp(y)
+            return v * math.exp(-v) * late_by_recursion(-np.expm1(-others * math.exp(y)), k)
+
+        ends = -math.log(weights[i]) + np.array([-34.0, -25, -18, -12, -8, -6, -4.5, -3, -2, -1, 0, 1, 2, 4])
+        middle = -math.log(np.sort(weights)[-k])
+        cuts = sorted({*ends, *(middle + np.array([-4.0, -2, -1, 0, 1, 2]))})
+        cuts = [c for c in cuts if ends[0] <= c <= ends[-1]]
+        nodes, fractions = np.polynomial.legendre.leggauss(12)
+        expected = sum(
+            (b - a) / 2 * f * integrand((a + b) / 2 + (b - a) / 2 * t)
+            for a, b in itertools.pairwise(cuts)
+            for t, f in zip(nodes, fractions, strict=True)
+        )
+        assert value[i].item() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "k"), [(20, 5), (800, 100), (800, 795)])
+def test_frequencies_of_items_are_inclusion_probs(n: int, k: int) -> None:
+    """Items pooled by weight: the count of a pool in a draw has a mean, and no more variance than independent bits."""
+    x, rows = 1.5 * randn(n, seed=n), 3000
+    probs = inclusion_probs(x, k)
+    indices = sample_without_replacement(x.expand(rows, n), k, generator=generator(k)).indices
+    for pool in x.argsort().tensor_split(10):
+        inside = torch.zeros(n, dtype=torch.float64).index_fill(0, pool, 1.0)
+        p = probs[pool]
+        check_mean(inside[indices].sum(-1), p.sum().item(), max((p * (1 - p)).sum().item(), 1e-9))
+
+
+@pytest.mark.parametrize("k", [1, 10, 1500])
+def test_inclusion_probs_of_equal_items_are_k_over_n(k: int) -> None:
+    n = 3000
+    probs = inclusion_probs(torch.full((n,), 3.0, dtype=torch.float64), k)
+    torch.testing.assert_close(probs, torch.full((n,), k / n, dtype=torch.float64), rtol=1e-11, atol=0)
+
+
+@given(x=logits(), data=st.data())
+def test_inclusion_probs_are_probabilities(x: Tensor, data: st.DataObject) -> None:
+    support = int((x > -torch.inf).sum(-1).amin()) if x.numel() else x.shape[-1]
+    k = data.draw(st.integers(0, support))
+    y = x.double().requires_grad_()
+    probs = inclusion_probs(y, k)
+    assert probs.shape == x.shape
+    assert ((probs >= 0) & (probs <= 1)).all()
+    assert (probs[x == -torch.inf] == 0).all()
+    assert ((probs.sum(-1) - k).abs() < 1e-11).all()
+    ranked = probs.gather(-1, x.argsort(-1))
+    assert (ranked.diff(dim=-1) >= -1e-12).all()  # the heavier, the likelier
+    (slope,) = torch.autograd.grad((probs * torch.arange(x.shape[-1])).sum(), y)
+    assert slope.isfinite().all()
+    assert (slope.sum(-1).abs() < 1e-10).all()
+    assert inclusion_probs(x, k).dtype == x.dtype
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5])
+def test_gradients_of_inclusion_probs(k: int) -> None:
+    x = randn(2, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: inclusion_probs(y, k), (x,))
+    apart = torch.tensor([0.0, -40, 30, 2, -90, -torch.inf], dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad(inclusion_probs(apart, k)[:2].sum(), apart)
+    assert slope.isfinite().all()
+    if k == 2:
+        assert torch.autograd.gradgradcheck(lambda y: inclusion_probs(y, k), (x[:1],))
+
+
+def test_gradient_of_inclusion_probs_of_many_items() -> None:
+    """Against a difference quotient, for more items than the circle has nodes."""
+    x, g, step = 2 * randn(400), randn(400, seed=1), 1e-5 * randn(400, seed=2)
+    y = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(inclusion_probs(y, 60) @ g, y)
+    rise = (inclusion_probs(x + step, 60) - inclusion_probs(x - step, 60)) @ g / 2
+    assert (slope @ step).item() == pytest.approx(rise.item(), rel=1e-6)
+
+
+def test_inclusion_probs_along_any_dim_under_a_mask_and_in_every_dtype() -> None:
+    x = randn(3, 4, 5)
+    for dim in (0, 1, 2, -2):
+        expected = inclusion_probs(x.movedim(dim, -1), 2).movedim(-1, dim)
+        torch.testing.assert_close(inclusion_probs(x, 2, dim=dim), expected)
+    mask = torch.tensor([True, False, True, True, False])
+    masked = inclusion_probs(x.masked_fill(~mask, torch.nan), 2, mask=mask)
+    torch.testing.assert_close(masked[..., mask], inclusion_probs(x[..., mask], 2))
+    assert (masked[..., ~mask] == 0).all()
+    assert torch.equal(inclusion_probs(x, 3, mask=mask), mask.double().expand(3, 4, 5))  # all that is allowed
+    for dtype in DTYPES:
+        expected = inclusion_probs(x.to(dtype).double(), 2).to(dtype)
+        assert torch.equal(inclusion_probs(x.to(dtype), 2), expected)
+    assert inclusion_probs(torch.zeros(0, 4), 2).shape == (0, 4)
+
+
+def test_rows_of_a_batch_do_not_meet() -> None:
+    x = torch.stack([randn(300), 30 * randn(300), randn(300).masked_fill(randn(300) > 0, -torch.inf)])
+    together = inclusion_probs(x, 90)
+    for row, probs in zip(x, together, strict=True):
+        torch.testing.assert_close(inclusion_probs(row, 90), probs, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_inclusion_probs_compiled_and_mapped() -> None:
+    x = torch.cat([randn(2, 5), torch.tensor([[torch.nan, 0, 0, 0, 0], [0, -torch.inf, -torch.inf, -torch.inf, 0]])])
+    expected = inclusion_probs(x[:2], 3)
+    compiled = torch.compile(lambda y: inclusion_probs(y, 3), fullgraph=True, backend="aot_eager")
+    for f in (compiled, torch.vmap(lambda y: inclusion_probs(y, 3))):
+        value = f(x)
+        torch.testing.assert_close(value[:2], expected)
+        assert value[2:].isnan().all()
+    slope = torch.func.vmap(torch.func.grad(lambda y: inclusion_probs(y, 3)[0]))(x[:2])
+    y = x[:2].clone().requires_grad_()
+    torch.testing.assert_close(slope, torch.autograd.grad(inclusion_probs(y, 3)[:, 0].sum(), y)[0])
+
+
+# --- what a draw says of the whole -------------------------------------------------------------------------------
+
+ROWS = 20_000
+
+
+@pytest.mark.parametrize("k", [2, 5, 8])
+def test_threshold_estimates_are_unbiased_and_know_their_variance(k: int) -> None:
+    x, f = randn(9).log_softmax(0), randn(9, seed=1)
+    keys, i = sample_without_replacement(x.expand(ROWS, 9), k + 1, generator=generator(k))
+    values, drawn = f[i[:, :k]], x[i]
+    weights = threshold_weights(keys, drawn)
+    truth = (x.exp() @ f).item()
+    value, variance = threshold_estimate(values, keys, drawn)
+    torch.testing.assert_close(value, (weights * values).sum(-1))
+    assert abs(value.mean().item() - truth) < Z * (value.var() / ROWS).sqrt().item()
+    # The error squared is as large as the variance says, on average.
+    surprise = (value - truth) ** 2 - variance
+    assert abs(surprise.mean().item()) < Z * (surprise.var() / ROWS).sqrt().item()
+    assert variance.mean() > 0
+    total = weights.sum(-1)
+    assert abs(total.mean().item() - 1) < Z * (total.var() / ROWS).sqrt().item()
+    normalized = threshold_estimate(values, keys, drawn, normalize=True)
+    torch.testing.assert_close(normalized.value, value / total)
+    constant = threshold_estimate(torch.ones_like(values), keys, drawn + 3, normalize=True)
+    torch.testing.assert_close(constant.value, torch.ones(ROWS, dtype=torch.float64))
+    assert (constant.variance < 1e-20).all()
+
+
+def test_normalized_estimates_close_in_and_know_their_spread() -> None:
+    x, f, k = randn(2000).log_softmax(0), randn(2000, seed=1), 200
+    keys, i = sample_without_replacement(x.expand(2000, -1), k + 1, generator=generator())
+    value, variance = threshold_estimate(f[i[:, :k]], keys, x[i], normalize=True)
+    error = value - x.exp() @ f
+    assert abs(error.mean()) < 0.02
+    assert (error**2).mean().item() == pytest.approx(variance.mean().item(), rel=0.25)
+
+
+def test_the_gradient_of_a_threshold_estimate_is_unbiased() -> None:
+    x, f, k = randn(6), randn(6, seed=1), 3
+    y = x.expand(ROWS, 6).clone().requires_grad_()
+    keys, i = sample_without_replacement(y.log_softmax(-1), k + 1, generator=generator())
+    weights = threshold_weights(keys, y.log_softmax(-1).gather(-1, i))
+    (slope,) = torch.autograd.grad((weights * f[i[:, :k]]).sum(), y)
+    whole = x.clone().requires_grad_()
+    (truth,) = torch.autograd.grad(whole.softmax(-1) @ f, whole)
+    assert ((slope.mean(0) - truth).abs() < Z * (slope.var(0) / ROWS).sqrt()).all()
+
+
+def test_threshold_weights_far_from_the_threshold() -> None:
+    """Items far below it weigh exp(kappa), those far above exp(x); no overflow, no 0 / 0."""
+    keys = torch.tensor([900.0, 5.0, 4.0, 3.0, 2.0], dtype=torch.float64)
+    x = torch.tensor([900.0 - 600, -800.0, -20.0, 2.0, 0.0], dtype=torch.float64)
+    x[0] = 300.0
+    weights = threshold_weights(keys, x)
+    expected = [math.exp(300), math.exp(2), math.exp(2), math.exp(2) / -math.expm1(-1)]
+    torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=0)
+    assert weights[1].item() == pytest.approx(math.exp(2), rel=1e-12)
+    all_there = threshold_weights(torch.tensor([1.0, 0.5, -torch.inf]), torch.tensor([0.3, -7.0, 0.0]))
+    torch.testing.assert_close(all_there, torch.tensor([0.3, -7.0]).exp())
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_priority_samples_are_unbiased(k: int) -> None:
+    x = torch.tensor([3.0, 0.5, 0.0, -1.0, -3.0], dtype=torch.float64)
+    f = randn(5, seed=2)
+    draw = priority_sample(x.expand(ROWS, 5), k, generator=generator(k))
+    assert draw.keys.shape == draw.indices.shape == draw.weights.shape == (ROWS, k)
+    estimate = (draw.weights * f[draw.indices]).sum(-1)
+    assert abs(estimate.mean() - x.exp() @ f) < Z * (estimate.var() / ROWS).sqrt()
+    for i in range(5):  # the weight of each item, too
+        of_item = (draw.weights * (draw.indices == i)).sum(-1)
+        spread = (of_item.var() / ROWS).sqrt()
+        assert abs(of_item.mean() - x[i].exp()) <= Z * spread + 1e-9
+
+
+def test_priority_samples_are_the_topk_under_the_noise() -> None:
+    x, u = randn(4, 7), ag.KeyedNoise(5).uniform((4, 7), dtype=torch.float64)
+    draw = priority_sample(x, 3, noise=ag.KeyedNoise(5))
+    top = (x - u.log()).topk(4)
+    torch.testing.assert_close(draw.keys, top.values[:, :3])
+    assert torch.equal(draw.indices, top.indices[:, :3])
+    torch.testing.assert_close(draw.threshold, top.values[:, 3])
+    heavier = torch.maximum(x.gather(1, draw.indices), draw.threshold[:, None])
+    torch.testing.assert_close(draw.weights, heavier.exp())
+    again = priority_sample(x.T, 3, dim=0, noise=u.T)
+    assert torch.equal(again.indices, draw.indices.T)
+    torch.testing.assert_close(again.threshold, draw.threshold)
+
+
+def test_priority_sample_of_everything_and_of_nothing() -> None:
+    x = randn(3, 4)
+    mask = torch.tensor([True, True, False, True])
+    draw = priority_sample(x, 3, mask=mask)
+    assert (draw.threshold == -torch.inf).all()
+    torch.testing.assert_close(draw.weights, x.gather(1, draw.indices).exp())
+    assert (priority_sample(x, 4).threshold == -torch.inf).all()
+    assert priority_sample(x, 0).weights.shape == (3, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_estimates_in_every_dtype(dtype: torch.dtype) -> None:
+    x = randn(20).log_softmax(0).to(dtype)
+    keys, i = sample_without_replacement(x.expand(500, 20), 6, generator=generator())
+    weights = threshold_weights(keys, x[i])
+    assert weights.dtype == dtype
+    torch.testing.assert_close(weights, threshold_weights(keys.double(), x.double()[i]).to(dtype))
+    assert threshold_estimate(torch.ones(500, 5), keys, x[i]).value.dtype == torch.promote_types(dtype, torch.float32)
+    draw = priority_sample(x, 5)
+    assert draw.keys.dtype == draw.weights.dtype == draw.threshold.dtype == dtype
+
+
+def test_gradients_of_weights_are_the_weights() -> None:
+    x = randn(8).requires_grad_()
+    draw = priority_sample(x, 3)
+    (slope,) = torch.autograd.grad(draw.weights.sum(), x)
+    torch.testing.assert_close(
+        slope, torch.zeros(8, dtype=torch.float64).scatter(0, draw.indices, draw.weights.detach())
+    )
+    keys, i = sample_without_replacement(x, 4)
+    weights = threshold_weights(keys, x[i])
+    (slope,) = torch.autograd.grad(weights.sum(), x)
+    torch.testing.assert_close(slope, torch.zeros(8, dtype=torch.float64).scatter(0, i[:3], weights.detach()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_estimates_compiled_and_mapped() -> None:
+    x, f = randn(3, 6), randn(3, 2, seed=1)
+    keys, i = sample_without_replacement(x, 3, generator=generator())
+    drawn = x.gather(-1, i)
+    keys[2, 1] = torch.nan
+    noise = ag.KeyedNoise(1).uniform((3, 6), dtype=torch.float64)
+    expected = threshold_weights(keys[:2], drawn[:2])
+    calls = {
+        "weights": lambda k, d, f: threshold_weights(k, d),
+        "estimate": lambda k, d, f: threshold_estimate(f, k, d).variance,
+    }
+    for wrap in (torch.vmap, lambda g: torch.compile(g, fullgraph=True, backend="aot_eager")):
+        torch.testing.assert_close(wrap(calls["weights"])(keys, drawn, f)[:2], expected)
+        torch.testing.assert_close(
+            wrap(calls["estimate"])(keys, drawn, f)[:2], threshold_estimate(f[:2], keys[:2], drawn[:2]).variance
+        )
+        bad = torch.cat([x[:2], torch.full((1, 6), torch.nan, dtype=torch.float64)])
+        draw = wrap(lambda y, u: tuple(priority_sample(y, 2, noise=u)))(bad, noise)
+        plain = priority_sample(x[:2], 2, noise=noise[:2])
+        torch.testing.assert_close(draw[2][:2], plain.weights)
+        assert draw[2][2].isnan().all()
+        assert (draw[1][2] == -1).all()
+
+
+def test_errors_of_estimates() -> None:
+    x, nan = torch.zeros(2, 4), torch.full((2, 4), torch.nan)
+    for error, message, f in [
+        (ValueError, "k must be between 0 and", lambda: inclusion_probs(x, 5)),
+        (TypeError, "k must be an integer", lambda: inclusion_probs(x, 2.0)),
+        (ValueError, "logits must not be NaN", lambda: inclusion_probs(nan, 2)),
+        (ValueError, r"logits must not be \+inf", lambda: inclusion_probs(x + torch.inf, 2)),
+        (ValueError, "at most the number of allowed", lambda: inclusion_probs(x, 3, mask=torch.arange(4) < 2)),
+        (ValueError, "at least one item", lambda: inclusion_probs(x - torch.inf, 0)),
+        (ValueError, "logits must be those of the items drawn", lambda: threshold_weights(x, x[:, :3])),
+        (ValueError, "keys must hold at least two", lambda: threshold_weights(x[:, :1], x[:, :1])),
+        (ValueError, "fall along dim", lambda: threshold_weights(torch.arange(4.0), torch.zeros(4))),
+        (ValueError, "fall along dim", lambda: threshold_weights(nan, x)),
+        (TypeError, "keys must have a floating dtype", lambda: threshold_weights(x.long(), x)),
+        (ValueError, "values must have 3 items", lambda: threshold_estimate(x, x, x)),
+        (TypeError, "values must be a floating tensor", lambda: threshold_estimate(x.long(), x, x)),
+        (ValueError, "k must be between 0 and", lambda: priority_sample(x, 5)),
+        (ValueError, "at most the number of allowed", lambda: priority_sample(x, 3, mask=torch.arange(4) < 2)),
+        (ValueError, "logits must not be NaN", lambda: priority_sample(nan, 2)),
+        (ValueError, "two doors", lambda: priority_sample(x, 2, noise=ag.KeyedNoise(0), generator=generator())),
+    ]:
+        with pytest.raises(error, match=message):
+            f()
+    assert threshold_estimate(x[:, :1], x[:, :2], x[:, :2]).variance.isnan().all()

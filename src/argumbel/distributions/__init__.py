@@ -10,6 +10,8 @@
 | `RelaxedBernoulli` | numbers in (0, 1) | exact where floating point can hold the number |
 | `RelaxedBernoulliStraightThrough` | 0 or 1, relaxed gradient | the mass of the outcome |
 | `HardConcrete` | numbers in [0, 1], both ends with positive mass | a density inside, masses at the ends |
+| `PlackettLuce` | k of n indices, in order | the mass of the sequence |
+| `TopKSubset` | k-hot vectors, relaxed gradient | the mass of the set |
 """
 
 from .binary import LogitRelaxedBernoulli, RelaxedBernoulli
@@ -18,6 +20,7 @@ from .gumbel import Gumbel
 from .hard_concrete import HardConcrete
 from .monte_carlo import NUM_SAMPLES, kl_monte_carlo
 from .straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
+from .subset import PlackettLuce, TopKSubset
 
 from . import kl  # isort: skip  (registers the divergences of all of the above with torch)
 
@@ -27,10 +30,12 @@ __all__ = [
     "Gumbel",
     "HardConcrete",
     "LogitRelaxedBernoulli",
+    "PlackettLuce",
     "RelaxedBernoulli",
     "RelaxedBernoulliStraightThrough",
     "RelaxedOneHotCategorical",
     "RelaxedOneHotCategoricalStraightThrough",
+    "TopKSubset",
     "kl",
     "kl_monte_carlo",
 ]
