@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_tau
+from .._checks import EXACT_BELOW, can_raise, check_tau
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, draw_like
 from ..relax import further_noise, gumbel_softmax
@@ -79,7 +79,8 @@ def rebar(
     """
     check_problem(f, logits, num_samples)
     tau = check_tau(tau, logits.expand(num_samples, *logits.shape), logits.ndim)
-    if not isinstance(tau, Tensor) and tau == 0:
+    known = torch.as_tensor(tau)
+    if can_raise(known) and bool((known < EXACT_BELOW).any()):
         raise ValueError("tau must be above 0: the relaxed loss has no gradient at 0")
 
     def c(z: Tensor) -> Tensor:
