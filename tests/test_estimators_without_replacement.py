@@ -41,7 +41,7 @@ def test_a_beam_on_noise_draws_without_replacement() -> None:
     """The first two of nine joint outcomes, in order: the Plackett-Luce law over the product."""
     log_p = torch.tensor([[0.5, -0.5, 0.3], [1.0, 0.0, -1.0]], dtype=torch.float64).log_softmax(-1)
     rows = 40_000
-    outcomes, _ = beam(log_p.expand(rows, 2, 3), 3, ag.gumbel((rows, 3, 2, 3), dtype=torch.float64))
+    outcomes, _ = beam(log_p.expand(rows, 2, 3), 2, ag.gumbel((rows, 2, 2, 3), dtype=torch.float64))
     law = oracles.plackett_luce((log_p[0].unsqueeze(-1) + log_p[1]).flatten(), 2)
     code = outcomes[..., 0] * 3 + outcomes[..., 1]
     pairs = torch.bincount(code[:, 0] * 9 + code[:, 1], minlength=81)
