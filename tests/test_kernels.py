@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 import argumbel as ag
 from argumbel import kernels
 from argumbel.kernels import cpu, reference
+from argumbel.reverse import posterior_gumbel
 
 from . import oracles
 from .statistics import check_draws, check_frequency
@@ -284,6 +285,40 @@ def test_gradients_err_no_more_than_plain_torch(
         check_error(tau_grad, exact_tau, exact_tau, unit_tau)
 
 
+# --- the race given its winner -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SINGLE)
+@pytest.mark.parametrize("known", [False, True])
+def test_posterior_gumbel_errs_no_more_than_rounding(path: str, threads: int, dtype: torch.dtype, known: bool) -> None:
+    """Against its formula in float64, from the same noise: values, and their gradient."""
+    for shape in [shape for shape in SHAPES if math.prod(shape)]:
+        for which in range(7 if math.prod(shape) < 2000 else 1):
+            x = logits(shape, dtype)
+            index = x.float().nan_to_num(neginf=-1000).argsort(-1)[..., -min(shape[-1], 2)]  # the second best won
+            value = x.float().amax(-1) - 3 if known else None
+            upstream = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+            a = x.clone().requires_grad_()
+            ours = posterior_gumbel(a, index, value=value, noise=keys_of(shape)[which])
+            (ours_grad,) = torch.autograd.grad(ours, a, upstream)
+            assert ours.dtype == ours_grad.dtype == dtype
+            assert torch.equal(ours.argmax(-1), index)
+            with plain():
+                g = keys_of(shape)[which].gumbel(shape, dtype=torch.float32).double()
+                b = x.double().requires_grad_()
+                exact = posterior_gumbel(b, index, value=None if value is None else value.double(), noise=g)
+                (exact_grad,) = torch.autograd.grad(exact, b, upstream.double())
+            forbidden = x == -torch.inf
+            assert (ours[forbidden] == -torch.inf).all()
+            size = exact.masked_fill(forbidden, 0).abs() + exact.amax(-1, keepdim=True).abs() + 1
+            error = (ours.double() - exact).masked_fill(forbidden, 0).abs() / size
+            # The winner stands a step above what rounds to it: two roundings at most.
+            assert error.max() <= 2 * torch.finfo(dtype).eps + 4 * torch.finfo(torch.float32).eps
+            size = upstream.double().abs() + min(1, 10 / shape[-1]) * upstream.double().abs().sum(-1, keepdim=True)
+            error = (ours_grad.double() - exact_grad).abs() / size
+            assert error.max() <= torch.finfo(dtype).eps + 100 * torch.finfo(torch.float32).eps
+
+
 # --- law functions -----------------------------------------------------------------------------------------------
 
 
@@ -429,6 +464,7 @@ def operators() -> dict[str, tuple[object, ...]]:
         "gumbel_softmax": (x, tau, False, seed, None, items),
         "gumbel_softmax_backward": (y, torch.randn(3, 5), tau),
         "categorical": (x.detach(), seed, [4], True),
+        "posterior_gumbel": (x, torch.tensor([0, 4, 2]), None, seed, rows, items),
     }
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import can_raise, check_dim, check_logits, forbid, raise_bad_logits
+from . import kernels
+from ._checks import can_raise, check_dim, check_logits, forbid, is_traced, raise_bad_logits
 from ._quantile import log_rate_outside
-from .noise import KeyedNoise, draw_like, work_dtype
+from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 
 __all__ = [
     "Perturbed",
@@ -81,11 +82,15 @@ def posterior_gumbel(
 
     Source: Maddison and Tarlow 2017, "Gumbel machinery" (blog post); Maddison, Tarlow and Minka 2014, "A* sampling".
     """
+    if not isinstance(noise, Tensor):
+        check_logits(logits)
+        noise, generator = as_keyed(noise, generator, logits.device), None
+        drawn = _native_posterior(logits, index, value, check_dim(logits, dim), mask, noise)
+        if drawn is not None:
+            return drawn
     x, g, won, bad, dim = _known_race(logits, index, dim, mask, noise, generator)
     top, unsound = _height(x, g, won, value)
-    values = _strictly_below(_truncate(x, g, top), top, logits.dtype)
-    values = torch.where(_is_at(won, x), _representable(top, logits.dtype), values)
-    return values.masked_fill(bad | unsound, torch.nan).movedim(-1, dim)
+    return _crowned(_truncate(x, g, top), top, won, logits.dtype).masked_fill(bad | unsound, torch.nan).movedim(-1, dim)
 
 
 def posterior_noise(
@@ -424,6 +429,30 @@ def _truncate(x: Tensor, g: Tensor, upper: Tensor) -> Tensor:
     """Gumbels at x with noise g, given that they are at most upper; -inf stays -inf."""
     absent = x == -torch.inf  # kept out of the arithmetic: its gradient would be NaN
     return -torch.logaddexp(-(x.masked_fill(absent, 0) + g), -upper).masked_fill(absent, torch.inf)
+
+
+def _native_posterior(
+    logits: Tensor, index: Tensor, value: Tensor | None, dim: int, mask: Tensor | None, noise: KeyedNoise
+) -> Tensor | None:
+    """posterior_gumbel by a kernel; None where there is none, or a row is bad: the long way says what is wrong."""
+    x = forbid(logits, mask).movedim(dim, -1)
+    key = noise.key(x.shape, x.device)
+    at = _checked_indices(index, logits, dim, "index")
+    if not kernels.is_native(x, key) or is_traced(index) or (value is not None and is_traced(value)):
+        return None
+    height = None if value is None else _one_a_row(value, at, torch.float32, "value", "index")[0].squeeze(-1)
+    values, bad = kernels.posterior_gumbel(x, at.squeeze(-1), height, key)
+    if bad:
+        return None
+    if x.dtype != values.dtype:
+        won = at.clamp(0, x.shape[-1] - 1)
+        values = _crowned(values, values.gather(-1, won), won, x.dtype)
+    return values.movedim(-1, dim)
+
+
+def _crowned(values: Tensor, top: Tensor, won: Tensor, dtype: torch.dtype) -> Tensor:
+    """values in dtype, with top at the winner's place and everything else strictly below it."""
+    return torch.where(_is_at(won, values), _representable(top, dtype), _strictly_below(values, top, dtype))
 
 
 def _strictly_below(values: Tensor, ceiling: Tensor, dtype: torch.dtype) -> Tensor:
