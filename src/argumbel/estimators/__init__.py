@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+# how good is each on a problem of yours
+from ._report import Report, report
+
 # antithetic pairs of two items, and swaps of many
 from .binary import arm, arsm, disarm
 
@@ -62,6 +65,7 @@ a control variate of yours."""
 
 __all__ = [
     "ESTIMATORS",
+    "Report",
     "arm",
     "arsm",
     "decoupled_straight_through",
@@ -76,6 +80,7 @@ __all__ = [
     "reinforce_loo",
     "reinmax",
     "relax",
+    "report",
     "straight_through",
     "stratified",
     "subset_reinforce",
