@@ -60,6 +60,22 @@ def test_arsm_of_two_items_is_arm() -> None:
     torch.testing.assert_close(*results)
 
 
+def test_arsm_by_its_own_formula() -> None:
+    """Two factors of four items: sum_j (f(z^cj) - mean_m f(z^mj)) (1/n - pi_j), swap by swap."""
+    p = problem(4, 2, "interaction")
+    noise = ag.gumbel((1, 2, 4), dtype=torch.float64)
+    losses = torch.zeros(4, 4, dtype=torch.float64)
+    for c in range(4):
+        for j in range(4):
+            swapped = noise[0].clone()
+            swapped[:, [c, j]] = noise[0][:, [j, c]]
+            losses[c, j] = p.f(p.a)(torch.nn.functional.one_hot((p.logits + swapped).argmax(-1), 4).double())
+    expected = (1 / 4 - torch.softmax(-noise[0], -1)) @ (losses - losses.mean(0)).T
+    x = p.logits.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(arsm(p.f(p.a), x, noise=noise), x)
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize(
     "p", [problem(2, f, "quadratic", seed=s) for f in (1, 2, 3) for s in (1, 2)], ids=lambda p: p.name
 )
