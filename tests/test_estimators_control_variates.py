@@ -236,6 +236,7 @@ def test_shapes_dtypes_and_forbidden_items(batch: tuple[int, ...], factors: int,
 
     loss = relax(total, x, c=total, num_samples=3)
     assert loss.shape == batch
+    assert loss.isfinite().all()
     (gradient,) = torch.autograd.grad(loss.sum(), x)
     assert gradient.dtype == dtype
     assert gradient.isfinite().all()

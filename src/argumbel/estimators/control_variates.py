@@ -79,8 +79,8 @@ def rebar(
     """
     check_problem(f, logits, num_samples)
     tau = check_tau(tau, logits.expand(num_samples, *logits.shape), logits.ndim)
-    known = torch.as_tensor(tau)
-    if can_raise(known) and bool((known < EXACT_BELOW).any()):
+    frozen = can_raise(tau) and bool((tau < EXACT_BELOW).any()) if isinstance(tau, Tensor) else tau == 0
+    if frozen:
         raise ValueError("tau must be above 0: the relaxed loss has no gradient at 0")
 
     def c(z: Tensor) -> Tensor:
