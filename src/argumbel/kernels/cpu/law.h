@@ -46,9 +46,9 @@ template <class T>
 Block weigh(const T* x, int count, bool& bad) {
     alignas(64) float buffer[kTile];
     const float* logits = fetch(x, count, buffer);
-    bad |= any_bad(logits, count);
-    const float top = max_of(logits, count);
-    if (!(top > -kInf)) return {-kInf, 0.0f};
+    const float top = top_of(logits, count);
+    bad |= top == kInf;
+    if (!(top > -kInf && top < kInf)) return {-kInf, 0.0f};
     return {top, exp_sum(logits, count, top)};
 }
 
@@ -236,8 +236,8 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
         const int64_t at = (row - first) % kBlocks;
         if (at == 0) row_uniforms(seed, row, static_cast<int>(std::min<int64_t>(kBlocks, last - row)), u, unused);
         const float* logits = fetch(row_of<T>(x, row), n, buffer);
-        const float top = max_of(logits, n);
-        if (any_bad(logits, n) || !(top > -kInf)) {
+        const float top = top_of(logits, n);
+        if (!(top > -kInf && top < kInf)) {
             bad.add(row);
             out[row] = -1;
             if (log_z) log_z[row] = static_cast<double>(kNan);

@@ -22,32 +22,31 @@ namespace {
     }
 }
 
-// The height of the winner of a row; NaN if the row is bad, or cannot have been won by it.
-template <class T>
-float height_of(const Matrix& x, const Key& key, int64_t row, int64_t index, const float* value, int threads, Workspace& w) {
-    double log_z;
-    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z) || index < 0 || index >= x.items) return kNan;
+// The height of the winner of a row, with its noise g() if it is to be drawn; NaN if the row is bad, or cannot have been
+// won by it.
+template <class T, class Noise>
+float height_of(const Matrix& x, int64_t row, int64_t index, const float* value, double log_z, Noise&& g) {
+    if (!(std::abs(log_z) < kInf) || index < 0 || index >= x.items) return kNan;
     if (!(to_float(row_of<T>(x, row)[index]) > -kInf)) return kNan;
     if (value) return std::abs(value[row]) < kInf ? value[row] : kNan;
-    const int64_t id = row_id(key, row), item = item_id(key, row, index);
-    return static_cast<float>(log_z) + noise_at<Law::gumbel>(key.seed, id, item);
+    return static_cast<float>(log_z) + g();
 }
 
 template <class T>
 void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const float* value, float* out, int threads,
                     BadRow& bad) {
     const int64_t n = x.items, parts = (n + kTask - 1) / kTask;
-    const auto height = [&](int64_t row, int inner, Workspace& w) {
-        const float top = height_of<T>(x, key, row, index[row], value, inner, w);
-        if (!(top == top)) {
-            bad.add(row);
-            fill_nan(out + row * n, n);
-        }
-        return top;
+    const auto fail = [&](int64_t row) {
+        bad.add(row);
+        fill_nan(out + row * n, n);
     };
     const auto one = [&](int64_t row, int inner, Workspace& w) {
-        const float top = height(row, inner, w);
-        if (!(top == top)) return;
+        double log_z;
+        weigh_row<T>(x, row, inner, w.blocks, w.rows, &log_z);
+        const float top = height_of<T>(x, row, index[row], value, log_z, [&] {
+            return noise_at<Law::gumbel>(key.seed, row_id(key, row), item_id(key, row, index[row]));
+        });
+        if (!(top == top)) return fail(row);
         parallel(parts, inner, [&](int64_t part) {
             alignas(64) float logits[kTile], e[kTile];
             each_tile(n, part, [&](int64_t i, int count) {
@@ -65,18 +64,26 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
     const Cut cut(x.rows, n);
     parallel((x.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
         const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
-        Workspace w;
         if (!in_tiles(key, n)) {
+            Workspace w;
             for (int64_t row = first; row < last; ++row) one(row, 1, w);
             return;
         }
+        const int count = static_cast<int>(n);
         each_tile_of_rows<Law::exponential>(key, first, last, n, [&](int64_t group, int rows, const float* e) {
-            alignas(64) float logits[kTile];
+            alignas(64) float buffer[kTile];
             for (int64_t row = group; row < group + rows; ++row, e += stride_of(n)) {
-                const float top = height(row, 1, w);
-                if (!(top == top)) continue;
-                const int count = static_cast<int>(n);
-                truncate(fetch(row_of<T>(x, row), count, logits), e, count, top, out + row * n);
+                const float* logits = fetch(row_of<T>(x, row), count, buffer);
+                bool is_bad = false;
+                const Block weight = weigh(logits, count, is_bad);
+                const double log_z = is_bad ? kNan : weight.top + std::log(weight.sum);
+                const float top = height_of<T>(
+                    x, row, index[row], value, log_z, [&] { return gumbel_of_exponential(e[index[row]]); });
+                if (!(top == top)) {
+                    fail(row);
+                    continue;
+                }
+                truncate(logits, e, count, top, out + row * n);
                 out[row * n + index[row]] = top;
             }
         });

@@ -40,6 +40,10 @@ ARGUMBEL_INLINE float plus(float a, float b) { return a + b; }
 [[gnu::noinline]] static float max_of(const float* __restrict x, int64_t count) {
     return reduce(count, -kInf, [=](int64_t i) { return x[i]; }, larger);
 }
+// The maximum; +inf if any of x is NaN or +inf.
+[[gnu::noinline]] static float top_of(const float* __restrict x, int64_t count) {
+    return reduce(count, -kInf, [=](int64_t i) { return x[i] < kInf ? x[i] : kInf; }, larger);
+}
 // The maxima of the columns of x laid out kWide wide; NaN counts as +inf.
 [[gnu::noinline]] static void column_maxima(const float* __restrict x, int count, float* __restrict column) {
     float s[kWide];
