@@ -274,52 +274,47 @@ def _stream(
 
 @dataclass(slots=True, eq=False)
 class _Leaf:
-    """A region nothing is cut from yet. Until its own bound is asked for, that of what it was cut from holds."""
+    """A region nothing is cut from yet. Until its own bound is asked for, that of what it was cut from holds. The height
+    is the best in it, in the search going on."""
 
     region: Any
     log_volume: float
     bound: float = math.inf
     own: bool = False
-
-
-class _Look(NamedTuple):
-    """A point looked at: the best height in its region, and its log_ratio."""
-
-    height: float
-    ratio: float
-    point: Any
-    leaf: _Leaf
+    height: float = math.nan
 
 
 def _astar(search: _Search, leaves: list[_Leaf]) -> tuple[Any, float, list[_Leaf]]:
     """The highest point, its value, and the regions left. With leaves that make up the space, their best heights are
     independent Gumbels at their log volumes: the search may start from any of them."""
-    heap: list[tuple[float, int, float, _Leaf]] = []
+    heap: list[tuple[float, int, _Leaf]] = []
     order = itertools.count()
 
-    def push(leaf: _Leaf, height: float) -> None:
-        heapq.heappush(heap, (-(height + leaf.bound), next(order), height, leaf))
+    def push(leaf: _Leaf) -> None:
+        heapq.heappush(heap, (-(leaf.height + leaf.bound), next(order), leaf))
 
     for leaf in leaves:
-        push(leaf, leaf.log_volume - math.log(search.exponential()))
-    best = -math.inf
+        leaf.height = leaf.log_volume - math.log(search.exponential())
+        push(leaf)
+    best, winner = -math.inf, None
     while heap and -heap[0][0] > best:
-        _, _, height, leaf = heapq.heappop(heap)
+        *_, leaf = heapq.heappop(heap)
         if not leaf.own:  # bounds are asked for only when nothing else can come first
             search.tighten(leaf)
-            push(leaf, height)
+            push(leaf)
             continue
-        point, ratio = search.look(leaf, height)
-        best = max(best, height + ratio)
+        point, ratio = search.look(leaf)
+        if leaf.height + ratio > best:
+            best, winner = leaf.height + ratio, point
         for part in search.split(leaf, point):
             fresh = part.log_volume - math.log(search.exponential())
-            push(part, min(height, -_logaddexp(-fresh, -height)))  # Gumbel(log volume) truncated at the height above
+            part.height = min(leaf.height, -_logaddexp(-fresh, -leaf.height))  # truncated at the height above
+            push(part)
     if best == -math.inf:
         raise ValueError("target must have mass somewhere, but log_ratio or its bound is -inf everywhere")
-    winner = max(search.seen, key=lambda look: look.height + look.ratio)
     # A search that looked once found nothing that a split would have shown; keeping none then keeps the leaves few.
     after = leaves if search.likelihoods == 1 else [leaf for *_, leaf in heap]
-    return winner.point, best, after
+    return winner, best, after
 
 
 def _thinning(search: _Search, leaves: list[_Leaf], *, splits: bool) -> tuple[Any, float, list[_Leaf]]:
@@ -349,7 +344,7 @@ def _thinning(search: _Search, leaves: list[_Leaf], *, splits: bool) -> tuple[An
             search.tighten(leaf)
         if level > leaf.bound:
             continue
-        point, ratio = search.look(leaf, -log_time)
+        point, ratio = search.look(leaf)
         if level <= ratio:
             return point, -log_time, leaves
         if splits:
@@ -365,7 +360,6 @@ class _Search:
     def start(self, seed: int, row: int) -> None:
         self.exponential = _exponentials(seed, row).__next__
         self.likelihoods = self.bounds = self.splits = 0
-        self.seen: list[_Look] = []
 
     def uniform(self) -> float:
         return min(-math.expm1(-self.exponential()), 1 - 2.0**-53)
@@ -386,20 +380,19 @@ class _Search:
             leaf.bound = min(leaf.bound, _number("bound", self.target.bound(leaf.region)))
         leaf.own = True
 
-    def look(self, leaf: _Leaf, height: float) -> tuple[Any, float]:
+    def look(self, leaf: _Leaf) -> tuple[Any, float]:
         """A point of the leaf and its log_ratio."""
         self.step()
         self.likelihoods += 1
         point = self.target.sample(leaf.region, self.uniform)
         with torch.no_grad():
             ratio = _number("log_ratio", self.target.log_ratio(point))
-        # A bound that is attained may be rounded to just below it.
-        if ratio == math.inf or ratio > leaf.bound + 1e-9 * max(1, abs(leaf.bound)):
+        # A bound that is attained may be rounded to just below, by functions that compute in float32 too.
+        if ratio == math.inf or ratio > leaf.bound + 1e-6 * max(1, abs(leaf.bound)):
             raise ValueError(
                 f"bound must be at least log_ratio everywhere in its region, but log_ratio is {ratio} at {point}, and "
                 f"the bound of {leaf.region} is {leaf.bound}; correct bound, or log_ratio if it may be +inf"
             )
-        self.seen.append(_Look(height, ratio, point, leaf))
         return point, ratio
 
     def split(self, leaf: _Leaf, point: Any) -> list[_Leaf]:
@@ -525,7 +518,7 @@ class UniformTarget(_BoxTarget):
         log_ratio: from a float64 tensor of shape ``(d,)`` to a number.
         bound: from the corners low and high of a box, two such tensors, to at least the largest log_ratio in it.
         low, high: the corners of the whole space, finite: numbers, or d of them.
-        split: where a box is split, along its longest side: at the ``"sample"`` drawn in it, or in its ``"middle"``.
+        split: where a box is split, along its longest side: in its ``"middle"``, or at the ``"sample"`` drawn in it.
 
     Raises:
         ValueError: low not below high, corners that are not finite, shapes that do not fit, an unknown split.
@@ -547,7 +540,7 @@ class UniformTarget(_BoxTarget):
         low: Numbers,
         high: Numbers,
         *,
-        split: str = "sample",
+        split: str = "middle",
     ) -> None:
         super().__init__(log_ratio, bound, split, low=low, high=high)
         if not all(math.isfinite(b - a) for a, b in zip(*self._root, strict=True)):
@@ -576,8 +569,8 @@ class NormalTarget(_BoxTarget):
         mean, std: of the normal law, numbers or d of them; std above 0.
         low, high: where the space is cut off, if it is. The law is not normalised again: Z is the integral over what
             is left.
-        split: where a box is split: at the ``"sample"`` drawn in it, or in the ``"middle"``, the median of what the law
-            puts there. Of its sides the one is split that is longest by the arctangent of ``(x - mean) / std``, since
+        split: where a box is split: in the ``"middle"``, the median of what the law puts there, or at the ``"sample"``
+            drawn in it. Of its sides the one is split that is longest by the arctangent of ``(x - mean) / std``, since
             sides may be infinite.
 
     Raises:
@@ -604,7 +597,7 @@ class NormalTarget(_BoxTarget):
         *,
         low: Numbers = -math.inf,
         high: Numbers = math.inf,
-        split: str = "sample",
+        split: str = "middle",
     ) -> None:
         super().__init__(log_ratio, bound, split, low=low, high=high, mean=mean, std=std)
         self._mean, self._std = self._numbers["mean"], self._numbers["std"]
@@ -661,14 +654,18 @@ def _log_mass_between(a: float, b: float) -> float:
     if (b - a) * max(1, abs(middle)) < 1e-5:  # there the difference of the ends cancels, and the density hardly bends
         return math.log(b - a) - middle * middle / 2 - _LOG_ROOT_2PI
     log_a, log_b = _log_ndtr(a), _log_ndtr(b)
+    if log_b == -math.inf:  # so far out that even the logarithm is not a number of float64
+        return log_b
     return log_b + math.log(-math.expm1(log_a - log_b))
 
 
 def _normal_between(a: float, b: float, u: float) -> float:
     """The standard normal truncated to (a, b), at its quantile u."""
-    if a + b > 0:
-        return -_normal_between(-b, -a, 1 - u)
-    return _log_ndtri(_logaddexp(math.log1p(-u) + _log_ndtr(a), math.log(u) + _log_ndtr(b)))
+    share, rest = math.log(u), math.log1p(-u)
+    below = _logaddexp(rest + _log_ndtr(a), share + _log_ndtr(b))
+    if below < -math.log(2):
+        return _log_ndtri(below)
+    return -_log_ndtri(_logaddexp(rest + _log_ndtr(-a), share + _log_ndtr(-b)))  # from above, which is then resolved
 
 
 def linear_range(weights: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
