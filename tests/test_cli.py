@@ -128,7 +128,8 @@ def test_plot(figure: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train --estimator magic", "estimator must be one of gumbel_softmax"),
+        ("train --estimator magic", "estimator must be one of exact, reinforce,"),
+        ("train --estimator reinmax(gap=1)", "estimator reinmax takes num_samples, tau; got 'gap' in 'reinmax(gap=1)'"),
         ("train --hidden 3,x", "--hidden must be numbers separated by commas; got '3,x'"),
         ("train --samples ,", "--samples must be numbers separated by commas"),
         ("train --schedule exp:1", "schedule exp takes exp:start,rate,floor,every"),

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, distributions
 
 from argumbel import KeyedNoise
+from argumbel.estimators import ESTIMATORS
 from argumbel.experiments import Config, Run, data, evaluate, evaluate_run, fit, model, write_report
+from argumbel.experiments.estimator import Estimator
 from argumbel.experiments.run import run_on
 from argumbel.experiments.train import Batches
 
@@ -231,7 +233,8 @@ def test_binarize() -> None:
     assert not dynamic.binary
     assert torch.equal(dynamic.test, static.test)
     assert data.binarize(static, "dynamic", seed=9) is static
-    with pytest.raises(ValueError, match="binarize must be one of threshold, static, dynamic; got 'sometimes'"):
+    assert data.binarize(source, "none", seed=3) is source
+    with pytest.raises(ValueError, match="binarize must be one of threshold, static, dynamic, none; got 'sometimes'"):
         data.binarize(source, "sometimes", seed=0)
 
 
@@ -280,25 +283,124 @@ def test_relaxed_kl_gives_an_unbiased_weight_and_so_a_bound() -> None:
     assert (log_likelihood - kl).mean() < evidence.mean().log()
 
 
-@pytest.mark.parametrize("estimator", list(model.ESTIMATORS))
-@pytest.mark.parametrize("kl", model.KL_FORMS)
-def test_every_estimator_draws_what_it_says_and_reaches_the_encoder(estimator: str, kl: str) -> None:
-    make = {"pixels": 5, "latents": 2, "classes": 3, "hidden": (7,), "estimator": estimator, "kl": kl}
-    if kl == "relaxed" and estimator == "straight_through":
-        with pytest.raises(ValueError, match="straight_through has none: use kl='categorical'"):
-            model.CategoricalVAE(**make)
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_every_estimator_trains_the_encoder(name: str) -> None:
+    classes = 2 if name in ("arm", "disarm") else 3
+    vae, x = small_vae(classes=classes, estimator=name), images(8)
+    log_likelihood, kl = vae(x, 0.5, 5)
+    assert log_likelihood.shape == kl.shape == (8,)
+    torch.testing.assert_close(kl, model.categorical_kl(vae.encode(x)))
+    gradient = torch.autograd.grad(log_likelihood.sum(), list(vae.parameters()))
+    assert all(g.isfinite().all() for g in gradient)
+    assert gradient[0 if name != "rebar" else 2].abs().max() > 1e-6  # rebar's own two come first
+    seen = []
+    vae.decode = lambda z: (seen.append(z), type(vae).decode(vae, z))[1]
+    vae(x, 0.5, 5)
+    soft = name in ("gumbel_softmax", "rebar")
+    torch.testing.assert_close(seen[-1].sum(-1), torch.ones_like(seen[-1][..., 0]))
+    assert bool(((seen[-1] == 0) | (seen[-1] == 1)).all()) is not soft
+
+
+@pytest.mark.parametrize("name", ["gumbel_softmax", "gumbel_straight_through", "reinmax"])
+def test_relaxed_kl_is_of_the_sample_that_is_decoded(name: str) -> None:
+    if name == "reinmax":
+        with pytest.raises(ValueError, match="needs a relaxed sample, and reinmax has none: use kl='categorical'"):
+            small_vae(estimator=name, kl="relaxed")
         return
-    vae, x, noise = small_vae(estimator=estimator, kl=kl), images(8), KeyedNoise(5)
-    z, log_relaxed = model.ESTIMATORS[estimator](vae.encode(x), 0.5, noise, kl == "relaxed")
-    torch.testing.assert_close(z.sum(-1), torch.ones(8, 2, dtype=torch.float64))
-    assert bool(((z == 0) | (z == 1)).all()) is (estimator != "gumbel_softmax")
-    assert (log_relaxed is None) is (kl == "categorical")
-    if log_relaxed is not None:
-        assert torch.equal(log_relaxed.argmax(-1), z.argmax(-1))
-    log_likelihood, divergence = vae(x, 0.5, 5)
-    assert log_likelihood.shape == divergence.shape == (8,)
-    (gradient,) = torch.autograd.grad(log_likelihood.sum(), vae.encoder[0].weight)
-    assert gradient.abs().max() > 1e-6
+    vae, x = small_vae(estimator=f"{name}(num_samples=3)", kl="relaxed"), images(8)
+    seen = []
+    vae.decode = lambda z: (seen.append(z), type(vae).decode(vae, z))[1]
+    _, kl = vae(x, 0.5, 5)
+    logits = vae.encode(x)
+    log_relaxed = model.log_gumbel_softmax(logits.expand(3, *logits.shape), 0.5, noise=KeyedNoise(5))
+    assert torch.equal(log_relaxed.argmax(-1), seen[0].argmax(-1))
+    torch.testing.assert_close(kl, model.relaxed_kl(logits, log_relaxed, 0.5, 0.5).mean(0))
+
+
+def test_an_unbiased_estimator_trains_by_the_exact_gradient() -> None:
+    """The mean gradient of reinforce_loo over many draws is that of exact, for the encoder and for the decoder."""
+    x, count = images(1, seed=3), 20_000
+    gradients = {}
+    for name, copies in (("exact", 1), ("reinforce_loo(num_samples=4)", count)):
+        vae = small_vae(estimator=name)
+        logits = vae.encode(x).detach().expand(copies, -1, -1).requires_grad_()
+        vae.encode = lambda _, logits=logits: logits
+        log_likelihood, _ = vae(x, 1.0, 7)
+        (gradients[name],) = torch.autograd.grad(log_likelihood.sum(), logits)
+    exact, drawn = gradients.values()
+    error = drawn.std(0) / count**0.5
+    assert bool(((drawn.mean(0) - exact[0]).abs() < 6 * error + 1e-9).all())
+    assert exact.abs().max() > 0.05
+
+
+def test_rows_of_several_samples_are_shared_out_by_global_ids() -> None:
+    vae, x = small_vae(estimator="reinforce_loo(num_samples=4)"), images(8)
+    rows = torch.arange(100, 116)
+    whole, _ = vae(x, 1.0, 3, rows)
+    parts = [vae(x[half], 1.0, 3, rows.view(8, 2)[half])[0] for half in (slice(0, 3), slice(3, 8))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+    assert not torch.allclose(whole, vae(x, 1.0, 3, rows + 16)[0])
+
+
+def test_rebar_tunes_its_temperature_and_strength() -> None:
+    vae, x = small_vae(estimator="rebar"), images(50)
+    assert dict(vae.estimator.named_parameters()).keys() == {"log_eta", "log_tau"}
+    optimizer = torch.optim.Adam(vae.estimator.parameters(), lr=0.05)
+
+    def variance() -> float:
+        logits = vae.encode(x[:1]).detach().expand(4000, -1, -1).requires_grad_()
+        log_likelihood = vae.estimator(
+            lambda z: -model.bernoulli_log_prob(vae.decode(z), x[0]), logits, tau=9.0, noise=KeyedNoise(11)
+        )
+        (gradient,) = torch.autograd.grad(log_likelihood.sum(), logits)
+        return float(gradient.var(0).sum())
+
+    with torch.no_grad():
+        vae.estimator.log_eta.fill_(1.5)  # far too strong
+    before = variance()
+    for step in range(60):
+        optimizer.zero_grad()
+        (-vae(x, 9.0, 1, torch.arange(100) + 100 * step)[0]).mean().backward()
+        optimizer.step()
+    assert variance() < 0.7 * before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("magic", r"estimator must be one of exact, reinforce, .*got 'magic'"),
+        ("reinmax(", "estimator must be a name, or a name with arguments .*got 'reinmax\\('"),
+        ("", "estimator must be a name, or a name with arguments"),
+        ("reinmax(1.0)", "estimator must be a name, or a name with arguments"),
+        ("a.reinmax", "estimator must be a name, or a name with arguments"),
+        ("reinmax()()", "estimator must be a name, or a name with arguments"),
+        ("reinmax(gap=1)", "estimator reinmax takes num_samples, tau; got 'gap'"),
+        ("reinmax(**{'tau': 1})", "estimator reinmax takes num_samples, tau; got None"),
+        ("reinmax(generator=1)", "estimator reinmax takes num_samples, tau; got 'generator'"),
+        ("reinmax(tau=open('x'))", "tau of estimator reinmax must be a number or a quoted text"),
+        ("reinmax(tau=None)", "tau of estimator reinmax must be a number or a quoted text"),
+        ("reinmax(num_samples=0)", "num_samples of estimator reinmax must be a whole number, 1 or more; got 0"),
+        ("reinmax(num_samples=1.5)", "num_samples of estimator reinmax must be a whole number"),
+    ],
+)
+def test_bad_estimators(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Estimator(text)
+    with pytest.raises(ValueError, match=message):
+        tiny(estimator=text)
+
+
+def test_who_decides_the_temperature() -> None:
+    logits = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    loss = lambda z: z[..., 0] ** 2  # noqa: E731
+
+    def gradient(text: str, tau: float) -> Tensor:
+        return torch.autograd.grad(Estimator(text)(loss, logits, tau=tau, noise=KeyedNoise(1)).sum(), logits)[0]
+
+    assert not torch.allclose(gradient("reinmax", 0.5), gradient("reinmax", 2.0))
+    assert torch.equal(gradient("reinmax(tau=0.5)", 2.0), gradient("reinmax", 0.5))
+    assert torch.equal(gradient("reinforce", 0.5), gradient("reinforce", 2.0))
+    assert torch.equal(gradient("rebar", 0.5), gradient("rebar", 2.0))
 
 
 def test_the_untrained_model_predicts_the_mean_image() -> None:
@@ -313,7 +415,7 @@ def test_the_untrained_model_predicts_the_mean_image() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"estimator": "magic"}, "estimator must be one of gumbel_softmax, .*got 'magic'"),
+        ({"activation": "tanh"}, "activation must be one of relu, leaky_relu; got 'tanh'"),
         ({"kl": "none"}, "kl must be one of categorical, relaxed; got 'none'"),
         ({"prior_tau": 0.5}, "prior_tau must be positive and goes with kl='relaxed'"),
         ({"kl": "relaxed", "prior_tau": 0.0}, "prior_tau must be positive"),
@@ -411,25 +513,25 @@ def test_code_usage() -> None:
 
 def test_batches_are_a_function_of_the_step() -> None:
     source = torch.arange(23)[:, None].expand(-1, 4)
-    batches = Batches(source, 5, seed=1, binary=True)
+    batches = Batches(source, 5, seed=1, fixed=True)
     whole = [batches(step)[:, 0].tolist() for step in range(12)]
     for epoch in range(3):
         rows = [row for batch in whole[4 * epoch : 4 * epoch + 4] for row in batch]
         assert len(set(rows)) == 20
     assert whole[:4] != whole[4:8]
-    jump = Batches(source, 5, seed=1, binary=True)
+    jump = Batches(source, 5, seed=1, fixed=True)
     for step in (11, 0, 6, 3):
         assert jump(step)[:, 0].tolist() == whole[step]
-    assert Batches(source, 5, seed=2, binary=True)(0)[:, 0].tolist() != whole[0]
-    shares = [Batches(source, 4, seed=1, binary=True, rank=r, world=2)(7) for r in range(2)]
-    assert torch.equal(torch.cat(shares), Batches(source, 4, seed=1, binary=True)(7))
+    assert Batches(source, 5, seed=2, fixed=True)(0)[:, 0].tolist() != whole[0]
+    shares = [Batches(source, 4, seed=1, fixed=True, rank=r, world=2)(7) for r in range(2)]
+    assert torch.equal(torch.cat(shares), Batches(source, 4, seed=1, fixed=True)(7))
     with pytest.raises(ValueError, match="batch must be at most the 23 training images; got 24"):
-        Batches(source, 24, seed=1, binary=True)
+        Batches(source, 24, seed=1, fixed=True)
 
 
 def test_grey_batches_are_drawn_afresh_every_step() -> None:
     grey = torch.tensor([0.0, 0.25, 1.0]).expand(400, 3)
-    batches = Batches(grey, 400, seed=0, binary=False)
+    batches = Batches(grey, 400, seed=0, fixed=False)
     first, second = batches(0), batches(1)
     assert torch.equal(first, batches(0))
     assert not torch.equal(first, second)
@@ -438,7 +540,7 @@ def test_grey_batches_are_drawn_afresh_every_step() -> None:
     assert means[0] == 0
     assert means[2] == 1
     assert abs(means[1] - 0.25) < 6 * (0.25 * 0.75 / 8000) ** 0.5
-    shares = [Batches(grey, 400, seed=0, binary=False, rank=r, world=4)(3) for r in range(4)]
+    shares = [Batches(grey, 400, seed=0, fixed=False, rank=r, world=4)(3) for r in range(4)]
     assert torch.equal(torch.cat(shares), batches(3))
 
 
@@ -474,6 +576,8 @@ def without_clock(run: Run) -> list[dict]:
         {"precision": "64-true"},
         {"optimizer": "radam", "kl": "relaxed", "weight_decay": 0.01},
         {"optimizer": "adamw", "estimator": "straight_through", "lr_schedule": "constant", "schedule": "constant:1"},
+        {"estimator": "rebar", "binarize": "none", "activation": "leaky_relu", "centre": False},
+        {"estimator": "unordered_set(num_samples=4)"},
     ],
 )
 def test_a_resumed_run_is_the_run_not_stopped(tmp_path: Path, changes: dict) -> None:
@@ -536,7 +640,13 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert not torch.equal(state_of(a)["model"]["decoder.0.weight"], state_of(c)["model"]["decoder.0.weight"])
 
 
-@pytest.mark.parametrize("estimator", list(model.ESTIMATORS))
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *("gumbel_softmax", "gumbel_straight_through", "straight_through", "reinmax", "gumbel_rao(num_conditional=4)"),
+        *("reinforce_loo(num_samples=4)", "rebar"),
+    ],
+)
 def test_it_learns(tmp_path: Path, estimator: str) -> None:
     config = Config.make(
         latents=6, classes=8, hidden=(128,), steps=600, valid_every=200, threads=1, device="cpu", estimator=estimator
@@ -645,6 +755,9 @@ def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [fit(config)[0].path for _ in range(2)]
     assert paths == [Path("runs/digits-gumbel_softmax"), Path("runs/digits-gumbel_softmax-2")]
     stored = json.loads((run.path / "config.json").read_text())
+    earlier = {name: value for name, value in stored.items() if name not in ("activation", "centre")}
+    (run.path / "config.json").write_text(json.dumps(earlier))  # of before there were these settings
+    assert run.config() == config
     (run.path / "config.json").write_text(json.dumps(stored | {"colour": "blue"}))
     with pytest.raises(ValueError, match=r"is of another version of argumbel .it differs in colour"):
         run.config()

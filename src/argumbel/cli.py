@@ -79,7 +79,8 @@ def train(
         str | None,
         _option(
             _DATA,
-            "threshold (at 0.5), static (drawn once), dynamic (each step). Default: threshold for digits, else static.",
+            "threshold (at 0.5), static (drawn once), dynamic (each step), none. Default: threshold for digits, else "
+            "static.",
         ),
     ] = None,
     latents: Annotated[int | None, _option(_MODEL, "Categorical latents. Default: 10 for digits, else 20.")] = None,
@@ -90,9 +91,24 @@ def train(
             _MODEL, "Hidden sizes of the encoder; the decoder mirrors them. Default: 256,128 for digits, else 512,256."
         ),
     ] = None,
+    activation: Annotated[
+        str | None, _option(_MODEL, "relu or leaky_relu (slope 0.1), after hidden layers. Default: relu.")
+    ] = None,
+    centre: Annotated[
+        bool | None,
+        _option(
+            _MODEL,
+            "Start from the mean image: take it from the input, give it to the output. Default: yes.",
+            "--centre/--no-centre",
+        ),
+    ] = None,
     estimator: Annotated[
         str | None,
-        _option(_MODEL, "gumbel_softmax, gumbel_straight_through or straight_through. Default: gumbel_softmax."),
+        _option(
+            _MODEL,
+            "A name in argumbel.estimators, with its own arguments if need be, as 'gumbel_rao(num_conditional=100)'. "
+            "Default: gumbel_softmax.",
+        ),
     ] = None,
     kl: Annotated[
         str | None,
@@ -164,6 +180,8 @@ def train(
                 "latents": latents,
                 "classes": classes,
                 "hidden": None if hidden is None else tuple(_numbers("hidden", hidden, int)),
+                "activation": activation,
+                "centre": centre,
                 "estimator": estimator,
                 "kl": kl,
                 "prior_tau": prior_tau,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 __all__ = ["BINARIZE", "Images", "binarize", "load", "load_digits", "load_mnist", "load_npz"]
 
-BINARIZE = ("threshold", "static", "dynamic")
+BINARIZE = ("threshold", "static", "dynamic", "none")
 _SPLIT_SEED = 20170401  # of the fixed splits of data that come without one; a change changes every figure
 _SPLITS = ("train", "valid", "test")
 
@@ -51,12 +51,13 @@ def binarize(images: Images, method: str, *, seed: int) -> Images:
     """Binary images: ``x >= 0.5`` (``threshold``), or ``x > u`` with uniform ``u`` drawn once (``static``).
 
     ``dynamic`` leaves the training images grey, for the training loop to draw afresh at every step, and fixes the
-    validation and test images as ``static`` does, so that figures at different steps are comparable. Images that are
-    binary already come back unchanged, whatever the method. Each split has its own stream of ``seed``.
+    validation and test images as ``static`` does, so that figures at different steps are comparable. ``none`` leaves
+    all images grey. Images that are binary already come back unchanged, whatever the method. Each split has its own
+    stream of ``seed``.
     """
     if method not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}; got {method!r}")
-    if images.binary:
+    if images.binary or method == "none":
         return images
 
     def once(split: int, x: Tensor) -> Tensor:

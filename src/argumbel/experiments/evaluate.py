@@ -162,7 +162,7 @@ def code_usage(model: CategoricalVAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_likelihood(model: CategoricalVAE, x: Tensor, z: Tensor) -> Tensor:
-    one_hot = F.one_hot(z, model.classes).to(model.mean.dtype)
+    one_hot = F.one_hot(z, model.classes).to(model.dtype)
     return bernoulli_log_prob(model.decode(one_hot), x)
 
 

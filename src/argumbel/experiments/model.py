@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,62 +12,29 @@ from torch import Tensor, nn
 
 from ..distributions.densities import exp_concrete
 from ..noise import KeyedNoise
-from ..relax import gumbel_softmax, log_gumbel_softmax, straight_through
+from ..relax import log_gumbel_softmax
+from .estimator import Estimator
 
 __all__ = [
-    "ESTIMATORS",
+    "ACTIVATIONS",
     "KL_FORMS",
     "CategoricalVAE",
-    "Latents",
     "bernoulli_log_prob",
     "categorical_kl",
     "relaxed_kl",
 ]
 
 KL_FORMS = ("categorical", "relaxed")
-
-
-class Latents(NamedTuple):
-    """A draw of the latents: ``value`` feeds the decoder; ``log_relaxed`` is the log of the relaxed sample under it."""
-
-    value: Tensor
-    log_relaxed: Tensor | None
-
-
-Estimator = Callable[[Tensor, float, KeyedNoise, bool], Latents]
-
-
-def _soft(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
-    if not with_log:
-        return Latents(gumbel_softmax(logits, tau, noise=noise), None)
-    log_relaxed = log_gumbel_softmax(logits, tau, noise=noise)
-    return Latents(log_relaxed.exp(), log_relaxed)
-
-
-def _hard(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
-    # Keyed noise is a function: the second call sees the very draw of the first.
-    log_relaxed = log_gumbel_softmax(logits, tau, noise=noise) if with_log else None
-    return Latents(gumbel_softmax(logits, tau, hard=True, noise=noise), log_relaxed)
-
-
-def _plain(logits: Tensor, tau: float, noise: KeyedNoise, with_log: bool) -> Latents:
-    if with_log:
-        raise ValueError("kl='relaxed' needs a relaxed sample, and straight_through has none: use kl='categorical'")
-    return Latents(straight_through(logits, method="softmax", tau=tau, noise=noise), None)
-
-
-ESTIMATORS: dict[str, Estimator] = {
-    "gumbel_softmax": _soft,
-    "gumbel_straight_through": _hard,
-    "straight_through": _plain,
-}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
+_RELAXED = ("gumbel_softmax", "gumbel_straight_through")  # whose sample is, or is the argmax of, a relaxed one
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     """``sum_d [x_d l_d - log(1 + exp(l_d))]``: log-probability (nats) of binary images under independent Bernoullis.
 
     Shapes: ``logits`` and ``x`` (..., pixels), broadcast to each other, the result (...). It is minus
-    ``binary_cross_entropy_with_logits`` summed over pixels.
+    ``binary_cross_entropy_with_logits`` summed over pixels. Of grey images in (0, 1) it is the mean of that over binary
+    images drawn from them, which is no likelihood of the grey ones.
 
     >>> bernoulli_log_prob(torch.zeros(2, 3), torch.ones(2, 3))
     tensor([-2.0794, -2.0794])
@@ -114,11 +80,14 @@ def relaxed_kl(logits: Tensor, log_y: Tensor, tau: float, prior_tau: float) -> T
 class CategoricalVAE(nn.Module):
     """N categorical latents of K classes between two multilayer perceptrons, and Bernoulli pixels.
 
+    ``estimator`` names the gradient estimator of the latents, as :class:`Estimator` reads it.
+
     ``mean`` (the mean training image, probabilities) centres the encoder's input and sets the decoder's last bias to
-    its logits, so that the untrained model already predicts the mean image.
+    its logits, so that the untrained model already predicts the mean image. Without it the encoder sees the images as
+    they are, and that bias begins as all others do.
     """
 
-    mean: Tensor
+    mean: Tensor | None
 
     def __init__(
         self,
@@ -130,15 +99,19 @@ class CategoricalVAE(nn.Module):
         estimator: str = "gumbel_softmax",
         kl: str = "categorical",
         prior_tau: float | None = None,
+        activation: str = "relu",
         mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if estimator not in ESTIMATORS:
-            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {estimator!r}")
         if kl not in KL_FORMS:
             raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}; got {kl!r}")
-        if kl == "relaxed" and estimator == "straight_through":
-            raise ValueError("kl='relaxed' needs a relaxed sample, and straight_through has none: use kl='categorical'")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+        self.estimator = Estimator(estimator)
+        if kl == "relaxed" and self.estimator.name not in _RELAXED:
+            raise ValueError(
+                f"kl='relaxed' needs a relaxed sample, and {self.estimator.name} has none: use kl='categorical'"
+            )
         if prior_tau is not None and (kl != "relaxed" or not prior_tau > 0):
             raise ValueError(
                 f"prior_tau must be positive and goes with kl='relaxed'; got prior_tau={prior_tau}, kl={kl!r}"
@@ -149,45 +122,59 @@ class CategoricalVAE(nn.Module):
                 f"got latents={latents}, classes={classes}, hidden={tuple(hidden)}"
             )
         self.latents, self.classes, self.kl, self.prior_tau = latents, classes, kl, prior_tau
-        self.estimator = ESTIMATORS[estimator]
-        self.encoder = _perceptron([pixels, *hidden, latents * classes])
-        self.decoder = _perceptron([latents * classes, *reversed(hidden), pixels])
-        mean = torch.full((pixels,), 0.5) if mean is None else mean.float()
-        self.register_buffer("mean", mean)
-        last = self.decoder[-1]
-        assert isinstance(last, nn.Linear)
-        with torch.no_grad():
-            last.bias.copy_(torch.logit(mean, eps=1e-3))
+        self.encoder = _perceptron([pixels, *hidden, latents * classes], activation)
+        self.decoder = _perceptron([latents * classes, *reversed(hidden), pixels], activation)
+        self.register_buffer("mean", None if mean is None else mean.float())
+        if mean is not None:
+            last = self.decoder[-1]
+            assert isinstance(last, nn.Linear)
+            with torch.no_grad():
+                last.bias.copy_(torch.logit(mean, eps=1e-3))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.decoder.parameters()).dtype
 
     def encode(self, x: Tensor) -> Tensor:
         """Log-probabilities of the latents, (batch, N, K), of images (batch, pixels)."""
-        logits = _at_least_float32(self.encoder(x.to(self.mean.dtype) - self.mean))
+        x = x.to(self.dtype)
+        logits = _at_least_float32(self.encoder(x if self.mean is None else x - self.mean))
         return logits.unflatten(-1, (self.latents, self.classes)).log_softmax(-1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Logits of the pixels, (..., pixels), of latents (..., N, K), one-hot or relaxed."""
-        return _at_least_float32(self.decoder(z.flatten(-2).to(self.mean.dtype)))
+        return _at_least_float32(self.decoder(z.flatten(-2).to(self.dtype)))
 
     def forward(self, x: Tensor, tau: float, seed: int | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-likelihood and KL (nats), each (batch,), of one draw of the latents; the ELBO is their difference.
+        """Log-likelihood and KL (nats), each (batch,), by the estimator's draws of the latents; the ELBO is their
+        difference.
 
-        The draw is that of ``KeyedNoise(seed, rows)``, one row for each latent of each image.
+        The draws are those of ``KeyedNoise(seed, rows)``, one row for each latent of each image. Of an estimator with
+        several samples each row stands for that many.
         """
         logits = self.encode(x)
+        count = self.estimator.num_samples
+        if rows is not None and count > 1:
+            rows = (rows.flatten() * count + torch.arange(count, device=rows.device).unsqueeze(-1)).flatten()
         noise = KeyedNoise(seed, rows)
-        value, log_relaxed = self.estimator(logits, tau, noise, self.kl == "relaxed")
-        log_likelihood = bernoulli_log_prob(self.decode(value), x)
-        if log_relaxed is None:
+
+        def loss(z: Tensor) -> Tensor:
+            return -bernoulli_log_prob(self.decode(z), x)
+
+        log_likelihood = -self.estimator(loss, logits, tau=tau, noise=noise)
+        if self.kl == "categorical":
             return log_likelihood, categorical_kl(logits)
-        return log_likelihood, relaxed_kl(logits, log_relaxed, tau, self.prior_tau or tau)
+        # Keyed noise is a function: this sees the very draw the loss has seen.
+        log_relaxed = log_gumbel_softmax(logits.expand(count, *logits.shape), tau, noise=noise)
+        return log_likelihood, relaxed_kl(logits, log_relaxed, tau, self.prior_tau or tau).mean(0)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+def _perceptron(widths: Sequence[int], activation: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])

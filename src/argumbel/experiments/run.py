@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 
 from .. import schedules
 from . import data as datasets
+from . import estimator as estimators
 from .data import Images
-from .model import ESTIMATORS, KL_FORMS, CategoricalVAE
+from .model import ACTIVATIONS, KL_FORMS, CategoricalVAE
 
 __all__ = ["OPTIMIZERS", "PRESETS", "Config", "Run", "run_on", "stream"]
 
@@ -81,6 +82,8 @@ class Config:
     devices: int
     precision: str
     tensorboard: bool
+    activation: str = "relu"
+    centre: bool = True
 
     @classmethod
     def make(cls, dataset: str = "digits", **given: Any) -> Config:
@@ -112,14 +115,15 @@ class Config:
     def __post_init__(self) -> None:
         for name, known in (
             ("binarize", datasets.BINARIZE),
-            ("estimator", tuple(ESTIMATORS)),
             ("kl", KL_FORMS),
+            ("activation", tuple(ACTIVATIONS)),
             ("optimizer", OPTIMIZERS),
             ("lr_schedule", LR_SCHEDULES),
             ("device", DEVICES),
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}; got {getattr(self, name)!r}")
+        estimators.parse(self.estimator)
         for name in ("batch", "steps", "log_every", "valid_every", "devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more; got {getattr(self, name)}")
@@ -169,7 +173,8 @@ class Config:
                 estimator=self.estimator,
                 kl=self.kl,
                 prior_tau=self.prior_tau,
-                mean=images.train.float().mean(0),
+                activation=self.activation,
+                mean=images.train.float().mean(0) if self.centre else None,
             )
 
 
@@ -227,9 +232,11 @@ class Run:
     def config(self, **changes: Any) -> Config:
         """The configuration of this run, with what is changed (and not None) for its continuation."""
         stored = json.loads((self.path / "config.json").read_text())
-        expected = {f.name for f in fields(Config)}
-        if set(stored) != expected:
-            differing = ", ".join(sorted(set(stored) ^ expected))
+        # Settings that came later have a default, which is what earlier runs were trained with.
+        known = {f.name for f in fields(Config)}
+        needed = {f.name for f in fields(Config) if f.default is MISSING}
+        if not needed <= set(stored) <= known:
+            differing = ", ".join(sorted((needed - set(stored)) | (set(stored) - known)))
             raise ValueError(
                 f"{self.path / 'config.json'} is of another version of argumbel (it differs in {differing})"
             )

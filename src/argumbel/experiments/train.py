@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .estimator import parse
 from .evaluate import discrete_elbo
 from .run import Config, Run, run_on, stream
 
@@ -28,14 +29,14 @@ class Batches:
     """``batches(step)``: the images of a step, a pure function of seed and step.
 
     Each epoch goes through the training images once, in an order of its own (the remainder that fills no batch is left
-    out). ``binary`` images are taken as they are; grey ones are drawn afresh, pixel by pixel, at every step. Of several
-    processes each takes its ``rank``'s share of the same batch.
+    out). Images that are ``fixed`` are taken as they are; others are drawn afresh, pixel by pixel, at every step. Of
+    several processes each takes its ``rank``'s share of the same batch.
     """
 
-    def __init__(self, images: Tensor, batch: int, seed: int, *, binary: bool, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, images: Tensor, batch: int, seed: int, *, fixed: bool, rank: int = 0, world: int = 1) -> None:
         if batch > len(images):
             raise ValueError(f"batch must be at most the {len(images)} training images; got {batch}")
-        self.images, self.batch, self.seed, self.binary = images, batch, seed, binary
+        self.images, self.batch, self.seed, self.fixed = images, batch, seed, fixed
         self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self.epoch, self.order = -1, torch.empty(0)
 
@@ -45,7 +46,7 @@ class Batches:
             generator = torch.Generator().manual_seed(stream(self.seed, f"order/{epoch}"))
             self.epoch, self.order = epoch, torch.randperm(len(self.images), generator=generator).to(self.images.device)
         x = self.images[self.order[place * self.batch : (place + 1) * self.batch][self.share]]
-        if self.binary:
+        if self.fixed:
             return x
         generator = torch.Generator(device=x.device).manual_seed(stream(self.seed, f"binarize/{step}"))
         u = torch.rand((self.batch, x.shape[1]), generator=generator, device=x.device)
@@ -113,7 +114,8 @@ class _Training:
         rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
         images = config.images()
         train = images.train.to(device)
-        self.batches = Batches(train, config.batch, config.seed, binary=images.binary, rank=rank, world=world)
+        fixed = config.binarize != "dynamic" or images.binary
+        self.batches = Batches(train, config.batch, config.seed, fixed=fixed, rank=rank, world=world)
         self.valid = images.valid.to(device)
         self.fabric, self.config, self.state, self.model = fabric, config, State(), config.model(images)
         self.module, self.optimizer = fabric.setup(self.model, _optimizer(config, self.model.parameters()))
@@ -277,7 +279,7 @@ def _optimizer(config: Config, parameters: Iterator[Any]) -> torch.optim.Optimiz
 
 def _fresh(config: Config) -> Path:
     """``runs/<dataset>-<estimator>``, or the first of its numbered successors that is free."""
-    name, number = f"{config.dataset}-{config.estimator}", 1
+    name, number = f"{config.dataset}-{parse(config.estimator)[0]}", 1
     path = Path("runs") / name
     while path.exists():
         number += 1
