@@ -194,11 +194,19 @@ def test_the_law_is_stable_to_the_last_bit(x: Tensor, seed: int) -> None:
     same = counterfactual_probs(x, index, x)
     torch.testing.assert_close(same, torch.nn.functional.one_hot(index, x.shape[-1]).to(x.dtype))
     assert ((same == 0).sum(-1) == x.shape[-1] - 1).all()
-    new = x + ag.KeyedNoise(3).gumbel(x.shape, dtype=x.dtype)
-    shift = (new.double() - x.double()).nan_to_num(nan=-math.inf)
-    shrunk = shift <= shift.gather(-1, index.unsqueeze(-1))
-    shrunk.scatter_(-1, index.unsqueeze(-1), False)
-    assert (counterfactual_probs(x, index, new)[shrunk] == 0).all()
+    for moved in (ag.KeyedNoise(3).gumbel(x.shape, dtype=x.dtype), 8 * (torch.arange(x.shape[-1]) % 2)):
+        new = x + moved
+        shift = (new.double() - x.double()).nan_to_num(nan=-math.inf)
+        shrunk = shift <= shift.gather(-1, index.unsqueeze(-1))
+        shrunk.scatter_(-1, index.unsqueeze(-1), False)
+        assert (counterfactual_probs(x, index, new)[shrunk] == 0).all()
+
+
+def test_a_rival_at_the_same_height_does_not_win() -> None:
+    """With a deficit that underflows, and odds that did not change, it is as high as the winner, and comes first."""
+    x, noise = torch.tensor([3.0, 0.0]), torch.tensor([[200.0, 0.0]])
+    assert counterfactual(x, torch.tensor(1), x, noise=noise) == 1
+    assert counterfactual(x, torch.tensor(1), x + torch.tensor([1e-5, 0.0]), noise=noise) == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

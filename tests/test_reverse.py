@@ -248,6 +248,18 @@ def test_the_largest_half() -> None:
     assert (values[:, 1] > values[:, [0, 2]].amax(-1)).all()
 
 
+def test_members_far_above_the_rest_are_free() -> None:
+    """Even noise as low as it gets, where 1 - exp(-exp(-G)) is 1 to the last digit, stays what it was."""
+    x, g = torch.tensor([0.0, 1.0, -100.0], dtype=torch.float64), torch.tensor([-3.8, -3.7, 0.0], dtype=torch.float64)
+    values = posterior_gumbel_subset(x, torch.tensor([0, 1]), noise=g)
+    torch.testing.assert_close(values, x + g)
+
+
+def test_a_set_of_all_that_is_allowed_says_nothing() -> None:
+    x, g = torch.tensor([0.5, -torch.inf, 2.0]), ag.KeyedNoise(0).gumbel((3,))
+    assert torch.equal(posterior_gumbel_subset(x, torch.tensor([2, 0]), noise=g), x + g)
+
+
 @pytest.mark.parametrize("name", GIVEN)
 def test_one_item_and_empty_batches(name: str) -> None:
     if KNOWN[name] == 1:
@@ -481,6 +493,16 @@ def test_the_height_is_the_place_of_u_on_its_step() -> None:
 @given(x=logits(), u=st.sampled_from([0.0, 1e-8, 0.25, 0.5, 0.75, 1 - 2**-11]), seed=seeds)
 def test_any_draw_is_sound(x: Tensor, u: float, seed: int) -> None:
     values, winner = inverse_cdf_gumbel(x, torch.full(x.shape[:-1], u, dtype=x.dtype), noise=ag.KeyedNoise(seed))
+    check_sound("the winner", x, winner.unsqueeze(-1), values)
+
+
+def test_the_last_step_ends_at_one() -> None:
+    """Sums of probabilities end a little off 1; nobody may fall between, onto an item that is forbidden."""
+    x = torch.cat([torch.randn(500, 30, dtype=torch.float64), torch.full((500, 2), -torch.inf)], -1)
+    assert (x.softmax(-1).cumsum(-1)[:, -1] < 1).any()
+    u = torch.full((500,), 1 - 2**-53, dtype=torch.float64)
+    values, winner = inverse_cdf_gumbel(x, u, noise=ag.KeyedNoise(0))
+    assert (winner == 29).all()
     check_sound("the winner", x, winner.unsqueeze(-1), values)
 
 
