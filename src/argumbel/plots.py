@@ -1,4 +1,6 @@
-"""Pictures that explain the relaxation. Every function returns a `matplotlib.figure.Figure`; nothing is shown or saved.
+"""Pictures that explain the relaxation, and one that compares estimators.
+
+Every function returns a `matplotlib.figure.Figure`; nothing is shown or saved.
 
     y = softmax((logits + G) / tau),        G standard Gumbel
 
@@ -23,13 +25,16 @@ try:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Polygon
+    from matplotlib.ticker import LogLocator, NullLocator
 except ImportError as error:  # pragma: no cover - the message is all there is to it
     raise ImportError('argumbel.plots needs matplotlib: pip install "argumbel[plot]"') from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["expectations", "simplex"]
+    from .estimators import Report
+
+__all__ = ["estimator_report", "expectations", "simplex"]
 
 # Okabe and Ito's palette: told apart by readers of every kind of colour vision.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
@@ -246,4 +251,94 @@ def expectations(
         grid[row][0].set_ylabel(label, fontsize=10, color=_INK)
     grid[0][-1].legend(loc="upper right", frameon=False, fontsize=8.5, labelcolor=_INK, borderpad=0, handlelength=1.2)
     figure.supxlabel("class", fontsize=9.5, color=_INK)
+    return figure
+
+
+def estimator_report(report: Report, *, title: str = "") -> Figure:
+    """Error, direction and time of gradient estimators, as dots in a row each, the least `variance + bias^2` on top.
+
+    A filled diamond is a squared bias that can be told from noise; a hollow one is where noise hides it (the squared
+    standard error). Where the exact gradient is not known there are no diamonds. What an estimator has no figure of,
+    because its variance is 0, is written at the left edge.
+
+    Args:
+        report: what `argumbel.estimators.report` returned.
+        title: a line above the figure.
+
+    Returns:
+        A figure of three axes that share the names: variance and squared bias, mean cosine to the exact gradient, time.
+
+    Raises:
+        ValueError: no estimator of the report applied.
+
+    Example:
+        >>> from argumbel import estimators, plots
+        >>> f = lambda z: (z[..., 1] - 0.45) ** 2
+        >>> report = estimators.report(f, torch.tensor([0.0, 1.0]), ["reinforce", "gumbel_softmax"], num_repeats=100)
+        >>> figure = plots.estimator_report(report, title="Tucker's toy")
+        >>> len(figure.axes)
+        3
+        >>> figure.savefig("report.png")
+    """
+    rows = sorted(report.measured, key=lambda row: (row.variance or 0) + (row.bias or 0) ** 2)
+    if not rows:
+        raise ValueError("report must have an estimator that applies, but none does; print it for the reasons")
+    places = range(len(rows))
+    figure = Figure(figsize=(10, 1.5 + 0.27 * len(rows)), dpi=150, layout="constrained")
+    error, direction, time = figure.subplots(1, 3, sharey=True, width_ratios=[2.4, 1, 1])
+
+    rounding = 1e-12 * float(report.reference.square().sum())  # of float32; on a log scale it would be far off
+    variance, squared, hidden = ([math.nan] * len(rows) for _ in range(3))  # NaN is not drawn
+    for place, row in enumerate(rows):
+        assert row.variance is not None
+        assert row.stderr is not None
+        if row.variance > rounding:
+            variance[place] = row.variance
+        if row.bias is not None and row.bias**2 > rounding and row.bias > 2 * row.stderr:
+            squared[place] = row.bias**2
+        elif row.bias is not None and row.stderr**2 > rounding:
+            hidden[place] = row.stderr**2
+    shown = [(variance, "o", _COLORS[0], _COLORS[0], "variance")]
+    if report.enumerated:
+        shown += [
+            (squared, "D", _COLORS[1], _COLORS[1], "squared bias"),
+            (hidden, "D", "white", _COLORS[1], "squared bias hidden by noise: its squared standard error"),
+        ]
+    for values, marker, face, edge, label in shown:
+        if not all(map(math.isnan, values)):
+            error.plot(values, places, marker, markerfacecolor=face, markeredgecolor=edge, markersize=6, label=label)
+    for place in places:
+        if math.isnan(variance[place]):
+            error.annotate(
+                "0", (0, place), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+                va="center", color=_COLORS[0], weight="bold", fontsize=9,
+            )  # fmt: skip
+    error.set_xscale("log")
+    error.set_xlabel("variance, squared bias" if report.enumerated else "variance", fontsize=9, color=_INK)
+
+    cosines = [math.nan if row.mean_cosine is None else row.mean_cosine for row in rows]
+    direction.plot(cosines, places, "o", color=_COLORS[2])
+    direction.set_xlim(min([0.0, *cosines]) - 0.05, 1.05)
+    direction.set_xticks([0, 0.5, 1])
+    direction.set_xlabel("mean cosine", fontsize=9, color=_INK)
+    time.plot([1e3 * (r.seconds or math.nan) for r in rows], places, "o", color=_COLORS[6])
+    time.set_xscale("log")
+    time.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    time.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    time.set_xlabel("milliseconds", fontsize=9, color=_INK)
+
+    error.set_yticks(places, labels=[row.label for row in rows])
+    error.set_ylim(len(rows) - 0.4, -0.6)
+    for axes in (error, direction, time):
+        axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
+        axes.hlines(places, 0, 1, transform=axes.get_yaxis_transform(), color="#E4E4E4", linewidth=0.8, zorder=0)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.tick_params(length=0, labelsize=8.5, colors=_INK)
+        axes.spines[:].set_visible(False)
+    if error.get_legend_handles_labels()[0]:
+        figure.legend(
+            *error.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=8.5
+        )
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
     return figure
