@@ -63,6 +63,7 @@ HARD = {
     "weights from 1e-30": torch.tensor([0.0, -69, -30, -1, -1, -50, 0, -69, -12], dtype=torch.float64),
     "hundreds apart": torch.tensor([-300.0, 0, 300, -500, 2, 2, 2, 299, -300], dtype=torch.float64),
     "ten thousand apart": torch.tensor([1e4, 0, -1e4, 5, 1e4, 7, -40, 0, 1], dtype=torch.float64),
+    "geometric": -5 * torch.arange(9, dtype=torch.float64),
     "nearly all the mass": torch.tensor([20.0, 19, 18, 25, 20, 21, -20, 22, -21], dtype=torch.float64),
 }
 
