@@ -143,8 +143,8 @@ def arsm(
     swapped = loss.detach().unflatten(0, (len(swaps), num_samples))[which]  # (c, j, num_samples, *batch)
     advantage = (swapped - swapped.mean(0)).movedim((0, 1), (-2, -1))
     factors = x.ndim - 2 - (loss.ndim - 1)
-    share = 1 / n - torch.softmax(-gumbel, -1)
-    advantage = advantage.reshape(num_samples, *loss.shape[1:], *[1] * factors, n, n)
+    share = (1 / n - torch.softmax(-gumbel, -1)).to(torch.promote_types(gumbel.dtype, loss.dtype))
+    advantage = advantage.reshape(num_samples, *loss.shape[1:], *[1] * factors, n, n).to(share.dtype)
     gradient = (advantage @ share.unsqueeze(-1)).squeeze(-1)
     movable = logits.masked_fill(logits == -torch.inf, 0).to(gradient.dtype)  # a forbidden item has no gradient
     return with_gradient(loss.mean(0), sum_factors((gradient * movable).sum(-1), loss[:num_samples]).mean(0))
