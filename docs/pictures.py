@@ -1,23 +1,46 @@
-"""Draw the pictures of the documentation again: `python docs/pictures.py`."""
+"""Draw the pictures of the documentation again: `python docs/pictures.py [name ...]`.
+
+Pictures of a run (report.png, mnist.png) are not among them.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import astar_pictures
+import partition_pictures
+import reverse_pictures
+import subsets_pictures
 import torch
+from matplotlib.figure import Figure
 
 from argumbel import plots
 
 IMAGES = Path(__file__).parent / "images"
 
 
-def main() -> None:
+def _seeded(draw: Callable[..., Figure]) -> Callable[[], Figure]:
+    return lambda: draw(generator=torch.Generator().manual_seed(3))
+
+
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "simplex": _seeded(plots.simplex),
+    "expectations": _seeded(plots.expectations),
+    **subsets_pictures.PICTURES,
+    **reverse_pictures.PICTURES,
+    **partition_pictures.PICTURES,
+    **astar_pictures.PICTURES,
+}
+
+
+def main(names: list[str]) -> None:
     IMAGES.mkdir(exist_ok=True)
-    for name, draw in [("simplex", plots.simplex), ("expectations", plots.expectations)]:
-        figure = draw(generator=torch.Generator().manual_seed(3))
+    for name in names or PICTURES:
         # No date and no version in the file: the same picture is the same bytes.
-        figure.savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
+        PICTURES[name]().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
