@@ -13,7 +13,7 @@ from .choice import _checked
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = [
-    "Estimate",
+    "WeightedSum",
     "PriorityDraw",
     "inclusion_probs",
     "priority_sample",
@@ -433,7 +433,7 @@ def _width(circle: _Circle) -> int:
 # --- what a draw says of the whole -------------------------------------------------------------------------------
 
 
-class Estimate(NamedTuple):
+class WeightedSum(NamedTuple):
     """An unbiased estimate of a sum over all items, and an unbiased estimate of its variance."""
 
     value: Tensor
@@ -491,7 +491,7 @@ def threshold_weights(keys: Tensor, logits: Tensor, *, dim: int = -1) -> Tensor:
 
 def threshold_estimate(
     values: Tensor, keys: Tensor, logits: Tensor, *, dim: int = -1, normalize: bool = False
-) -> Estimate:
+) -> WeightedSum:
     """``sum_i weight_i f_i`` with :func:`threshold_weights`, and its variance, ``sum_i (weight_i f_i)^2 (1 - q_i)``.
 
     Both are unbiased (the variance for k >= 2; for k = 1 it is NaN, as a variance of one number is): the terms of
@@ -541,7 +541,7 @@ def threshold_estimate(
     if k < 2:
         variance = variance * torch.nan
     dtype = torch.promote_types(values.dtype, logits.dtype)
-    return Estimate(value.to(dtype), variance.to(dtype))
+    return WeightedSum(value.to(dtype), variance.to(dtype))
 
 
 def _threshold(keys: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
