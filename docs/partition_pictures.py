@@ -1,4 +1,4 @@
-"""Draw the pictures of `partition.md` again: `python docs/partition_pictures.py`."""
+"""The pictures of `partition.md`; `pictures.py` draws them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from argumbel.partition import log_partition, perturb_and_map
 sys.path.insert(0, str(Path(__file__).parent))
 import spin_glass
 
-IMAGES = Path(__file__).parent / "images"
 # Okabe and Ito's palette, as in argumbel.plots.
 BLUE, ORANGE, GREEN, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#222222", "#9A9A9A"
 
@@ -116,14 +115,3 @@ def _perturbed(strength: float, num_samples: int) -> tuple:
 
 
 PICTURES = {"partition-estimators": estimators, "partition-spin-glass": glass}
-
-
-def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
-    for name, draw in PICTURES.items():
-        # No date and no version in the file: the same picture is the same bytes.
-        draw().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,6 @@
-"""Draw the pictures of `reverse.md` and `coupling.md` again: `python docs/reverse_pictures.py`."""
+"""The pictures of `reverse.md` and `coupling.md`; `pictures.py` draws them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
@@ -15,7 +13,6 @@ import argumbel as ag
 from argumbel.coupling import counterfactual_probs
 from argumbel.reverse import inverse_cdf_gumbel, posterior_gumbel
 
-IMAGES = Path(__file__).parent / "images"
 # Okabe and Ito's palette, as in argumbel.plots.
 BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
 
@@ -167,14 +164,3 @@ def _flow(axes: Axes, joint: Tensor) -> None:
 
 
 PICTURES = {"reverse-square": square, "reverse-race": race, "reverse-flow": flow}
-
-
-def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
-    for name, draw in PICTURES.items():
-        # No date and no version in the file: the same picture is the same bytes.
-        draw().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,6 @@
-"""Draw the pictures of `subsets.md` again: `python docs/subsets_pictures.py`."""
+"""The pictures of `subsets.md`; `pictures.py` draws them."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
@@ -11,7 +9,6 @@ from matplotlib.figure import Figure
 import argumbel as ag
 from argumbel.subsets import inclusion_probs, priority_sample, threshold_estimate
 
-IMAGES = Path(__file__).parent / "images"
 # Okabe and Ito's palette, as in argumbel.plots.
 BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
 
@@ -81,14 +78,3 @@ def estimates(repeats: int = 4000) -> Figure:
 
 
 PICTURES = {"subsets-inclusion": inclusion, "subsets-estimates": estimates}
-
-
-def main() -> None:
-    IMAGES.mkdir(exist_ok=True)
-    for name, draw in PICTURES.items():
-        # No date and no version in the file: the same picture is the same bytes.
-        draw().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
-
-
-if __name__ == "__main__":
-    main()

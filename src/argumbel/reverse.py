@@ -396,7 +396,7 @@ def inverse_cdf_gumbel(
         >>> winner, values.argmax()
         (tensor(1), tensor(1))
 
-    Source: Dinh 2021, "Gumbel-max trick inference" (blog post).
+    Source: Dinh 2016, "Gumbel-max trick inference" (blog post).
     """
     check_logits(logits)
     dim = check_dim(logits, dim)

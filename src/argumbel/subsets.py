@@ -13,8 +13,8 @@ from .choice import _checked
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = [
-    "WeightedSum",
     "PriorityDraw",
+    "WeightedSum",
     "inclusion_probs",
     "priority_sample",
     "threshold_estimate",
