@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import image
 from torch import Tensor
+from typer.testing import CliRunner, Result
 
-from argumbel import estimators
+from argumbel import cli, estimators, plots
 from argumbel.estimators import ESTIMATORS, Report, _report, report
+from argumbel.experiments import Config, fit, problems
 
 from .statistics import Z, check_frequency
 
@@ -159,8 +164,12 @@ def test_rows_of_a_batch_add_up() -> None:
 def test_too_many_outcomes_are_compared_with_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = report(quadratic, COST, ["reinmax", "exact"], num_repeats=400, generator=generator())
     monkeypatch.setattr(_report, "ENUMERATED", 0)
-    long = report(quadratic, COST, ["reinmax"], num_repeats=400, generator=generator())
+    many = functools.partial(estimators.reinforce_loo, num_samples=64)
+    long = report(quadratic, COST, ["reinmax", ("many", many)], num_repeats=400, generator=generator())
     assert not long.enumerated
+    # The long run is another draw of the same law.
+    assert not torch.equal(long.reference, long["many"].mean)
+    assert long.reference_error == pytest.approx(float(long["many"].stderr / long.reference.norm()), rel=0.2)
     distance = float((long.reference - exact.reference).norm() / exact.reference.norm())
     assert 0 < distance < 5 * long.reference_error < 0.25
     assert long["reinmax"].bias is None
@@ -280,3 +289,169 @@ def test_errors() -> None:
         report(lambda z: z, LOGITS)
     with pytest.raises(ZeroDivisionError):  # a fault of f is no reason of an estimator
         report(lambda z: toy(z) / (1 // 0), LOGITS)
+
+
+# ------------------------------------------------------------------------------------------------------------- picture
+
+
+def test_the_picture_shows_the_figures() -> None:
+    names = ["straight_through", "reinforce", "exact", "arm"]
+    r = report(quadratic, COST, names, num_repeats=2000, generator=generator())
+    figure = plots.estimator_report(r, title="mine")
+    error, direction, time = figure.axes
+    order = ["exact", "straight_through", "reinforce"]  # by variance + bias^2; arm does not apply
+    assert [tick.get_text() for tick in error.get_yticklabels()] == order
+    lines = {line.get_label(): dict(zip(order, line.get_xdata(), strict=True)) for line in error.lines}
+    assert math.isnan(lines["variance"]["exact"])
+    assert [text.get_text() for text in error.texts] == ["0"]
+    assert lines["variance"]["reinforce"] == r["reinforce"].variance
+    assert lines["squared bias"]["straight_through"] == r["straight_through"].bias ** 2
+    assert math.isnan(lines["squared bias"]["reinforce"])
+    (hidden,) = (label for label in lines if "hidden" in label)
+    assert lines[hidden]["reinforce"] == r["reinforce"].stderr ** 2
+    assert math.isnan(lines[hidden]["straight_through"])
+    assert list(direction.lines[0].get_xdata()) == [r[name].mean_cosine for name in order]
+    assert list(time.lines[0].get_xdata()) == [1e3 * r[name].seconds for name in order]
+    assert figure.get_suptitle() == "mine"
+    assert error.get_xscale() == "log"
+
+
+def test_the_picture_without_exact_gradient_or_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_report, "ENUMERATED", 0)
+    r = report(quadratic, COST, ["reinforce", "arm"], num_repeats=20, generator=generator())
+    error = plots.estimator_report(r).axes[0]
+    assert [line.get_label() for line in error.lines] == ["variance"]
+    assert error.get_xlabel() == "variance"
+    with pytest.raises(ValueError, match="none does"):
+        plots.estimator_report(report(quadratic, COST, ["arm"], num_repeats=20))
+
+
+# ------------------------------------------------------------------------------------------------------------- problems
+
+
+def test_problems_are_what_they_say() -> None:
+    z = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    for t in (0.45, 0.499):
+        p = problems.load(f"toy-{t}")
+        assert p.f(z[:, 0]).tolist() == pytest.approx([t**2, (1 - t) ** 2])
+    for p in (1.5, 2.0, 3.0):
+        task = problems.polynomial(p)
+        assert task.f(z.expand(2, 128, 2)).tolist() == pytest.approx([0.45**p, 0.55**p])
+        x = task.logits.clone().requires_grad_()  # coin by coin, which are independent
+        value = estimators.exact(lambda z, p=p: (z[..., 1] - 0.45).abs() ** p / 128, x).sum()
+        torch.testing.assert_close(task.gradient, torch.autograd.grad(value, x)[0])
+    assert problems.load("quadratic").logits.shape == (3, 4)
+
+
+def test_the_vae_problem_is_the_loss_of_the_run(tmp_path: Path) -> None:
+    config = Config.make(
+        "digits", latents=2, classes=3, hidden=(8,), steps=5, threads=1, device="cpu", log_every=5, valid_every=5
+    )
+    run, _ = fit(config, tmp_path / "run")
+    task = problems.load("vae", checkpoint=run.path, count=3)
+    images = config.images()
+    model, _ = run.trained(images)
+    z = torch.eye(3)[torch.tensor([[[0, 1], [2, 2], [1, 0]]])]  # one sample of three images of two latents
+    pixels = torch.distributions.Bernoulli(logits=model.decode(z))
+    torch.testing.assert_close(task.f(z), -pixels.log_prob(images.test[:3].float()).sum(-1))
+    torch.testing.assert_close(task.logits, model.encode(images.test[:3]))
+    assert not task.f(z).requires_grad
+    assert "3 images of digits, 2 latents of 3 classes, after 5 steps" in task.text
+    with pytest.raises(ValueError, match="count must be 1 or more"):
+        problems.vae(run.path, count=0)
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(cli.app, ["compare", *words, "--threads", "1"], catch_exceptions=False)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_compare_prints_draws_and_writes(here: Path) -> None:
+    words = ["toy-0.499", "--estimators", "reinforce, stratified(num_samples=4,method='antithetic'),arsm"]
+    result = call(*words, "--num-repeats", "50", "--plot", "deep/a.png", "--json", "deep/a.json", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    for word in ("(b - 0.499)^2", "50 repeats", "Wrote deep/a.json", "Wrote deep/a.png"):
+        assert word in result.output
+    assert image.imread("deep/a.png")[..., :3].std() > 0.02
+    stored = json.loads(Path("deep/a.json").read_text())
+    assert stored["problem"] == "toy-0.499"
+    assert [row["samples"] for row in stored["rows"]] == [2, 4, 4]
+    expected = report(
+        lambda z: (z[..., 1] - 0.499) ** 2, torch.zeros(2), ["reinforce"], num_repeats=50, generator=generator(3)
+    )
+    assert stored["rows"][0]["variance"] == expected.rows[0].variance
+    assert f"{expected.rows[0].variance:.3g}" in result.output
+
+
+def test_compare_takes_the_formula_of_the_polynomial(here: Path) -> None:
+    result = call("polynomial-2", "--estimators", "reinmax", "--num-repeats", "300", "--json", "a.json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(Path("a.json").read_text())["rows"]
+    assert row["bias"] < Z * row["stderr"]  # ReinMax is exact for quadratic losses
+
+
+def test_compare_a_problem_of_yours(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import torch\n\n\ndef make():\n    return lambda z: z[..., 0], torch.zeros(3)\n\n\ndef none():\n    pass\n"
+    (here / "my_choices.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "my_choices", raising=False)
+    path = list(sys.path)
+    result = call("my_choices:make", "--estimators", "exact", "--num-repeats", "2")
+    assert result.exit_code == 0, result.output
+    assert "my_choices:make" in result.output
+    assert sys.path == path
+    refused = call("my_choices:none")
+    assert refused.exit_code == 2
+    assert "error: my_choices:none must return a pair (f, logits)" in refused.output
+    monkeypatch.delitem(sys.modules, "my_choices")
+
+
+def test_compare_trains_a_small_vae(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Config.make
+    monkeypatch.setattr(problems.Config, "make", lambda *a, **own: make(*a, **(own | {"steps": 10, "valid_every": 10})))
+    result = call("vae", "--images", "2", "--estimators", "reinforce_loo,rebar", "--num-repeats", "20")
+    assert result.exit_code == 0, result.output
+    assert "2 images of digits, 4 latents of 4 classes, after 10 steps" in result.output
+    assert "against the exact gradient" in result.output
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("magic", "problem must be one of toy-0.45, toy-0.499"),
+        ("toy-0.45 --estimators magic", "estimator must be one of exact"),
+        ("toy-0.45 --estimators gumbel_rao(gap=3)", "estimator gumbel_rao takes"),
+        ("toy-0.45 --num-repeats 1", "num_repeats must be at least 2"),
+        ("toy-0.45 --num-samples 0", "num_samples must be at least 1"),
+        ("toy-0.45 --checkpoint runs/a", "--checkpoint goes with the problem vae"),
+        ("vae --checkpoint nowhere", "there is no run in nowhere"),
+        ("vae --images 0", "count must be 1 or more images"),
+        ("nowhere_at_all:f", "there is no module 'nowhere_at_all'"),
+        ("math:nothing", "there is no function 'nothing' in math"),
+        ("math:pi", "there is no function 'pi' in math"),
+        ("toy-0.45 --plot a.gif", "--plot must end in .png, .svg or .pdf; got a.gif"),
+    ],
+)
+def test_bad_words_are_one_line(here: Path, words: str, message: str) -> None:
+    result = call(*words.split())
+    assert result.exit_code == 2
+    assert f"error: {message}" in " ".join(result.output.split())
+    assert "Traceback" not in result.output

@@ -1,13 +1,16 @@
-"""The command line: ``argumbel train``, ``argumbel evaluate`` and ``argumbel plot``.
+"""The command line: ``argumbel train``, ``evaluate``, ``compare`` and ``plot``.
 
 Only this module needs typer and rich; what a command needs beyond them it imports when it runs.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Random discrete choices: train and evaluate a categorical VAE, draw the pictures.",
+    help="Random discrete choices: train and evaluate a categorical VAE, compare estimators, draw the pictures.",
 )
 plot = typer.Typer(no_args_is_help=True, help="Draw the figures that explain the relaxation.")
 app.add_typer(plot, name="plot")
@@ -251,6 +254,78 @@ def evaluate(
         _finish(console, Run.open(run), _numbers("samples", samples, int), seed=seed, device=device)
 
 
+@app.command()
+def compare(
+    problem: Annotated[
+        str,
+        typer.Argument(
+            help="toy-0.45, toy-0.499, polynomial-1.5, -2, -3, quadratic, vae; or package.module:function of yours, "
+            "which returns f and logits."
+        ),
+    ] = "toy-0.45",
+    estimators: Annotated[
+        str | None,
+        typer.Option(help="Names, perhaps with arguments: reinforce_loo,gumbel_rao(tau=0.5).", show_default="all"),
+    ] = None,
+    num_repeats: Annotated[int, typer.Option(help="Estimates of each; errors fall with its root.")] = 1000,
+    num_samples: Annotated[int, typer.Option(help="Samples of an estimate, where its arguments do not say.")] = 2,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Of vae: a run folder of argumbel train.", show_default="a small model, trained now"),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Of vae: test images.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the samples.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="PyTorch's choice")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw the figures: .png, .svg or .pdf.", show_default="none")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--json", help="Also write the figures as JSON.", show_default="none")
+    ] = None,
+) -> None:
+    """Compare gradient estimators on a problem: bias, variance, direction, calls of f, time."""
+    console = Console()
+    with _complaints():
+        import torch
+
+        from .estimators import ESTIMATORS, report
+        from .experiments.estimator import parse
+        from .experiments.problems import load
+
+        if picture is not None:
+            _check_picture("plot", picture)
+            from . import plots
+        wanted: list[Any] = []
+        for text in ESTIMATORS if estimators is None else re.split(r",(?![^(]*\))", estimators):
+            name, own = parse(text)
+            wanted.append((text.strip(), partial(ESTIMATORS[name], **own)))
+        if threads is not None:
+            torch.set_num_threads(threads)
+        with console.status("preparing the problem"):
+            task = load(problem, checkpoint=checkpoint, count=images)
+        with console.status("measuring"):
+            measured = report(
+                task.f,
+                task.logits,
+                wanted,
+                num_repeats=num_repeats,
+                num_samples=num_samples,
+                generator=torch.Generator().manual_seed(seed),
+                reference=task.gradient,
+            )
+        typer.echo(f"{task.text}\n\n{measured}")
+        if figures is not None:
+            figures.parent.mkdir(parents=True, exist_ok=True)
+            content = {"problem": problem, "text": task.text, "seed": seed, **measured.to_dict()}
+            figures.write_text(json.dumps(content, indent=2) + "\n")
+        if picture is not None:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            plots.estimator_report(measured, title=task.text).savefig(picture, dpi=150)
+        for file in (figures, picture):
+            if file is not None:
+                console.print(f"Wrote {escape(str(file))}", soft_wrap=True, highlight=False)
+
+
 @plot.command()
 def simplex(
     tau: Annotated[str, typer.Option(help="Temperatures.")] = "0.1,0.5,1,5",
@@ -285,8 +360,7 @@ def _draw(figure: str, taus: str, output: Path, dpi: int, seed: int) -> None:
         from . import plots
 
         make: Callable[..., Figure] = getattr(plots, figure)
-        if output.suffix not in (".png", ".svg", ".pdf"):
-            raise ValueError(f"--output must end in .png, .svg or .pdf; got {output}")
+        _check_picture("output", output)
         picture = make(_numbers("tau", taus, float), generator=torch.Generator().manual_seed(seed))
         output.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(output, dpi=dpi)
@@ -381,6 +455,11 @@ def _complaints() -> Iterator[None]:
     except (ValueError, TypeError, ImportError, FloatingPointError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from error
+
+
+def _check_picture(name: str, file: Path) -> None:
+    if file.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--{name} must end in .png, .svg or .pdf; got {file}")
 
 
 def _words(text: str) -> list[str]:
