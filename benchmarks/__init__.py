@@ -2,6 +2,6 @@
 
 ``registry.py`` says what is measured: operations (``ops.py``) at sizes, beside ``peers.py``, and the ratio wanted.
 An operation is timed (``measure.py``) only after its check (``laws.py``) has passed. ``exactness.py`` asks of every
-contestant whether its law is right where that is hard; ``vae.py`` times a whole training step. ``report.py`` and
-``chart.py`` write it down.
+contestant whether its law is right where that is hard; ``estimators.py`` times gradient estimators in units of the
+loss, ``vae.py`` a whole training step. ``report.py`` and ``chart.py`` write it down.
 """

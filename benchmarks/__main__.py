@@ -22,7 +22,7 @@ console = Console(highlight=False, width=140)
 def main(
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only cases whose name has this word; also 'exactness' and 'vae'. Repeatable."),
+        typer.Option(help="Only cases whose name has this word; also 'exactness', 'estimators', 'vae'. Repeatable."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few samples, no memory, few draws: does everything run?")
@@ -59,18 +59,20 @@ def main(
     drawn = chart.draw(results, picture)
     (out / "RESULTS.md").write_text(report.markdown(results, picture.name if drawn else None))
     console.print(f"wrote {out / 'RESULTS.md'}", soft_wrap=True)
-    if any(row.failure for row in results.rows):
+    if any(row.failure for row in [*results.rows, *results.overheads]):
         raise typer.Exit(1)
 
 
 def run(results: Results, words: list[str], quick: bool, patience: float) -> Iterator[None]:
     """Fill in the results, part by part."""
-    from . import exactness, measure, registry, vae
+    from . import estimators, exactness, measure, registry, vae
 
     cases = registry.select(words)
-    if words and not cases and not {"exactness", "vae"} & set(words):
+    if words and not cases and not {"exactness", "estimators", "vae"} & set(words):
         known = "\n  ".join(case.name for case in registry.CASES)
-        raise typer.BadParameter(f"no case has a name with {words}; there are exactness, vae and\n  {known}")
+        raise typer.BadParameter(
+            f"no case has a name with {words}; there are exactness, estimators, vae and\n  {known}"
+        )
     for case in cases:
         row = measure.measure(case, seconds=0.03, least=1) if quick else measure.measure(case, seconds=0.8)
         results.rows.append(row)
@@ -86,6 +88,12 @@ def run(results: Results, words: list[str], quick: bool, patience: float) -> Ite
                 results.findings.append(f)
                 console.print(f"{f.question}: {f.library} {f.contestant}: {f.measured} {f.verdict}", markup=False)
             yield
+    if not words or "estimators" in words:
+        results.overheads += estimators.measure(0.03, least=1) if quick else estimators.measure(0.8)
+        for o in results.overheads:
+            what = f"{o.ratio:.3g} times f" if o.ratio else o.failure
+            console.print(f"{o.estimator}, {o.classes} classes: {what}", markup=False)
+        yield
     if not words or "vae" in words:
         for threads in sorted({1, machine.cores()}):
             try:

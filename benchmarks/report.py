@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from . import vae
+from . import estimators, vae
 from .exactness import QUESTIONS, Finding
 from .measure import OURS, Entry, Row, Timing
 from .registry import CASES, Target
@@ -25,6 +25,7 @@ class Results:
     versions: dict[str, str]
     rows: list[Row] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    overheads: list[estimators.Overhead] = field(default_factory=list)
     steps: list[vae.Step] = field(default_factory=list)
     troubles: list[str] = field(default_factory=list)  # what could not be measured, and why
     others: float | None = None  # share of the machine that other processes used meanwhile
@@ -42,6 +43,7 @@ class Results:
             row["entries"] = [Entry(**entry) for entry in row["entries"]]
         data["rows"] = [Row(**row) for row in data["rows"]]
         data["findings"] = [Finding(**finding) for finding in data["findings"]]
+        data["overheads"] = [estimators.Overhead(**overhead) for overhead in data.get("overheads", [])]
         data["steps"] = [vae.Step(**step) for step in data["steps"]]
         return cls(**data)
 
@@ -88,6 +90,8 @@ def markdown(results: Results, chart: str | None) -> str:
         parts.append(_exactness(results))
     if results.rows:
         parts.append(_figures(results))
+    if results.overheads:
+        parts.append(_overheads(results))
     if results.steps:
         parts.append(_steps(results))
     return "\n\n".join(parts) + "\n"
@@ -236,6 +240,28 @@ def _figures(results: Results) -> str:
             head = ("library", "way", "time", "samples", "ns / element", "ratio", "memory, MB")
             parts.append(table(head, lines, range(2, 7)))
     return "\n\n".join(parts)
+
+
+def _overheads(results: Results) -> str:
+    rows = [
+        (
+            f"*{o.estimator}*" if o.estimator == estimators.LOSS else f"`{o.estimator}`",
+            str(o.classes),
+            str(o.samples),
+            o.failure or "not measured" if o.seconds is None else _time(o.seconds),
+            "" if o.ratio is None else f"{number(o.ratio)}x",
+        )
+        for o in results.overheads
+    ]
+    e = estimators
+    intro = (
+        f"A loss, its value and its gradient: f is a decoder of {e.LATENTS} latents to {e.PIXELS} pixels by way of "
+        f"{e.HIDDEN} units, batches of {e.BATCH}; the gradient is that of the logits and of the decoder's weights. "
+        "Samples: those that f is evaluated at for each image. The last column is the time over that of f by itself, "
+        "forward and backward on one sample an image."
+    )
+    head = ("estimator", "classes", "samples", "time", "over f")
+    return f"## Gradient estimators\n\n{intro}\n\n{table(head, rows, range(1, 5))}"
 
 
 def _steps(results: Results) -> str:
