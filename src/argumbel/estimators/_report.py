@@ -61,7 +61,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows in the order asked for; ``print(report)`` is a table, ``report["reinforce"]`` a row."""
+    """Rows in the order asked for; ``print(report)`` is a table, ``report["reinforce"]`` a row.
+
+    Example:
+        >>> import torch
+        >>> from argumbel import estimators
+        >>> r = estimators.report(lambda z: z[..., 0], torch.zeros(2), ["exact", "arm"], num_repeats=10)
+        >>> r["exact"].variance, r["arm"].calls
+        (0.0, 1)
+    """
 
     rows: tuple[Row, ...]
     num_repeats: int
@@ -370,7 +378,8 @@ def _gradients(estimator: Estimator, f: Loss, logits: Tensor, repeats: range, nu
 def _cosines(gradients: Tensor, reference: Tensor) -> Tensor:
     """Of the angle between each gradient and the reference; 0 for a gradient of zero."""
     g, r = gradients.flatten(1), reference.flatten()
-    return (g @ r) / (torch.linalg.vector_norm(g, dim=-1) * r.norm()).clamp(min=torch.finfo(g.dtype).tiny)
+    cosines = (g @ r) / (torch.linalg.vector_norm(g, dim=-1) * r.norm()).clamp(min=torch.finfo(g.dtype).tiny)
+    return cosines.clamp(-1, 1)
 
 
 def _number(x: float | None) -> str:
