@@ -362,7 +362,7 @@ for _op in HOW:
 # ----------------------------------------------------------------------------------------------------- posterior_gumbel
 
 
-@peer(OUR_NOISE, "posterior_gumbel", library="argumbel", floor=True)
+@peer(OUR_NOISE, "posterior_gumbel", library="argumbel")
 def _(p: Problem) -> Call:
     return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype)
 

@@ -56,8 +56,12 @@ def test_code_blocks(page: str) -> None:
 def test_public_names_have_an_example_that_runs(name: str) -> None:
     module = importlib.import_module(f"argumbel.{name}")
     public = {n: getattr(module, n) for n in module.__all__ if callable(getattr(module, n))}
-    # A tuple of results is shown by the function that returns it.
-    wanted = {n for n, thing in public.items() if not (isinstance(thing, type) and issubclass(thing, tuple))}
+    # A tuple of results is shown by the function that returns it, a protocol by the one that takes it.
+    wanted = {
+        name
+        for name, thing in public.items()
+        if not (isinstance(thing, type) and (issubclass(thing, tuple) or getattr(thing, "_is_protocol", False)))
+    }
     shown = {n for n in wanted if ">>>" in (public[n].__doc__ or "")}
     assert shown == wanted
 
