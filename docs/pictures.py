@@ -1,6 +1,6 @@
 """Draw the pictures of the documentation again: `python docs/pictures.py [name ...]`.
 
-Pictures of a run (report.png, mnist.png) are not among them.
+Pictures of a run (report.png, mnist.png, estimator-report.png) are not among them.
 """
 
 from __future__ import annotations
