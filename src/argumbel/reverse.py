@@ -11,6 +11,7 @@ from torch import Tensor
 from . import kernels
 from ._checks import can_raise, check_dim, check_logits, forbid, is_traced, raise_bad_logits
 from ._quantile import log_rate_outside
+from ._tree import group_logsumexp, group_max, levels_of
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 
 __all__ = [
@@ -325,7 +326,7 @@ def top_down(
     check_logits(logits)
     dim = check_dim(logits, dim)
     leaves = logits.shape[dim]
-    levels = _levels([leaves] * leaves + [-1] if parents is None else parents, leaves)
+    levels = levels_of([leaves] * leaves + [-1] if parents is None else parents, leaves)
     count = sum(len(nodes) for nodes, _ in levels)
     x = forbid(logits, mask).movedim(dim, -1)
     nodes_like = x.new_empty(1).expand(*x.shape[:-1], count).movedim(-1, dim)
@@ -343,7 +344,7 @@ def top_down(
         own = x[..., nodes.clamp(max=leaves - 1)]
         if weights:
             below, (_, above) = weights[-1], tree[depth + 1]
-            own = torch.where(nodes < leaves, own, _group_logsumexp(below, above, len(nodes)))
+            own = torch.where(nodes < leaves, own, group_logsumexp(below, above, len(nodes)))
         weights.append(own)
 
     values: list[Tensor] = []  # from the roots down
@@ -352,7 +353,7 @@ def top_down(
         if not values:
             values.append(_representable(race, logits.dtype))
             continue
-        best = _group_max(race, above, values[-1].shape[-1])[..., above]
+        best = group_max(race, above, values[-1].shape[-1])[..., above]
         values.append(_move_max(race, values[-1][..., above].to(x.dtype), logits.dtype, best))
     order = torch.cat([nodes for nodes, _ in tree]).argsort()
     return torch.cat(values, -1)[..., order].masked_fill(bad, torch.nan).movedim(-1, dim)
@@ -608,46 +609,3 @@ def _one_a_row(value: Tensor, row: Tensor, dtype: torch.dtype, name: str, of: st
     if can_raise(number) and bool(unsound.any()):
         raise ValueError(f"{name} must be finite, but some is not")
     return number, unsound
-
-
-def _levels(parents: Sequence[int] | Tensor, leaves: int) -> list[tuple[list[int], list[int]]]:
-    """The nodes of each level from the roots down, and the place of each one's parent in the level above."""
-    ids = parents.tolist() if isinstance(parents, Tensor) else list(parents)
-    if not all(type(parent) is int for parent in ids):
-        raise TypeError("parents must be integers, one for each node, but some are not; pass a list of int")
-    children: list[list[int]] = [[] for _ in ids]
-    for node, parent in enumerate(ids):
-        if parent != -1 and not leaves <= parent < len(ids):
-            raise ValueError(
-                f"parents must name inner nodes, from {leaves} (the number of leaves) to {len(ids) - 1}, or be -1 for "
-                f"a root, but that of node {node} is {parent}"
-            )
-        if parent != -1:
-            children[parent].append(node)
-    if len(ids) < leaves or not all(children[leaves:]):
-        raise ValueError(
-            f"parents must begin with the {leaves} leaves of logits, and every node after them must be the parent of "
-            f"some node, but there are {len(ids)} nodes, of which {len(set(ids) - {-1})} are parents"
-        )
-    levels: list[tuple[list[int], list[int]]] = [([node for node, parent in enumerate(ids) if parent == -1], [])]
-    while levels[-1][0]:
-        below = [(child, place) for place, node in enumerate(levels[-1][0]) for child in children[node]]
-        levels.append(([child for child, _ in below], [place for _, place in below]))
-    if sum(len(nodes) for nodes, _ in levels) < len(ids):
-        raise ValueError("parents must lead from every node to a root, but some lead round in a circle")
-    return levels[:-1]
-
-
-def _group_max(v: Tensor, group: Tensor, groups: int) -> Tensor:
-    """The maximum of each group of items; items last."""
-    lowest = v.new_full((*v.shape[:-1], groups), -torch.inf)
-    return lowest.scatter_reduce(-1, group.expand(v.shape), v, "amax")
-
-
-def _group_logsumexp(v: Tensor, group: Tensor, groups: int) -> Tensor:
-    """The logsumexp of each group of items; items last. -inf for a group of which all are."""
-    top = _group_max(v.detach(), group, groups)
-    top = top.masked_fill(top == -torch.inf, 0)
-    total = torch.zeros_like(top).index_add(-1, group, torch.exp(v - top[..., group]))
-    nobody = total == 0
-    return (total.masked_fill(nobody, 1).log() + top).masked_fill(nobody, -torch.inf)
