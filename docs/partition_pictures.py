@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
+import spin_glass
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from picture_style import BLUE, FAINT, GREEN, INK, ORANGE, plain
 
 import argumbel as ag
 from argumbel.partition import log_partition, perturb_and_map
-
-sys.path.insert(0, str(Path(__file__).parent))
-import spin_glass
-
-# Okabe and Ito's palette, as in argumbel.plots.
-BLUE, ORANGE, GREEN, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#222222", "#9A9A9A"
-
-
-def _plain(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=11, color=INK)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def estimators(repeats: int = 10_000) -> Figure:
@@ -52,7 +37,7 @@ def estimators(repeats: int = 10_000) -> Figure:
         left.annotate(name, (a, height), xytext=place, textcoords="offset points", fontsize=8, color=INK)
     left.set_ylim(0.8, 3)
     left.legend(frameon=False, fontsize=8, loc="upper center")
-    _plain(left, "Which power of exp(-m) to average", r"$\alpha$", "M × mean squared error")
+    plain(left, "Which power of exp(-m) to average", r"$\alpha$", "M × mean squared error")
 
     counts = [2, 3, 5, 10, 20, 50, 100, 200, 500]
     n = torch.tensor(counts, dtype=torch.float64)
@@ -68,7 +53,7 @@ def estimators(repeats: int = 10_000) -> Figure:
     right.set_xscale("log")
     right.set_ylim(0.9, 2)
     right.legend(frameon=False, fontsize=8, title="lines: theory; dots: measured", title_fontsize=8)
-    _plain(right, "How many maxima", "M", "M × mean squared error")
+    plain(right, "How many maxima", "M", "M × mean squared error")
     return figure
 
 
@@ -93,10 +78,10 @@ def glass(num_samples: int = 400) -> Figure:
         left.errorbar(strengths, values, errors, fmt=".-", color=color, linewidth=1, capsize=2, label=name)
     left.axhline(0, color=INK, linewidth=1, label="exact")
     left.legend(frameon=False, fontsize=8, loc="lower right")
-    _plain(left, "Bounds, 10 × 10 spins", "strength of the couplings", "(bound − log Z) per spin")
+    plain(left, "Bounds, 10 × 10 spins", "strength of the couplings", "(bound − log Z) per spin")
     right.plot([0, 1], [0, 1], color=FAINT, linewidth=1, zorder=0)
     right.legend(frameon=False, fontsize=8, loc="upper left")
-    _plain(right, "Marginals of the samples", "exact P(spin up)", "share of samples with spin up")
+    plain(right, "Marginals of the samples", "exact P(spin up)", "share of samples with spin up")
     right.set_aspect("equal")
     return figure
 

@@ -7,22 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
+from picture_style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, plain
 from torch import Tensor
 
 import argumbel as ag
 from argumbel.coupling import counterfactual_probs
 from argumbel.reverse import inverse_cdf_gumbel, posterior_gumbel
-
-# Okabe and Ito's palette, as in argumbel.plots.
-BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
-
-
-def _plain(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=11, color=INK)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def square(draws: int = 700) -> Figure:
@@ -45,7 +35,7 @@ def square(draws: int = 700) -> Figure:
         left.annotate(name, (middle, 1.03), ha="center", fontsize=9, color=color, weight="bold")
     left.set_ylim(0, 1.12)
     left.set_xlim(0, 1)
-    _plain(left, "The draw: u and its place v", "u", "v")
+    plain(left, "The draw: u and its place v", "u", "v")
 
     # b loses to a where u_b < u_a^(p_b / p_a): the area below the curve is p_a.
     line = torch.linspace(0, 1, 200, dtype=torch.float64)
@@ -64,7 +54,7 @@ def square(draws: int = 700) -> Figure:
     right.set_xticks([0, 0.5, 1])
     right.set_yticks([0, 0.5, 1])
     right.set_aspect("equal")
-    _plain(right, "The race behind it", r"$u_a$ = exp(-exp(-noise of a))", r"$u_b$ = exp(-exp(-noise of b))")
+    plain(right, "The race behind it", r"$u_a$ = exp(-exp(-noise of a))", r"$u_b$ = exp(-exp(-noise of b))")
     return figure
 
 
@@ -98,7 +88,7 @@ def race(draws: int = 400_000) -> Figure:
                           weight="bold", ha="center")  # fmt: skip
         axes.set_ylim(0, 1.0)
         axes.set_yticks([0, 0.5, 1])
-        _plain(axes, title, "", "density")
+        plain(axes, title, "", "density")
     axes.set_xlabel("logit + noise", color=INK)
     return figure
 

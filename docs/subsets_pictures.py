@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from picture_style import BLUE, FAINT, GREEN, INK, ORANGE, PINK, plain
 
 import argumbel as ag
 from argumbel.subsets import inclusion_probs, priority_sample, threshold_estimate
-
-# Okabe and Ito's palette, as in argumbel.plots.
-BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
-
-
-def _plain(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=11, color=INK)
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def inclusion(draws: int = 20_000) -> Figure:
@@ -38,7 +27,7 @@ def inclusion(draws: int = 20_000) -> Figure:
     axes.set_yscale("log")
     axes.set_ylim(3e-5, 1.5)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    _plain(axes, f"The first k of {n} items", "probability of the item in one draw", "probability that it is drawn")
+    plain(axes, f"The first k of {n} items", "probability of the item in one draw", "probability that it is drawn")
     return figure
 
 
@@ -73,7 +62,7 @@ def estimates(repeats: int = 4000) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
-    _plain(axes, f"An expectation over {n} items from k of them", "k", "root mean squared error")
+    plain(axes, f"An expectation over {n} items from k of them", "k", "root mean squared error")
     return figure
 
 

@@ -274,8 +274,8 @@ def _stream(
 
 @dataclass(slots=True, eq=False)
 class _Leaf:
-    """A region nothing is cut from yet. Until its own bound is asked for, that of what it was cut from holds. The height
-    is the best in it, in the search going on."""
+    """A region nothing is cut from yet. Until its own bound is asked for, that of what it was cut from holds. The
+    height is the best in it, in the search going on."""
 
     region: Any
     log_volume: float
