@@ -175,6 +175,11 @@ peer("random.categorical, low", "categorical", "gumbel_max", library="jax")(_jax
 peer("random.categorical, high", "categorical", "gumbel_max", library="jax")(_jax_categorical("high"))
 
 
+@peer("torch.amax", "categorical", "gumbel_max", floor=True)
+def _(p: Problem) -> Call:
+    return lambda: p.logits.amax(-1)
+
+
 @peer("torch.max", "categorical", "gumbel_max", floor=True)
 def _(p: Problem) -> Call:
     return lambda: torch.max(p.logits, -1)
