@@ -1,4 +1,4 @@
-"""The command line: ``argumbel train``, ``evaluate``, ``compare`` and ``plot``.
+"""The command line: ``argumbel train``, ``evaluate``, ``compare``, ``sweep`` and ``plot``.
 
 Only this module needs typer and rich; what a command needs beyond them it imports when it runs.
 """
@@ -252,6 +252,66 @@ def evaluate(
         if threads is not None:
             torch.set_num_threads(threads)
         _finish(console, Run.open(run), _numbers("samples", samples, int), seed=seed, device=device)
+
+
+@app.command()
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="digits (a minute, to try it), polynomial, reinmax.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The recipe's images, as argumbel train takes them.", show_default="none")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Where to write the runs and the report.", show_default="runs/sweep-RECIPE")
+    ] = None,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Train this row of the table; may be given again.", show_default="all")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Numbers separated by commas.", show_default="the recipe's")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of each training.", show_default="the recipe's")] = None,
+    jobs: Annotated[int, typer.Option(help="Trainings side by side.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of each.")] = 1,
+) -> None:
+    """Train estimators by a published protocol, seed by seed, and compare them: report.html, table.md, sweep.json.
+
+    What has ended is not repeated: after Ctrl-C the same command goes on, and more rows or seeds can follow.
+    """
+    console = Console()
+    with _complaints():
+        from .experiments.comparison import cells
+        from .experiments.recipes import RECIPES, Job
+        from .experiments.sweep import sweep as train_all
+
+        out = run or Path("runs") / f"sweep-{recipe}"
+        numbers = None if seeds is None else _numbers("seeds", seeds, int)
+
+        def listen(job: Job, result: dict[str, Any]) -> None:
+            figures = [f"{key} {value:.5g}" for key, value in result.get("figures", {}).items()]
+            text = ", ".join(figures) or f"failed: {result['failed']}"
+            console.print(f"{job.label}, seed {job.seed}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+        try:
+            summary = train_all(
+                recipe,
+                out,
+                data=data,
+                rows=row or (),
+                seeds=numbers,
+                steps=steps,
+                jobs=jobs,
+                threads=threads,
+                listener=listen,
+            )
+        except KeyboardInterrupt:
+            console.print("Stopped. The same command goes on.")
+            raise typer.Exit(130) from None
+        head, lines = cells(RECIPES[recipe], summary)
+        table = Table(title=f"{summary['title']}, {summary['steps']:,} steps", title_justify="left", title_style="bold")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left", overflow="fold")
+        for line in lines:
+            table.add_row(*map(escape, line))
+        console.print(table)
+        console.print(f"Report: {escape(str(out / 'report.html'))}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from ..choice import categorical
 from .data import Images
 from .evaluate import code_usage
 from .model import CategoricalVAE
+from .page import BLUE, CSS, GREY, INK, ORANGE, STYLE, embed
 from .run import Config, Run, stream
 
 if TYPE_CHECKING:
@@ -25,27 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["headline", "write"]
-
-_INK, _GREY, _BLUE, _ORANGE = "#1d2433", "#8a93a5", "#2463b4", "#d97a1d"
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": "#c9ced8",
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#eceff4",
-    "axes.axisbelow": True,
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
 
 
 def headline(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -75,14 +53,14 @@ def write(run: Run, images: Images | None = None) -> Path:
     images = config.images() if images is None else images
     model, state = run.trained(images)
     records = list(run.records())
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         pictures = {
             "curves": _curves(records, evaluation, state["step"]),
             "reconstructions": _reconstructions(model, images, seed=config.seed),
             "samples": _samples(model, images, seed=config.seed),
             "codes": _codes(model, images, evaluation),
         }
-        embedded = {name: _embed(figure) for name, figure in pictures.items()}
+        embedded = {name: embed(figure) for name, figure in pictures.items()}
     run.report.write_text(_page(config, images, evaluation, records, state, embedded), encoding="utf-8")
     return run.report
 
@@ -97,11 +75,11 @@ def _curves(records: Sequence[dict[str, Any]], evaluation: dict[str, Any], best_
     axes = [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, i]) for i in range(3))]
 
     top = axes[0]
-    _line(top, train, "elbo", _BLUE, "training objective")
-    _line(top, valid, "elbo", _ORANGE, "validation ELBO, discrete latents")
+    _line(top, train, "elbo", BLUE, "training objective")
+    _line(top, valid, "elbo", ORANGE, "validation ELBO, discrete latents")
     floor = evaluation["baseline"]["mean"]
-    top.axhline(floor, color=_GREY, linestyle="--", linewidth=1.1, label="latents ignored (test images)")
-    top.plot([best_step], [_best(valid)], "o", color=_ORANGE, markersize=6, label=f"kept: step {best_step:,}")
+    top.axhline(floor, color=GREY, linestyle="--", linewidth=1.1, label="latents ignored (test images)")
+    top.plot([best_step], [_best(valid)], "o", color=ORANGE, markersize=6, label=f"kept: step {best_step:,}")
     values = [r["elbo"] for r in (*train, *valid)] + [floor]
     # The first steps can be far below all the rest: show from a little under where a model without latents stands.
     low, high = max(min(values), floor - 0.6 * (max(values) - floor) - 1.0), max(values)
@@ -110,11 +88,11 @@ def _curves(records: Sequence[dict[str, Any]], evaluation: dict[str, Any], best_
     top.legend(loc="center right")
 
     for axis, name, title in ((axes[1], "log_likelihood", "Reconstruction"), (axes[2], "kl", "KL to the prior")):
-        _line(axis, train, name, _BLUE, "training")
-        _line(axis, valid, name, _ORANGE, "validation")
+        _line(axis, train, name, BLUE, "training")
+        _line(axis, valid, name, ORANGE, "validation")
         axis.set(title=title, ylabel="nats per image", xlabel="step")
         axis.legend(loc="lower right")
-    _line(axes[3], train, "temperature", _INK, "temperature")
+    _line(axes[3], train, "temperature", INK, "temperature")
     axes[3].set(title="Temperature", xlabel="step")
     axes[3].set_ylim(bottom=0.0)
     for axis in axes:
@@ -197,21 +175,15 @@ def _codes(model: CategoricalVAE, images: Images, evaluation: dict[str, Any]) ->
     if latents <= 32:
         left.set_yticks(range(latents))
     figure.colorbar(image, ax=left, shrink=0.9, pad=0.02)
-    middle.barh(range(latents), evaluation["perplexity"], color=_BLUE, height=0.7)
+    middle.barh(range(latents), evaluation["perplexity"], color=BLUE, height=0.7)
     middle.set(title="Perplexity", xlabel=f"classes in use, 1 to {classes}", xlim=(0.0, classes))
-    right.barh(range(latents), evaluation["kl_per_latent"], color=_ORANGE, height=0.7)
+    right.barh(range(latents), evaluation["kl_per_latent"], color=ORANGE, height=0.7)
     right.set(title="KL to the prior", xlabel=f"nats, 0 to log {classes} = {math.log(classes):.2f}")
     right.set_xlim(0.0, math.log(classes))
     for axis in (middle, right):
         axis.grid(False, axis="y")
         axis.xaxis.get_major_locator().set_params(nbins=4)
     return figure
-
-
-def _embed(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=170, facecolor="white")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _kl(config: Config) -> Iterable[str]:
@@ -226,34 +198,6 @@ def _value(text: str) -> str:
     """A figure in large type, its standard error in small."""
     mean, sign, error = text.partition(" ± ")
     return html.escape(mean) + (f"<i> ± {html.escape(error)}</i>" if sign else "")
-
-
-_CSS = """
-:root { --ink: #1d2433; --soft: #5b6577; --line: #e3e7ee; --blue: #2463b4; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #f6f7f9; color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 0 0 4px; }
-p { margin: 0 0 14px; color: var(--soft); max-width: 96ch; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 22px 24px; margin-top: 20px; }
-img { display: block; width: 100%; height: auto; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(168px, 1fr)); gap: 12px; margin-top: 24px; }
-.tile { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }
-.tile { display: flex; flex-direction: column; }
-.tile b { display: block; margin-top: auto; white-space: nowrap; font-size: 24px; line-height: 1.25;
-  font-variant-numeric: tabular-nums; color: var(--blue); }
-.tile b i { font-size: 14px; font-style: normal; font-weight: 400; color: var(--soft); }
-.tile.plain b { color: var(--soft); }
-.tile span { display: block; font-size: 14px; font-weight: 600; }
-.tile small { display: block; font-size: 12.5px; line-height: 1.4; color: var(--soft); margin-top: 2px; }
-table { border-collapse: collapse; font-size: 14px; width: 100%; }
-td { padding: 5px 12px 5px 0; border-top: 1px solid var(--line); vertical-align: top; }
-td:nth-child(odd) { color: var(--soft); width: 17%; }
-td:nth-child(even) { width: 33%; font-variant-numeric: tabular-nums; }
-footer { color: var(--soft); font-size: 13px; margin-top: 20px; }
-"""
 
 
 def _page(
@@ -308,7 +252,7 @@ def _page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(config.dataset)}, {html.escape(config.estimator)}: argumbel</title>
-<style>{_CSS}</style>
+<style>{CSS}</style>
 </head>
 <body><main>
 <h1>Categorical VAE on {html.escape(config.dataset)}</h1>

@@ -1,0 +1,235 @@
+"""What ``argumbel sweep`` can train: a recipe is the protocol of a published comparison of estimators, as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .polynomial import EXACT, minimise
+from .run import Config, Run
+from .train import fit
+
+__all__ = ["RECIPES", "Figure", "Job", "Outcome", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a row of the table, once."""
+
+    recipe: str
+    label: str
+    settings: Mapping[str, Any]
+    seed: int
+    steps: int
+    folder: Path
+    data: Path | None = None
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures by name, and the seconds that the training steps took."""
+
+    figures: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that runs end with or log: where it is found, and how it is shown."""
+
+    key: str
+    title: str
+    digits: int = 2
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A protocol: the rows of its table and their settings, how one is trained, and what is shown of it.
+
+    ``train`` returns None if it was interrupted; called again with the same job it goes on or begins again. It writes
+    ``metrics.jsonl`` into the job's folder. ``figures`` are columns of the table, by the names in :class:`Outcome`;
+    ``curves`` are drawn, by ``kind/name`` of the records. ``published`` is ``{figure: {row: text}}``.
+    """
+
+    title: str
+    text: str
+    rows: Mapping[str, Mapping[str, Any]]
+    train: Callable[[Job], Outcome | None]
+    figures: tuple[Figure, ...]
+    curves: tuple[Figure, ...]
+    steps: int
+    seeds: tuple[int, ...] = (0, 1, 2)
+    data: str | None = None
+    published: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+    source: str = ""
+
+
+def train_vae(job: Job) -> Outcome | None:
+    """The categorical VAE. ``train_elbo`` is the mean of the last ``log_every`` steps: of the last epoch, if so set."""
+    config = Config.make(
+        **job.settings,
+        data=None if job.data is None else str(job.data),
+        seed=job.seed,
+        steps=job.steps,
+        threads=job.threads,
+        device="cpu",
+    )
+    run = Run(job.folder)
+    if (job.folder / "checkpoint.pt").is_file() and _same(run, config):
+        if run.load("checkpoint.pt")["step"] < config.steps:
+            fit(config, resume=run)
+    else:
+        fit(config, job.folder, overwrite=True)
+    state = run.load("checkpoint.pt")
+    if state["step"] < config.steps:
+        return None
+    last = {record["kind"]: record for record in run.records()}
+    figures = {
+        "train_elbo": last["train"]["elbo"],
+        "train_kl": last["train"]["kl"],
+        "valid_elbo": last["valid"]["elbo"],
+    }
+    return Outcome(figures, state["seconds"])
+
+
+def _same(run: Run, config: Config) -> bool:
+    return run.config(data=config.data, threads=config.threads) == config
+
+
+def train_polynomial(job: Job) -> Outcome:
+    torch.set_num_threads(job.threads)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with Run(job.folder).metrics.open("w") as file:
+        figures, seconds = minimise(
+            **job.settings,
+            powers=_POWERS,
+            seed=job.seed,
+            steps=job.steps,
+            record=lambda entry: print(json.dumps(entry), file=file),
+        )
+    return Outcome(figures, seconds)
+
+
+def _rows(*texts: str, **common: Any) -> dict[str, dict[str, Any]]:
+    """Rows that are called what their estimator is."""
+    return {text: {"estimator": text, **common} for text in texts}
+
+
+_POWERS = (1.5, 2.0, 3.0)
+_TRAIN = Figure("train_elbo", "-ELBO, training", sign=-1)
+_VALID = Figure("valid_elbo", "-ELBO, validation", sign=-1)
+_VAE_CURVES = (
+    Figure("train/elbo", "-ELBO, training (nats)", sign=-1),
+    Figure("valid/elbo", "-ELBO, validation (nats)", sign=-1),
+)
+
+DIGITS = Recipe(
+    title="Categorical VAE on small digits",
+    text=(
+        "The digits that come with scikit-learn, 6 latents of 8 classes, one hidden layer of 128. Small enough to try "
+        "a sweep in a minute; its figures are comparable with nothing."
+    ),
+    rows=_rows(
+        *("gumbel_softmax", "straight_through", "gumbel_straight_through", "reinmax", "reinforce_loo(num_samples=4)"),
+        dataset="digits",
+        latents=6,
+        classes=8,
+        hidden=(128,),
+        schedule="constant:0.7",
+        log_every=50,
+        valid_every=100,
+    ),
+    train=train_vae,
+    figures=(_VALID, _TRAIN),
+    curves=_VAE_CURVES,
+    steps=1000,
+    seeds=(0, 1),
+)
+
+POLYNOMIAL = Recipe(
+    title="Polynomial programming",
+    text=(
+        "128 coins x_i with odds of their own minimise E mean |x_i - 0.45|^p by Adam at 1e-3, 64 draws a step, "
+        "temperature 1. The figures are exact losses of the learned odds; the least is 0.45^p, which no step count "
+        "reaches, for odds grow without end. One run learns all three p, each with its own coins and noise."
+    ),
+    rows={
+        EXACT: {"estimator": EXACT},
+        **_rows(
+            *("straight_through", "gumbel_softmax", "gumbel_straight_through", "gumbel_rao(num_conditional=10)"),
+            *("gapped_straight_through(gap=1.0)", "reinmax", "rebar(num_samples=64)", "reinforce(num_samples=64)"),
+            *("reinforce_loo(num_samples=64)", "stratified(num_samples=64)", "arm(num_samples=64)"),
+            *("disarm(num_samples=64)", "arsm(num_samples=64)", "sum_and_sample(num_samples=4)"),
+            "unordered_set(num_samples=4)",
+        ),
+    },
+    train=train_polynomial,
+    figures=tuple(Figure(f"p={p:g}", f"p = {p:g} (least {0.45**p:.5f})", 5) for p in _POWERS),
+    curves=tuple(Figure(f"train/p={p:g}", f"exact loss, p = {p:g}", 5) for p in _POWERS),
+    steps=8000,
+    seeds=(0, 1),
+    differences=(
+        "The authors show curves of the mean sampled loss of each 200 steps; here the loss is exact.",
+        "A step has 64 draws of all coins for every estimator; arsm evaluates the loss twice a draw, rebar thrice.",
+        "gumbel_rao has 10 conditional draws; the authors take 100.",
+        "rebar tunes its eta and tau as it goes, one pair for the three p.",
+        "decoupled_straight_through is left out, for it minimises the loss at another temperature.",
+    ),
+    source="Liu et al. 2023, section 5, and the authors' code",
+)
+
+_MNIST_VAE: dict[str, Any] = {
+    "dataset": "mnist",
+    "binarize": "none",
+    "latents": 4,
+    "classes": 8,
+    "hidden": (512, 256),
+    "centre": False,
+    "batch": 100,
+    "lr_schedule": "constant",
+    "log_every": 500,
+    "valid_every": 2500,
+}
+
+
+def _reinmax(estimator: str, lr: float, tau: float) -> dict[str, dict[str, Any]]:
+    return {estimator: {**_MNIST_VAE, "estimator": estimator, "lr": lr, "schedule": f"constant:{tau}"}}
+
+
+REINMAX = Recipe(
+    title="MNIST VAE of ReinMax, 4 latents of 8 classes",
+    text=(
+        "Grey MNIST as targets in [0, 1] of the cross-entropy; 784-512-256-(4 x 8), ReLU, mirrored decoder, analytic "
+        "KL to the uniform prior; Adam, batch 100; learning rate and temperature of each estimator as published. The "
+        "training figure is the mean over the steps of the last epoch."
+    ),
+    rows={
+        **_reinmax("straight_through", 1e-3, 1.3),
+        **_reinmax("gumbel_straight_through", 3e-4, 0.5),
+        **_reinmax("gumbel_rao(num_conditional=100)", 5e-4, 0.5),
+        **_reinmax("gapped_straight_through(gap=1.0)", 5e-4, 1.0),
+        **_reinmax("reinmax", 5e-4, 1.3),
+    },
+    train=train_vae,
+    figures=(_TRAIN, _VALID),
+    curves=_VAE_CURVES,
+    steps=10_000,
+    data="the folder of the MNIST IDX files",
+    published={"train_elbo": {"reinmax": "124.66 ± 0.88"}},
+    differences=(
+        "20 epochs of 500 steps; published: 160 epochs of 600 steps (--steps 80000 is 160 epochs).",
+        "50,000 training images, the other 10,000 validate; published: all 60,000.",
+        "3 seeds; published: 10.",
+    ),
+    source="Liu et al. 2023, table 2, and the authors' code",
+)
+
+RECIPES: dict[str, Recipe] = {"digits": DIGITS, "polynomial": POLYNOMIAL, "reinmax": REINMAX}
