@@ -75,6 +75,19 @@ class Target(Protocol[Region]):
 
     Regions may be anything. Any class with these six methods is a target; see :class:`UniformTarget` and
     :class:`NormalTarget` for two that need only a density and a bound.
+
+    Example:
+        >>> import math, torch, argumbel as ag
+        >>> class Die:  # side i has weight 1 + i; the measure counts sides, regions are ranges of them
+        ...     def root(self): return range(6)
+        ...     def log_volume(self, sides): return math.log(len(sides)) if sides else -math.inf
+        ...     def sample(self, sides, uniform): return [sides[int(uniform() * len(sides))]]
+        ...     def split(self, sides, point): return sides[: len(sides) // 2], sides[len(sides) // 2 :]
+        ...     def log_ratio(self, point): return math.log(1 + point[0])
+        ...     def bound(self, sides): return math.log(1 + sides[-1])
+        >>> draws = ag.astar_sample(Die(), 1000, noise=ag.KeyedNoise(0))
+        >>> abs(float((draws.samples == 5).double().mean()) - 6 / 21) < 0.06
+        True
     """
 
     def root(self) -> Region:
