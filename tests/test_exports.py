@@ -17,9 +17,7 @@ SIGNATURES = {
         "(target, num_samples=1, *, method='a*', keep=False, max_steps=100000, noise=None, generator=None)"
     ),
     "categorical": "(logits, sample_shape=(), *, dim=-1, mask=None, generator=None)",
-    "counterfactual": (
-        "(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, generator=None, noise=None)"
-    ),
+    "counterfactual": ("(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, generator=None, noise=None)"),
     "gumbel": "(shape, *, generator=None, dtype=None, device=None)",
     "gumbel_max": "(logits, *, dim=-1, mask=None, noise=None, generator=None)",
     "gumbel_sigmoid": "(logits, tau=1, hard=False, *, noise=None, generator=None)",
@@ -125,9 +123,7 @@ def test_modules(module: ModuleType) -> None:
         assert getattr(module, name) is getattr(ag, name)
 
 
-@pytest.mark.parametrize(
-    ("module", "name"), [(m, n) for m, names in MODULES.items() for n in sorted(names - RECORDS)]
-)
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in MODULES.items() for n in sorted(names - RECORDS)])
 def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleType, name: str) -> None:
     function = getattr(module, name)
     text = inspect.getdoc(function)
