@@ -90,7 +90,8 @@ def _curves(recipe: Recipe, summary: dict[str, Any], out: Path) -> Picture:
         axis.set(title=curve.title, xlabel="step")
         axis.margins(x=0.01)
         axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
-    axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    if axes[0].lines:
+        axes[0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     return picture
 
 

@@ -12,10 +12,19 @@ from torch import Tensor
 
 from ..choice import categorical
 from .data import Images
+from .estimator import Estimator
 from .model import CategoricalVAE, bernoulli_log_prob, categorical_kl
 from .run import Run, run_on
 
-__all__ = ["baseline", "code_usage", "discrete_elbo", "evaluate", "evaluate_run", "importance_bounds"]
+__all__ = [
+    "baseline",
+    "code_usage",
+    "discrete_elbo",
+    "evaluate",
+    "evaluate_run",
+    "gradient_variance",
+    "importance_bounds",
+]
 
 _ROWS = 4096  # decoded at a time: about 13 MB of 784 float32 pixels, whatever the number of samples and images
 
@@ -132,6 +141,37 @@ def importance_bounds(
         if progress is not None:
             progress(done / len(x))
     return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def gradient_variance(
+    model: CategoricalVAE, x: Tensor, estimator: str, *, tau: float = 1.0, batch: int, repeats: int, seed: int = 0
+) -> float:
+    """``sum_w Var(dL/dw)`` over all weights of encoder and decoder, L the mean -ELBO of a batch by the estimator named.
+
+    Each of ``repeats`` gradients has images of its own, drawn without replacement from ``x``, and noise of its own: the
+    variance is that of a training step. The model keeps its own estimator.
+    """
+    if not 1 <= batch <= len(x):
+        raise ValueError(f"batch must be 1 to {len(x)}, the number of images; got {batch}")
+    if repeats < 2:
+        raise ValueError(f"repeats must be 2 or more; got {repeats}")
+    generator = torch.Generator().manual_seed(seed)
+    weights = [*model.encoder.parameters(), *model.decoder.parameters()]
+    chosen, own = Estimator(estimator).to(x.device), model.estimator
+    mean = squares = torch.zeros((), device=x.device)
+    try:
+        model.estimator = chosen
+        for count in range(1, repeats + 1):
+            images = x[torch.randperm(len(x), generator=generator)[:batch].to(x.device)]
+            log_likelihood, kl = model(images, tau, int(torch.randint(2**62, (), generator=generator)))
+            gradients = torch.autograd.grad((kl - log_likelihood).mean(), weights)
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            away = flat - mean  # Welford's recurrence: no difference of large numbers
+            mean = mean + away / count
+            squares = squares + away * (flat - mean)
+    finally:
+        model.estimator = own
+    return float(squares.double().sum()) / (repeats - 1)
 
 
 def baseline(train: Tensor, test: Tensor) -> Tensor:
