@@ -690,6 +690,8 @@ def test_divergence_is_told(tmp_path: Path) -> None:
         FloatingPointError, match=r"the weights became infinite or NaN by step \d: lower the learning rate"
     ):
         fit(tiny(optimizer="sgd", lr=1e12, lr_schedule="constant"), tmp_path / "run")
+    with pytest.raises(FloatingPointError, match=r"by step 1: lower the learning rate"):  # by the validation
+        fit(tiny(optimizer="sgd", lr=1e38, lr_schedule="constant", valid_every=1, log_every=9), tmp_path / "other")
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

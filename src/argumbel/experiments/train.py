@@ -173,12 +173,9 @@ class _Training:
             group["lr"] = lr
         # Row ids count the latents of the whole training, whichever process draws them.
         rows = self.rows + step * self.rows_a_step
-        try:
-            log_likelihood, kl = self.module(self.batches(step), tau, self.key, rows)
-        except ValueError as error:  # the sampler refuses logits of NaN
-            if all(bool(p.isfinite().all()) for p in self.model.parameters()):
-                raise
-            raise self.diverged("weights became infinite or NaN") from error
+        x = self.batches(step)
+        with self.sampling(x):
+            log_likelihood, kl = self.module(x, tau, self.key, rows)
         log_likelihood, kl = log_likelihood.mean(), kl.mean()
         self.fabric.backward(self.kl_weight(step) * kl - log_likelihood)
         self.optimizer.step()
@@ -197,6 +194,19 @@ class _Training:
         self.state.count = 0
         return {"elbo": elbo, "log_likelihood": log_likelihood, "kl": kl}
 
+    @contextmanager
+    def sampling(self, x: Tensor) -> Iterator[None]:
+        """The sampler refuses logits of NaN; this tells where they come from."""
+        try:
+            yield
+        except ValueError as error:
+            if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                raise self.diverged("weights became infinite or NaN") from error
+            with torch.no_grad():
+                if bool(self.model.encode(x).isnan().any()):
+                    raise self.diverged("logits of the latents became NaN") from error
+            raise
+
     def diverged(self, what: str) -> FloatingPointError:
         return FloatingPointError(
             f"the {what} by step {self.state.step}: lower the learning rate, or keep the temperature further from zero"
@@ -204,7 +214,8 @@ class _Training:
 
     def validate(self, run: Run, record: Listener) -> None:
         state = self.state
-        log_likelihood, kl = discrete_elbo(self.model, self.valid, seed=stream(self.config.seed, "valid"))
+        with self.sampling(self.valid):
+            log_likelihood, kl = discrete_elbo(self.model, self.valid, seed=stream(self.config.seed, "valid"))
         elbo = log_likelihood - kl
         record({"step": state.step, "kind": "valid", "elbo": elbo, "log_likelihood": log_likelihood, "kl": kl})
         if elbo > state.best or not math.isfinite(state.best):
