@@ -409,7 +409,7 @@ def test_functions_may_hold_parameters_and_any_floating_dtype() -> None:
     assert peak.grad is None
 
 
-# --- helper ------------------------------------------------------------------------------------------------------
+# --- small parts -------------------------------------------------------------------------------------------------
 
 
 def test_linear_range_is_that_of_the_corners() -> None:
