@@ -317,6 +317,21 @@ def test_relaxed_kl_is_of_the_sample_that_is_decoded(name: str) -> None:
     torch.testing.assert_close(kl, model.relaxed_kl(logits, log_relaxed, 0.5, 0.5).mean(0))
 
 
+def test_grey_images_stay_grey_and_are_not_centred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    encode = model.CategoricalVAE.encode
+    monkeypatch.setattr(model.CategoricalVAE, "encode", lambda vae, x: (seen.append(x), encode(vae, x))[1])
+    config = tiny(binarize="none", centre=False, steps=2)
+    fit(config, tmp_path / "run")
+    assert len(seen) == 3  # two batches, and the validation images
+    assert all(((x > 0) & (x < 1)).any() for x in seen)
+    vae = config.model(config.images())
+    assert vae.mean is None
+    assert not torch.equal(vae.decoder[-1].bias, tiny().model(config.images()).decoder[-1].bias)
+    x = config.images().valid[:4]
+    torch.testing.assert_close(vae.encode(x), vae.encoder(x).view(4, 3, 4).log_softmax(-1))
+
+
 def test_an_unbiased_estimator_trains_by_the_exact_gradient() -> None:
     """The mean gradient of reinforce_loo over many draws is that of exact, for the encoder and for the decoder."""
     x, count = images(1, seed=3), 20_000
@@ -340,6 +355,11 @@ def test_rows_of_several_samples_are_shared_out_by_global_ids() -> None:
     parts = [vae(x[half], 1.0, 3, rows.view(8, 2)[half])[0] for half in (slice(0, 3), slice(3, 8))]
     torch.testing.assert_close(torch.cat(parts), whole)
     assert not torch.allclose(whole, vae(x, 1.0, 3, rows + 16)[0])
+    seen = []
+    vae.estimator.forward = lambda f, logits, *, tau, noise: (seen.append(noise.rows), f(logits.unsqueeze(0))[0])[1]
+    for step in range(2):
+        vae(x, 1.0, 3, rows + 16 * step)
+    assert len(torch.cat(seen).unique()) == 2 * 16 * 4  # no draw is like another
 
 
 def test_rebar_tunes_its_temperature_and_strength() -> None:

@@ -279,7 +279,7 @@ def sweep(
     with _complaints():
         from .experiments.comparison import cells
         from .experiments.recipes import RECIPES, Job
-        from .experiments.sweep import sweep as train_all
+        from .experiments.sweeps import sweep as train_all
 
         out = run or Path("runs") / f"sweep-{recipe}"
         numbers = None if seeds is None else _numbers("seeds", seeds, int)

@@ -7,7 +7,7 @@ and sweeps, which train many estimators and compare them.
 from .evaluate import evaluate_run
 from .report import write as write_report
 from .run import Config, Run
-from .sweep import sweep
+from .sweeps import sweep
 from .train import fit
 
 __all__ = ["Config", "Run", "evaluate_run", "fit", "sweep", "write_report"]

@@ -20,15 +20,12 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from argumbel import cli
-from argumbel.experiments import Config, Run, comparison, evaluate, fit, recipes
+from argumbel.experiments import Config, Run, comparison, evaluate, fit, recipes, sweeps
 from argumbel.experiments import sweep as run_sweep
 from argumbel.experiments.estimator import Estimator
 from argumbel.experiments.polynomial import EXACT, expectation, minimise
 from argumbel.experiments.recipes import RECIPES, Figure, Job, Outcome, Recipe
 from tests.test_experiments import images, small_vae
-
-sweeps = __import__("sys").modules["argumbel.experiments.sweep"]  # the function of this name hides the module
-
 
 # The polynomial problem
 
@@ -90,6 +87,15 @@ def test_the_exact_gradient_goes_to_the_least() -> None:
     learned, _ = minimise(EXACT, (1.5, 2.0, 3.0), seed=0, steps=300, coins=2, lr=0.1)
     for p in (1.5, 2.0, 3.0):
         assert learned[f"p={p:g}"] == pytest.approx(0.45**p, rel=1e-3)
+
+
+def test_straight_through_comes_to_rest_where_the_mean_slope_is_zero() -> None:
+    powers = (1.5, 2.0, 3.0)
+    learned, _ = minimise("straight_through", powers, seed=0, steps=500, coins=64, lr=5e-3)
+    for p in powers:
+        odds = (0.45 / 0.55) ** (p - 1)
+        rest = (odds * 0.55**p + 0.45**p) / (1 + odds)
+        assert learned[f"p={p:g}"] == pytest.approx(rest, abs=0.01 * (0.55**p - 0.45**p))
 
 
 # Gradient variances
@@ -159,6 +165,21 @@ def test_an_epoch_is_what_the_recipes_say() -> None:
         for settings in recipe.rows.values():
             assert settings["log_every"] == images_ // settings["batch"]
             assert recipe.steps == epochs * settings["log_every"]
+
+
+def test_the_page_of_tables_says_what_the_recipes_say() -> None:
+    page = " ".join((Path(__file__).parent.parent / "docs/estimator_tables.md").read_text().split())
+    for name, recipe in RECIPES.items():
+        for difference in recipe.differences:
+            assert f"- {difference}" in page, (name, difference)
+        for rows in recipe.published.values():
+            assert all(f"| {value} |" in page for value in rows.values())
+    for estimator, value in recipes._KOOL_PUBLISHED.items():
+        assert re.search(rf"\| `{re.escape(estimator)}` \|[^|]+\| {value:.2f} \|", page)
+    for row, settings in RECIPES["reinmax"].rows.items():
+        tau = settings["schedule"].removeprefix("constant:")
+        rate = f"{settings['lr']:.0e}".replace("e-0", "e-")
+        assert f"| `{row}` | {rate} | {tau} |" in page
 
 
 # What is trained
