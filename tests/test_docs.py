@@ -50,7 +50,7 @@ def test_code_blocks(page: str) -> None:
     "name",
     [
         *("noise", "choice", "subsets", "relax", "distributions", "estimators", "reverse", "coupling", "partition"),
-        *("lazy", "astar", "nn", "plots"),
+        *("lazy", "linear", "astar", "nn", "plots"),
     ],
 )
 def test_public_names_have_an_example_that_runs(name: str) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 import argumbel as ag
-from argumbel import astar, choice, coupling, lazy, noise, partition, relax, reverse, subsets
+from argumbel import astar, choice, coupling, lazy, linear, noise, partition, relax, reverse, subsets
 
 SIGNATURES = {
     "KeyedNoise": "(seed, rows=None, items=None)",
@@ -24,7 +24,10 @@ SIGNATURES = {
     "gumbel_softmax": ("(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, mask=None, noise=None, generator=None)"),
     "gumbel_topk": "(logits, k, *, dim=-1, mask=None, noise=None, generator=None)",
     "inclusion_probs": "(logits, k, *, dim=-1, mask=None)",
+    "linear_categorical": "(hidden, weight, *, bias=None, temperature=1, noise=None, generator=None)",
+    "linear_gumbel_max": "(hidden, weight, *, bias=None, temperature=1, noise=None, generator=None)",
     "log_partition": "(maxima, *, method='exponential', alpha=None, dim=0)",
+    "merge_winners": "(values, indices, *, group=None)",
     "perturb_and_map": "(score, solver, unary, num_samples, *, noise=None, generator=None)",
     "posterior_gumbel": "(logits, index, *, value=None, dim=-1, mask=None, generator=None, noise=None)",
     "posterior_gumbel_topk": "(logits, indices, *, dim=-1, mask=None, generator=None, noise=None)",
@@ -44,6 +47,7 @@ METHODS = {
 MODULES = {
     noise: {"KeyedNoise", "gumbel", "logistic", "truncated_gumbel"},
     choice: {"Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"},
+    linear: {"linear_categorical", "linear_gumbel_max", "merge_winners"},
     subsets: {
         "PriorityDraw",
         "WeightedSum",

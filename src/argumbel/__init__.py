@@ -13,6 +13,9 @@ from .choice import categorical, gumbel_max, gumbel_topk, sample_without_replace
 # reverse: what would have won under other logits
 from .coupling import counterfactual
 
+# sample: the same from a linear layer, its logits never written
+from .linear import linear_categorical, linear_gumbel_max, merge_winners
+
 # noise: the race's randomness, as a pure function of a key
 from .noise import KeyedNoise, gumbel, truncated_gumbel
 
@@ -43,7 +46,10 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_topk",
     "inclusion_probs",
+    "linear_categorical",
+    "linear_gumbel_max",
     "log_partition",
+    "merge_winners",
     "perturb_and_map",
     "posterior_gumbel",
     "posterior_gumbel_topk",
