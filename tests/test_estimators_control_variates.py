@@ -42,19 +42,44 @@ def network_relax(f: Callable[[Tensor], Tensor], logits: Tensor, **own: object) 
 
 
 @pytest.mark.parametrize("p", problems(21), ids=lambda p: p.name)
-def test_rebar_is_unbiased(p: Problem) -> None:
-    check_unbiased(rebar, p)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_rebar_is_unbiased(p: Problem, coupled: bool) -> None:
+    check_unbiased(rebar, p, coupled=coupled)
 
 
 @pytest.mark.parametrize("eta", [-1.0, 0.3, 5.0])
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])
-def test_rebar_is_unbiased_for_any_eta_and_tau(eta: float, tau: float) -> None:
-    check_unbiased(rebar, problem(3, 2, "interaction", 8), count=30_000, eta=eta, tau=tau, num_samples=2)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_rebar_is_unbiased_for_any_eta_and_tau(eta: float, tau: float, coupled: bool) -> None:
+    own = {"eta": eta, "tau": tau, "coupled": coupled}
+    check_unbiased(rebar, problem(3, 2, "interaction", 8), count=30_000, num_samples=2, **own)
 
 
 @pytest.mark.parametrize("p", problems(6), ids=lambda p: p.name)
-def test_relax_is_unbiased(p: Problem) -> None:
-    check_unbiased(network_relax, p, count=50_000)
+@pytest.mark.parametrize("coupled", [False, True])
+def test_relax_is_unbiased(p: Problem, coupled: bool) -> None:
+    check_unbiased(network_relax, p, count=50_000, coupled=coupled)
+
+
+@pytest.mark.parametrize("p", problems(6), ids=lambda p: p.name)
+def test_coupled_is_the_estimate_under_the_noise_that_gives_z_again(p: Problem) -> None:
+    c, x = Network(p.logits.numel(), 2), p.logits.clone().requires_grad_()
+    g = ag.gumbel((1, *x.shape), dtype=torch.float64, generator=generator(4))
+    value = relax(p.f(p.a), x, c=c, noise=g, coupled=True)
+    (estimate,) = torch.autograd.grad(value, x)
+    log_p = x.log_softmax(-1)
+    z = log_p + g[0]
+    index, height = z.argmax(-1), z.amax(-1, keepdim=True)
+    # The others were cut off at the height: -log(exp(-z) - exp(-height)), less their own log_p.
+    given = torch.where(z == height, z, z - torch.log1p(-torch.exp(z - height)) - log_p).detach()
+    again = ag.posterior_gumbel(log_p, index, noise=given)
+    torch.testing.assert_close(again, z)
+    score = log_p.gather(-1, index.unsqueeze(-1)).sum()
+    f = p.loss(torch.nn.functional.one_hot(index, x.shape[-1]).double(), p.a)
+    control = c(again)
+    surrogate = (f - control).detach() * score + c(z) - control
+    torch.testing.assert_close(estimate, torch.autograd.grad(surrogate, x)[0])
+    torch.testing.assert_close(value, f)
 
 
 def test_relax_is_unbiased_for_a_black_box() -> None:
@@ -104,22 +129,25 @@ def test_tuned_relax_varies_less_than_reinforce() -> None:
 # --- what gets which gradient ------------------------------------------------------------------------------------
 
 
-def squared_gradient(p: Problem, weights: Tensor, tune: bool = False, **own: float) -> tuple[Tensor, dict[str, Tensor]]:
+def squared_gradient(
+    p: Problem, weights: Tensor, tune: bool = False, coupled: bool = False, **own: float
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The squared gradient that reaches logits, and the gradients of what is to be tuned, of weighted losses."""
     tuned = {k: torch.tensor(v, dtype=torch.float64, requires_grad=tune) for k, v in own.items()}
     rows = p.logits.expand(len(weights), *p.logits.shape).clone().requires_grad_()
-    loss = rebar(p.f(p.a), rows, num_samples=2, noise=ag.KeyedNoise(3), **tuned)
+    loss = rebar(p.f(p.a), rows, num_samples=2, noise=ag.KeyedNoise(3), coupled=coupled, **tuned)
     (loss * weights).sum().backward()
     return (rows.grad**2).sum(), {k: v.grad for k, v in tuned.items()}
 
 
 @pytest.mark.parametrize("p", problems(6), ids=lambda p: p.name)
-def test_eta_and_tau_get_the_gradient_of_the_squared_gradient(p: Problem) -> None:
+@pytest.mark.parametrize("coupled", [False, True])
+def test_eta_and_tau_get_the_gradient_of_the_squared_gradient(p: Problem, coupled: bool) -> None:
     weights = torch.tensor([1.0, 0.5, -2.0, 0.0], dtype=torch.float64)
     at, h = {"eta": 0.8, "tau": 0.7}, 1e-6
-    _, gradients = squared_gradient(p, weights, tune=True, **at)
+    _, gradients = squared_gradient(p, weights, tune=True, coupled=coupled, **at)
     for name in at:
-        up, down = (squared_gradient(p, weights, **{**at, name: at[name] + s})[0] for s in (h, -h))
+        up, down = (squared_gradient(p, weights, coupled=coupled, **{**at, name: at[name] + s})[0] for s in (h, -h))
         torch.testing.assert_close(gradients[name], (up - down) / (2 * h), rtol=1e-5, atol=1e-6)
 
 
@@ -218,6 +246,8 @@ def test_calls_of_f() -> None:
     assert kinds[3:] == [True]
     relax(f, x, c=lambda z: z[..., 0], num_samples=4)
     assert kinds[4:] == [True]
+    rebar(f, x, num_samples=4, coupled=True)
+    assert sorted(kinds[5:]) == [False, True]
 
 
 # --- the habits of the house, for relax, which is not in the registry --------------------------------------------
@@ -225,7 +255,10 @@ def test_calls_of_f() -> None:
 
 @pytest.mark.parametrize(("batch", "factors"), [((), 0), ((3,), 0), ((), 1), ((3,), 1), ((2, 3), 2), ((0,), 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_shapes_dtypes_and_forbidden_items(batch: tuple[int, ...], factors: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("coupled", [False, True])
+def test_shapes_dtypes_and_forbidden_items(
+    batch: tuple[int, ...], factors: int, dtype: torch.dtype, coupled: bool
+) -> None:
     x = torch.randn(*batch, *(2,) * factors, 4).to(dtype)
     x[..., 1] = -torch.inf
     x.requires_grad_()
@@ -234,7 +267,7 @@ def test_shapes_dtypes_and_forbidden_items(batch: tuple[int, ...], factors: int,
         assert z.shape[1:] == x.shape
         return (z.nan_to_num(neginf=0) * torch.arange(4).to(z)).sum(tuple(range(1 + len(batch), z.ndim)))
 
-    loss = relax(total, x, c=total, num_samples=3)
+    loss = relax(total, x, c=total, num_samples=3, coupled=coupled)
     assert loss.shape == batch
     assert loss.isfinite().all()
     (gradient,) = torch.autograd.grad(loss.sum(), x)
@@ -243,11 +276,13 @@ def test_shapes_dtypes_and_forbidden_items(batch: tuple[int, ...], factors: int,
     assert (gradient[..., 1] == 0).all()
 
 
-def test_compiled_and_mapped() -> None:
+@pytest.mark.parametrize("coupled", [False, True])
+def test_compiled_and_mapped(coupled: bool) -> None:
     x, noise, w = torch.randn(3, 2, 4), torch.randn(3, 5, 2, 4), torch.randn(4)
 
     def loss(x: Tensor, noise: Tensor) -> Tensor:
-        return relax(lambda z: (z @ w).prod(-1), x, c=lambda z: (z @ w).tanh().sum(-1), num_samples=5, noise=noise)
+        own = {"num_samples": 5, "noise": noise, "coupled": coupled}
+        return relax(lambda z: (z @ w).prod(-1), x, c=lambda z: (z @ w).tanh().sum(-1), **own)
 
     gradient = torch.func.grad(loss)
     alone = torch.stack([gradient(*row) for row in zip(x, noise, strict=True)])

@@ -398,6 +398,8 @@ def test_rebar_tunes_its_temperature_and_strength() -> None:
         ("reinmax(**{'tau': 1})", "estimator reinmax takes num_samples, tau; got None"),
         ("reinmax(generator=1)", "estimator reinmax takes num_samples, tau; got 'generator'"),
         ("reinmax(tau=open('x'))", "tau of estimator reinmax must be a number or a quoted text"),
+        ("rebar(num_samples=True)", "num_samples of estimator rebar must be a number or a quoted text"),
+        ("rebar(coupled=1)", "coupled of estimator rebar must be True or False"),
         ("reinmax(tau=None)", "tau of estimator reinmax must be a number or a quoted text"),
         ("reinmax(num_samples=0)", "num_samples of estimator reinmax must be a whole number, 1 or more; got 0"),
         ("reinmax(num_samples=1.5)", "num_samples of estimator reinmax must be a whole number"),

@@ -84,8 +84,10 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             value = ast.literal_eval(keyword.value)
         except ValueError:
             value = None
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError(f"{keyword.arg} of estimator {head.id} must be a number or a quoted text; got {text!r}")
+        switch = isinstance(known[keyword.arg], bool)
+        if isinstance(value, bool) != switch or not isinstance(value, (int, float, str)):
+            kind = "True or False" if switch else "a number or a quoted text"
+            raise ValueError(f"{keyword.arg} of estimator {head.id} must be {kind}; got {text!r}")
         own[keyword.arg] = value
     count = own.get("num_samples", 1)
     if not isinstance(count, int) or count < 1:
