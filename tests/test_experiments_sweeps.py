@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import inspect
 import io
 import json
 import math
@@ -20,7 +21,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from argumbel import cli
-from argumbel.experiments import Config, Run, comparison, evaluate, fit, recipes, sweeps
+from argumbel.experiments import Config, Run, comparison, evaluate, fit, recipes, sbn, sweeps
 from argumbel.experiments import sweep as run_sweep
 from argumbel.experiments.estimator import Estimator
 from argumbel.experiments.polynomial import EXACT, expectation, minimise
@@ -147,6 +148,8 @@ def test_recipes_are_sound(name: str) -> None:
     for settings in recipe.rows.values():
         if recipe.train is recipes.train_polynomial:
             assert settings == {"estimator": EXACT} or Estimator(settings["estimator"])
+        elif recipe.train is recipes.train_sbn:
+            assert settings["estimator"] in sbn.CONTROLLED or Estimator(settings["estimator"]).name in sbn.SCORED
         else:
             Config.make(**settings, steps=recipe.steps)
     keys = {figure.key for figure in recipe.figures}
@@ -165,6 +168,10 @@ def test_an_epoch_is_what_the_recipes_say() -> None:
         for settings in recipe.rows.values():
             assert settings["log_every"] == images_ // settings["batch"]
             assert recipe.steps == epochs * settings["log_every"]
+    epoch = inspect.signature(sbn.maximise).parameters["epoch"].default
+    for settings in RECIPES["sbn"].rows.values():
+        assert epoch == math.ceil(50_000 / settings["batch"])
+        assert RECIPES["sbn"].steps == 4 * epoch
 
 
 def test_the_page_of_tables_says_what_the_recipes_say() -> None:
@@ -318,7 +325,7 @@ def test_no_result_that_is_not_a_number(tmp_path: Path, here: list[Job], monkeyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "magic"}, "recipe must be one of digits, polynomial, reinmax, kool; got 'magic'"),
+        ({"name": "magic"}, "recipe must be one of digits, polynomial, reinmax, kool, sbn; got 'magic'"),
         ({"rows": ["magic"]}, "rows of digits are gumbel_softmax, .*got 'magic'"),
         ({"jobs": 0}, "jobs must be 1 or more; got 0"),
         ({"threads": 0}, "threads must be 1 or more; got 0"),

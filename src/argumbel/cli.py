@@ -256,7 +256,7 @@ def evaluate(
 
 @app.command()
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="digits (a minute, to try it), polynomial, reinmax, kool.")],
+    recipe: Annotated[str, typer.Argument(help="digits (a minute, to try it), polynomial, reinmax, kool, sbn.")],
     data: Annotated[
         Path | None, typer.Option(help="The recipe's images, as argumbel train takes them.", show_default="none")
     ] = None,
