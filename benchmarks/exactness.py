@@ -28,7 +28,8 @@ from .measure import OURS, reason
 from .peers import exponential_race, inversion, jitted, numpy_gumbel32
 
 Draw = Callable[[Tensor, int], Tensor]  # (one row of logits, m) -> m independent draws from it
-Noise = Callable[[int], tuple[int, float]]  # n numbers -> how many beyond LIMIT, and the largest
+Noise = Callable[[int], tuple[int, float]]  # n numbers -> how many beyond a limit, and the largest
+Device = str | torch.device
 
 #: Just beyond -log(-log1p(-2^-24)), the largest Gumbel number that a float32 uniform can give.
 LIMIT = 16.64
@@ -51,14 +52,14 @@ class Finding:
 class Question:
     name: str
     text: str
-    ask: Callable[[Any, float], tuple[str, str, float, bool]]  # -> measured, expected, p-value, whether it is decided
+    ask: Callable[[Any, float, Device], tuple[str, str, float, bool]]  # -> measured, expected, p-value, is it decided
     contestants: dict[tuple[str, str], Any]  # (library, name) -> Draw or Noise
 
 
 # ---------------------------------------------------------------------------------------------------------- contestants
 
 
-def _rows(function: Callable[[Tensor], Tensor]) -> Draw:
+def rows(function: Callable[[Tensor], Tensor]) -> Draw:
     """m draws as one call on m equal rows, as a batch would ask for them."""
     return lambda logits, m: function(logits.expand(m, -1))
 
@@ -81,30 +82,30 @@ def _jax_categorical(mode: str) -> Draw:
 
 
 def _gumbel_distribution(logits: Tensor) -> Tensor:
-    zero, one = torch.zeros((), dtype=logits.dtype), torch.ones((), dtype=logits.dtype)
+    zero, one = logits.new_zeros(()), logits.new_ones(())
     return (logits + Gumbel(zero, one).sample(logits.shape)).argmax(-1)
 
 
 DRAWS: dict[tuple[str, str], Draw] = {
-    (OURS, "categorical"): _rows(ag.categorical),
+    (OURS, "categorical"): rows(ag.categorical),
     (OURS, "categorical, many draws"): lambda logits, m: ag.categorical(logits, (m,)),
-    (OURS, "gumbel_max"): _rows(lambda x: ag.gumbel_max(x).indices),
-    (OURS, "gumbel_softmax(hard=True)"): _rows(lambda x: ag.gumbel_softmax(x, hard=True).argmax(-1)),
-    ("torch", "Categorical(logits=).sample()"): _rows(lambda x: Categorical(logits=x).sample()),
+    (OURS, "gumbel_max"): rows(lambda x: ag.gumbel_max(x).indices),
+    (OURS, "gumbel_softmax(hard=True)"): rows(lambda x: ag.gumbel_softmax(x, hard=True).argmax(-1)),
+    ("torch", "Categorical(logits=).sample()"): rows(lambda x: Categorical(logits=x).sample()),
     ("torch", "multinomial(p, m, True)"): lambda logits, m: torch.multinomial(torch.softmax(logits, -1), m, True),
-    ("torch", "softmax / exponential_, argmax"): _rows(exponential_race),
-    ("torch", "searchsorted(softmax.cumsum, rand)"): _rows(inversion),
-    ("torch", "F.gumbel_softmax(hard=True)"): _rows(lambda x: F.gumbel_softmax(x, hard=True).argmax(-1)),
-    ("torch", "distributions.Gumbel, argmax"): _rows(_gumbel_distribution),
+    ("torch", "softmax / exponential_, argmax"): rows(exponential_race),
+    ("torch", "searchsorted(softmax.cumsum, rand)"): rows(inversion),
+    ("torch", "F.gumbel_softmax(hard=True)"): rows(lambda x: F.gumbel_softmax(x, hard=True).argmax(-1)),
+    ("torch", "distributions.Gumbel, argmax"): rows(_gumbel_distribution),
     ("jax", "random.categorical, low"): _jax_categorical("low"),
     ("jax", "random.categorical, high"): _jax_categorical("high"),
 }
 
 
-def _torch_noise(function: Callable[[int], Tensor]) -> Noise:
+def torch_noise(function: Callable[[int], Tensor], limit: float = LIMIT) -> Noise:
     def noise(n: int) -> tuple[int, float]:
         x = function(n)
-        return int((x > LIMIT).sum()), float(x.max())
+        return int((x > limit).sum()), float(x.max())
 
     return noise
 
@@ -139,9 +140,9 @@ def _jax_noise(mode: str) -> Noise:
 
 
 NOISES: dict[tuple[str, str], Noise] = {
-    (OURS, "gumbel"): _torch_noise(lambda n: ag.gumbel((n,))),
-    ("torch", "-empty.exponential_().log()"): _torch_noise(lambda n: -torch.empty(n).exponential_().log()),
-    ("torch", "distributions.Gumbel"): _torch_noise(lambda n: Gumbel(torch.zeros(()), torch.ones(())).sample((n,))),
+    (OURS, "gumbel"): torch_noise(lambda n: ag.gumbel((n,))),
+    ("torch", "-empty.exponential_().log()"): torch_noise(lambda n: -torch.empty(n).exponential_().log()),
+    ("torch", "distributions.Gumbel"): torch_noise(lambda n: Gumbel(torch.zeros(()), torch.ones(())).sample((n,))),
     ("numpy", "rng.gumbel (float64)"): _numpy_noise(lambda rng, n: rng.gumbel(size=n)),
     ("numpy", "-log(rng.standard_exponential(float32))"): _numpy_noise(lambda rng, n: numpy_gumbel32(rng, (n,))),
     ("jax", "random.gumbel, low"): _jax_noise("low"),
@@ -170,18 +171,20 @@ def _chunks(total: int, chunk: int, seconds: float) -> Iterator[int]:
         yield min(chunk, total - begin)
 
 
-def _tail(noise: Noise, seconds: float) -> tuple[str, str, float, bool]:
+def tail(
+    noise: Noise, seconds: float, device: Device, limit: float = LIMIT, total: int = 1 << 28, chunk: int = 1 << 22
+) -> tuple[str, str, float, bool]:
     count, n, largest = 0, 0, -math.inf
-    for size in _chunks(1 << 28, 1 << 22, 3 * seconds):
+    for size in _chunks(total, chunk, 3 * seconds):
         beyond, top = noise(size)
         count, n, largest = count + beyond, n + size, max(largest, top)
-    p = -math.expm1(-math.exp(-LIMIT))
+    p = -math.expm1(-math.exp(-limit))
     p_value = 0.0 if math.isinf(largest) else _binomial(count, n, p)
     return f"{count} of {n:.2g}, largest {largest:.1f}", f"{n * p:.1f} ± {math.sqrt(n * p):.1f}", p_value, _shows(n, p)
 
 
-def _gap(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
-    logits = torch.full((64,), -17.0)
+def gap(draw: Draw, seconds: float, device: Device) -> tuple[str, str, float, bool]:
+    logits = torch.full((64,), -17.0, device=device)
     logits[31] = 0.0
     count, n = 0, 0
     for size in _chunks(1 << 25, 1 << 16, 2 * seconds):
@@ -198,7 +201,7 @@ def _share(index: Tensor, n: int) -> tuple[str, str, float]:
     lower = int((index < half).sum())
     p_value = _binomial(lower, m, half / n)
     if m >= 1280:
-        counts = torch.bincount(torch.div(index * 64, n, rounding_mode="floor"), minlength=64).numpy()
+        counts = torch.bincount(torch.div(index * 64, n, rounding_mode="floor"), minlength=64).cpu().numpy()
         edges = np.ceil(np.arange(65) * n / 64)
         expected = np.diff(edges) / n * m
         p_value = min(1.0, 2 * min(p_value, float(scipy.stats.chisquare(counts, expected).pvalue)))
@@ -206,22 +209,22 @@ def _share(index: Tensor, n: int) -> tuple[str, str, float]:
     return f"{lower / m:.3f} ± {error:.3f} of {m:,}", f"{half / n:.3f}", p_value
 
 
-def _ties(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
-    logits = torch.zeros(4096, dtype=torch.bfloat16)
+def ties(draw: Draw, seconds: float, device: Device) -> tuple[str, str, float, bool]:
+    logits = torch.zeros(4096, dtype=torch.bfloat16, device=device)
     index = torch.cat([draw(logits, size) for size in _chunks(1 << 14, 1 << 11, seconds)])
     return *_share(index, 4096), index.numel() >= 2048
 
 
-def _many_items(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
+def many_items(draw: Draw, seconds: float, device: Device) -> tuple[str, str, float, bool]:
     n = (1 << 24) + 1
-    logits = torch.zeros(n)
+    logits = torch.zeros(n, device=device)
     index = torch.cat([draw(logits, size) for size in _chunks(4000, 1, 2 * seconds)])
     measured, expected, p_value = _share(n - 1 - index, n)  # the upper half
     return measured, expected, p_value, index.numel() >= 128
 
 
-def _forbidden(draw: Draw, seconds: float) -> tuple[str, str, float, bool]:
-    logits = torch.randn(4096, generator=torch.Generator().manual_seed(0)).half()
+def forbidden(draw: Draw, seconds: float, device: Device) -> tuple[str, str, float, bool]:
+    logits = torch.randn(4096, generator=torch.Generator().manual_seed(0)).to(device).half()
     logits[0::2] = -torch.inf  # the first too: it is what argmax says of a row of NaN
     index = torch.cat([draw(logits, size) for size in _chunks(1 << 16, 1 << 11, seconds)])
     wrong = int(((index % 2 == 0) | (index < 0) | (index >= 4096)).sum())
@@ -233,20 +236,20 @@ def _without(names: set[str]) -> dict[tuple[str, str], Draw]:
 
 
 QUESTIONS: list[Question] = [
-    Question("tail", f"Gumbel numbers beyond {LIMIT} (a float32 uniform reaches 16.64), float32", _tail, NOISES),
-    Question("gap", "probability of a class 17 below the best, float32 (per class, 63 of them)", _gap, DRAWS),
-    Question("ties", "share of the lower half among 4096 equal logits, bfloat16", _ties, DRAWS),
+    Question("tail", f"Gumbel numbers beyond {LIMIT} (a float32 uniform reaches 16.64), float32", tail, NOISES),
+    Question("gap", "probability of a class 17 below the best, float32 (per class, 63 of them)", gap, DRAWS),
+    Question("ties", "share of the lower half among 4096 equal logits, bfloat16", ties, DRAWS),
     Question(
         "items",
         "share of the upper half among 2^24 + 1 equal logits, float32",
-        _many_items,
+        many_items,
         _without({"categorical, many draws"}),
     ),
-    Question("forbidden", "forbidden items drawn, or NaN (every other logit is -inf), float16", _forbidden, DRAWS),
+    Question("forbidden", "forbidden items drawn, or NaN (every other logit is -inf), float16", forbidden, DRAWS),
 ]
 
 
-def ask(question: Question, seconds: float) -> Iterator[Finding]:
+def ask(question: Question, seconds: float, device: Device = "cpu") -> Iterator[Finding]:
     """The findings on every contestant, each within about ``seconds``."""
     for (library, name), contestant in question.contestants.items():
         finding = Finding(question.name, name, library, "", "", "cannot")
@@ -255,7 +258,7 @@ def ask(question: Question, seconds: float) -> Iterator[Finding]:
         else:
             try:
                 torch.manual_seed(0)
-                measured, expected, p_value, decided = question.ask(contestant, seconds)
+                measured, expected, p_value, decided = question.ask(contestant, seconds, device)
                 finding.measured, finding.expected, finding.p_value = measured, expected, p_value
                 finding.verdict = "fail" if p_value < FAILURE_RATE else "pass" if decided else "undecided"
             except Exception as error:

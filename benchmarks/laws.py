@@ -38,52 +38,56 @@ def check_categorical(logits: Tensor, indices: Tensor) -> None:
     """
     assert int(indices.min()) >= 0
     assert int(indices.max()) < logits.shape[-1]
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(logits.device).manual_seed(1)
     probs = torch.softmax(logits.double(), -1)
     chosen = torch.gather(probs, -1, indices.T).T
     assert bool((chosen > 0).all()), "an impossible item was drawn"
-    smear = torch.rand(indices.shape, generator=generator, dtype=torch.float64)
+    smear = torch.rand(indices.shape, generator=generator, dtype=torch.float64, device=logits.device)
     below = probs.cumsum(-1).gather(-1, indices.T).T - chosen
-    statistics.check_cdf((below + smear * chosen).flatten().numpy(), UNIFORM)
+    statistics.check_cdf((below + smear * chosen).flatten().cpu().numpy(), UNIFORM)
     ordered, place = probs.sort(-1)
-    rank = torch.empty_like(place).scatter_(-1, place, torch.arange(place.shape[-1]).expand_as(place))
+    places = torch.arange(place.shape[-1], device=place.device).expand_as(place)
+    rank = torch.empty_like(place).scatter_(-1, place, places)
     below = ordered.cumsum(-1).gather(-1, rank.gather(-1, indices.T)).T - chosen
-    statistics.check_cdf((below + smear * chosen).flatten().numpy(), UNIFORM)
+    statistics.check_cdf((below + smear * chosen).flatten().cpu().numpy(), UNIFORM)
     information = torch.special.xlogy(probs, probs)
     mean = information.sum(-1)
     deviation = (torch.special.xlogy(information, probs).sum(-1) - mean**2).clamp(min=1e-12).sqrt()
-    statistics.check_mean(((chosen.log() - mean) / deviation).flatten().numpy(), 0.0, 1.0)
+    statistics.check_mean(((chosen.log() - mean) / deviation).flatten().cpu().numpy(), 0.0, 1.0)
 
 
-def check_few_items(dtype: torch.dtype, draw: Draw) -> None:
+def check_few_items(dtype: torch.dtype, draw: Draw, device: str | torch.device = "cpu") -> None:
     """Counts of every item, a forbidden one among them, in many short rows."""
-    row = torch.tensor([0.0, -1.0, -torch.inf, 1.0, 0.5, -3.0, 0.25]).to(dtype)
-    indices = draw(row.expand(20_000, 7), torch.Generator().manual_seed(2))
-    statistics.check_draws(indices.numpy(), torch.softmax(row.double(), -1).numpy())
+    row = torch.tensor([0.0, -1.0, -torch.inf, 1.0, 0.5, -3.0, 0.25]).to(device, dtype)
+    indices = draw(row.expand(20_000, 7), torch.Generator(device).manual_seed(2))
+    statistics.check_draws(indices.cpu().numpy(), torch.softmax(row.double(), -1).cpu().numpy())
 
 
 def check_gumbel(values: Tensor) -> None:
     statistics.check_cdf(values.double().numpy(), lambda g: np.exp(-np.exp(-g)))
 
 
-def check_noise(noise: Callable[[torch.Generator], Tensor], dtype: torch.dtype) -> None:
+def check_noise(
+    noise: Callable[[torch.Generator], Tensor], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> None:
     """The Gumbel law, the share beyond 10, and agreement with the plain torch reference to the bit."""
-    sample = noise(torch.Generator().manual_seed(3)).flatten()
+    sample = noise(torch.Generator(device).manual_seed(3)).flatten()
     if dtype != torch.bfloat16:  # rounded noise has the law between its grid points only
-        statistics.check_cdf(sample[:1_000_000].double().numpy(), lambda g: np.exp(-np.exp(-g)))
+        statistics.check_cdf(sample[:1_000_000].double().cpu().numpy(), lambda g: np.exp(-np.exp(-g)))
     beyond = sample.new_tensor(10.0)  # a number of every dtype; what rounds to it lies on both sides
     step = 2.0**-5 if dtype == torch.bfloat16 else 0.0
     expected = -np.expm1(-np.exp(-(float(beyond) + step)))
     statistics.check_frequency(int((sample > beyond).sum()), sample.numel(), float(expected))
     seed, rows, items = torch.tensor(4), torch.arange(3), 10_007
     plain = reference.noise("gumbel", seed, rows, items, torch.float32).to(dtype)
-    assert torch.equal(KeyedNoise(4).gumbel((3, items), dtype=dtype), plain), "not the noise of the reference"
+    ours = KeyedNoise(4).gumbel((3, items), dtype=dtype, device=device)
+    assert torch.equal(ours.cpu(), plain), "not the noise of the reference"
 
 
 def keyed(logits: Tensor) -> tuple[KeyedNoise, Tensor]:
     """A key, and logits perturbed by its noise in float32."""
     noise = KeyedNoise(seed=5)
-    return noise, logits.float() + noise.gumbel(logits.shape, dtype=torch.float32)
+    return noise, logits.float() + noise.gumbel(logits.shape, dtype=torch.float32, device=logits.device)
 
 
 def check_race(values: Tensor, indices: Tensor, keys: Tensor, k: int) -> None:

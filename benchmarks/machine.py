@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import resource
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,10 +48,10 @@ def describe(cores: int) -> dict[str, str]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """Of all libraries that are installed."""
     found = {}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -60,6 +60,7 @@ class Entry:
     floor: bool = False
     timing: Timing | None = None
     memory: int | None = None  # bytes beyond inputs and result
+    host: float | None = None  # of a call to a GPU, the seconds until it returns
     trouble: str | None = None
 
 
@@ -89,25 +90,37 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
 
 
+def absent(library: str) -> str:
+    return f"{library} is not installed"
+
+
 def contestants(case: Case) -> Iterator[tuple[Entry, Callable[[Problem], Call] | None]]:
     yield Entry("ours", OURS), case.op.ours
     for peer in case.peers:
         entry = Entry(peer.name, peer.library, peer.floor)
         if not peer.present:
-            entry.trouble = f"{peer.library} is not installed"
+            entry.trouble = absent(peer.library)
         yield entry, peer.make if peer.present else None
 
 
 def measure(case: Case, seconds: float, least: int = 3) -> Row:
     """``seconds`` of timing for each contestant (but at least so many turns, whatever they take), after our check."""
-    row = Row(case.name, case.op.name, str(case.size), case.size.elements)
-    problem = Problem(case.size)
+    row, calls = prepare(case, Problem(case.size))
+    timings = take_turns(calls, seconds, least)
+    for entry in row.entries:
+        if entry.name in timings:
+            entry.timing = Timing.of(timings[entry.name])
+    return row
+
+
+def prepare(case: Case, problem: Problem) -> tuple[Row, dict[str, Call]]:
+    """Our check, and what is to be timed: warm calls of those contestants that can; none if the check fails."""
+    row, calls = Row(case.name, case.op.name, str(case.size), case.size.elements), dict[str, Call]()
     try:
         case.op.check(problem)
     except Exception as error:
         row.failure = reason(error)
-        return row
-    calls: dict[str, Call] = {}
+        return row, calls
     for entry, make in contestants(case):
         row.entries.append(entry)
         if make is not None:
@@ -117,11 +130,7 @@ def measure(case: Case, seconds: float, least: int = 3) -> Row:
                 calls[entry.name] = call
             except Exception as error:
                 entry.trouble = reason(error)
-    timings = take_turns(calls, seconds, least)
-    for entry in row.entries:
-        if entry.name in timings:
-            entry.timing = Timing.of(timings[entry.name])
-    return row
+    return row, calls
 
 
 def take_turns(calls: dict[str, Call], seconds: float, least: int = 3, most: int = 200) -> dict[str, list[float]]:
@@ -180,12 +189,12 @@ def _peak(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in STATUS.read_text().splitlines() if line.startswith(key))
 
 
-def _bytes(result: Any) -> int:
+def size_of(result: Any) -> int:
     """The size of what a call returned."""
     if isinstance(result, dict):
-        return sum(map(_bytes, result.values()))
+        return sum(map(size_of, result.values()))
     if isinstance(result, (tuple, list)):
-        return sum(map(_bytes, result))
+        return sum(map(size_of, result))
     if hasattr(result, "memory_usage"):  # of a pandas frame
         return int(result.memory_usage(deep=True).sum())
     return int(result.nbytes)
@@ -198,7 +207,7 @@ def memory(call: Call) -> int:
     RESET.write_text("5")  # the peak starts again from here
     before = _peak("VmRSS")
     result = call()
-    return max(0, _peak("VmHWM") - before - _bytes(result))
+    return max(0, _peak("VmHWM") - before - size_of(result))
 
 
 def _main(wanted: dict[str, list[str]], threads: int) -> None:

@@ -35,17 +35,20 @@ def op(name: str, check: Callable[[Problem], None]) -> Callable[[Any], Any]:
 
 
 def _check_noise(p: Problem) -> None:
-    laws.check_noise(lambda generator: ag.gumbel(p.size.shape, dtype=p.size.dtype, generator=generator), p.size.dtype)
+    def noise(generator: torch.Generator) -> Tensor:
+        return ag.gumbel(p.size.shape, dtype=p.size.dtype, generator=generator)
+
+    laws.check_noise(noise, p.size.dtype, p.device)
 
 
 @op("noise", _check_noise)
 def _(p: Problem) -> Call:
-    return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype)
+    return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype, device=p.device)
 
 
 def _check_categorical(p: Problem) -> None:
-    generator = torch.Generator().manual_seed(6)
-    laws.check_few_items(p.size.dtype, lambda x, g: ag.categorical(x, generator=g))
+    generator = p.generator(6)
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.categorical(x, generator=g), p.device)
     laws.check_categorical(p.logits, laws.repeat(lambda: ag.categorical(p.logits, generator=generator), 5000))
 
 
@@ -72,7 +75,7 @@ def _check_gumbel_max(p: Problem) -> None:
     noise, keys = laws.keyed(p.logits)
     values, indices = ag.gumbel_max(p.logits, noise=noise)
     laws.check_race(values.unsqueeze(-1), indices.unsqueeze(-1), keys, 1)
-    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_max(x, generator=g).indices)
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_max(x, generator=g).indices, p.device)
 
 
 @op("gumbel_max", _check_gumbel_max)
@@ -83,7 +86,7 @@ def _(p: Problem) -> Call:
 def _check_gumbel_topk(p: Problem) -> None:
     noise, keys = laws.keyed(p.logits)
     laws.check_race(*ag.gumbel_topk(p.logits, p.k, noise=noise), keys, p.k)
-    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_topk(x, 2, generator=g).indices[..., 0])
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_topk(x, 2, generator=g).indices[..., 0], p.device)
 
 
 @op("gumbel_topk", _check_gumbel_topk)
@@ -125,7 +128,7 @@ def _check_gumbel_softmax(p: Problem, hard: bool, backward: bool) -> None:
             torch.autograd.grad(soft, plain, up.float())[0],
             torch.autograd.grad(truth, exact, up.double())[0],
         )
-    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_softmax(x, p.tau, hard, generator=g).argmax(-1))
+    laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_softmax(x, p.tau, hard, generator=g).argmax(-1), p.device)
 
 
 def _softmax_op(name: str) -> None:
@@ -153,3 +156,29 @@ def _check_posterior(p: Problem) -> None:
 def _(p: Problem) -> Call:
     winners = ag.categorical(p.logits)
     return lambda: ag.posterior_gumbel(p.logits, winners)
+
+
+def _check_linear_categorical(p: Problem) -> None:
+    generator = p.generator(10)
+    draws = laws.repeat(lambda: ag.linear_categorical(p.hidden, p.weight, generator=generator), 5000)
+    laws.check_categorical(p.exact_logits, draws)
+
+
+@op("linear_categorical", _check_linear_categorical)
+def _(p: Problem) -> Call:
+    return lambda: ag.linear_categorical(p.hidden, p.weight)
+
+
+def _check_linear_gumbel_max(p: Problem) -> None:
+    """The winner, or one that lies below it by no more than what sums of so many products may be off."""
+    noise, keys = laws.keyed(p.exact_logits)
+    values, indices = ag.linear_gumbel_max(p.hidden, p.weight, noise=noise)
+    own = keys.gather(-1, indices.unsqueeze(-1)).squeeze(-1)
+    for what, other in (("the best key", keys.amax(-1)), ("the value returned", values)):
+        off = float((other - own).abs().max())
+        assert off < 1e-3, f"the winner's key and {what} differ by {off:.1e}"
+
+
+@op("linear_gumbel_max", _check_linear_gumbel_max)
+def _(p: Problem) -> Call:
+    return lambda: ag.linear_gumbel_max(p.hidden, p.weight)

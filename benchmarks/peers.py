@@ -61,10 +61,12 @@ SEARCHSORTED_SORTED = "searchsorted(cumsum, sorted random)"
 OUR_NOISE = "argumbel.gumbel of the same shape"
 
 
-def peer(name: str, *ops: str, library: str = "torch", floor: bool = False) -> Callable[[Any], Any]:
+def peer(
+    name: str, *ops: str, library: str = "torch", floor: bool = False, table: defaultdict[str, list[Peer]] = PEERS
+) -> Callable[[Any], Any]:
     def add(make: Callable[[Problem], Call]) -> Callable[[Problem], Call]:
         for op in ops:
-            PEERS[op].append(Peer(name, library, make, floor))
+            table[op].append(Peer(name, library, make, floor))
         return make
 
     return add
@@ -148,7 +150,7 @@ def _(p: Problem) -> Call:
 
 def inversion(logits: Tensor) -> Tensor:
     cumulative = torch.softmax(logits, -1).cumsum(-1)
-    u = torch.rand((*logits.shape[:-1], 1), dtype=logits.dtype)
+    u = torch.rand((*logits.shape[:-1], 1), dtype=logits.dtype, device=logits.device)
     return torch.searchsorted(cumulative, u).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TAU = 0.5
@@ -16,12 +17,14 @@ NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 @dataclass(frozen=True)
 class Size:
-    """A shape (items in the last dimension), a dtype, and k or the number of draws where the operation takes one."""
+    """A shape (items in the last dimension), a dtype, and where the operation takes one: k, the number of draws, or the
+    features of the linear layer that the items belong to."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     k: int = 0
     draws: int = 0
+    depth: int = 0
 
     @property
     def elements(self) -> int:
@@ -34,17 +37,42 @@ class Size:
             parts = [f"k = {self.k:,} of {parts[0]}"]
         if self.draws:
             parts = [f"{self.draws:,} draws of {parts[0]}"]
+        if self.depth:
+            parts.append(f"D = {self.depth:,}")
         return " ".join([*parts, *([NAMES[self.dtype]] if self.dtype in NAMES else [])])
 
 
 class Problem:
     """Standard normal logits of a size, and what contestants derive from them once."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: Size, device: str | torch.device = "cpu") -> None:
         self.size, self.k, self.draws, self.tau = size, size.k, size.draws, TAU
-        generator = torch.Generator().manual_seed(20170401)
-        self.logits = torch.randn(size.shape, generator=generator).to(size.dtype)
-        self.upstream = torch.randn(size.shape, generator=generator).to(size.dtype)
+        self.device = torch.device(device)
+        generator = torch.Generator(device).manual_seed(20170401)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        if size.depth:
+            self.hidden = normal(*size.shape[:-1], size.depth).to(size.dtype)
+            self.weight = (normal(size.shape[-1], size.depth) / size.depth**0.5).to(size.dtype)
+            self.logits = F.linear(self.hidden, self.weight)
+        else:
+            self.logits = normal(*size.shape).to(size.dtype)
+        self.upstream = normal(*size.shape).to(size.dtype)
+
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
+
+    @cached_property
+    def exact_logits(self) -> Tensor:
+        """Those whose law is wanted: of a linear layer, before they are rounded to half precision."""
+        return F.linear(self.hidden.double(), self.weight.double()) if self.size.depth else self.logits
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """float32, as samplers take them."""
+        return torch.softmax(self.logits.float(), -1)
 
     @cached_property
     def leaf(self) -> Tensor:

@@ -29,13 +29,16 @@ from .problem import Size
 
 @dataclass(frozen=True)
 class Target:
-    """The fastest of the peers ``against`` should take at least ``at_least`` times as long as we do."""
+    """The fastest of the peers ``against`` (empty: of all that can be had) should take at least ``at_least`` times as
+    long as we do."""
 
     against: tuple[str, ...]
     at_least: float
 
     def __str__(self) -> str:
-        return self.against[0] if len(self.against) == 1 else f"the fastest of {', '.join(self.against)}"
+        if len(self.against) == 1:
+            return self.against[0]
+        return f"the fastest of {', '.join(self.against) or 'all others'}"
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from . import estimators, vae
-from .exactness import QUESTIONS, Finding
+from . import estimators, measure, vae
+from .exactness import QUESTIONS, Finding, Question
 from .measure import OURS, Entry, Row, Timing
-from .registry import CASES, Target
+from .registry import CASES, Case, Target
 
 BUSY = 0.05  # others' share of the machine from which on times are not to be trusted
 MARKS = {"pass": "right", "fail": "**wrong**", "undecided": "undecided", "cannot": "cannot"}
@@ -37,15 +38,18 @@ class Results:
     @classmethod
     def load(cls, path: Path) -> Results:
         data = json.loads(path.read_text())
-        for row in data["rows"]:
-            for entry in row["entries"]:
-                entry["timing"] = entry["timing"] and Timing(**entry["timing"])
-            row["entries"] = [Entry(**entry) for entry in row["entries"]]
-        data["rows"] = [Row(**row) for row in data["rows"]]
+        for name in {"rows", "replays"} & data.keys():
+            data[name] = [_row(row) for row in data[name]]
         data["findings"] = [Finding(**finding) for finding in data["findings"]]
         data["overheads"] = [estimators.Overhead(**overhead) for overhead in data.get("overheads", [])]
         data["steps"] = [vae.Step(**step) for step in data["steps"]]
         return cls(**data)
+
+
+def _row(data: dict[str, Any]) -> Row:
+    for entry in data["entries"]:
+        entry["timing"] = entry["timing"] and Timing(**entry["timing"])
+    return Row(**data | {"entries": [Entry(**entry) for entry in data["entries"]]})
 
 
 @dataclass(frozen=True)
@@ -62,32 +66,37 @@ class Judged:
         return None if self.ratio is None else self.ratio >= self.target.at_least
 
 
-def judge(rows: Iterable[Row]) -> list[Judged]:
-    cases = {case.name: case for case in CASES}
+def judge(rows: Iterable[Row], cases: Iterable[Case] = CASES) -> list[Judged]:
+    known_cases = {case.name: case for case in cases}
     judged = []
     for row in rows:
-        for target in cases[row.case].targets:
+        for target in known_cases[row.case].targets:
             if row.failure:
                 judged.append(Judged(row, target, None, "our check fails"))
                 continue
-            ratios = {name: row.ratio(name) for name in target.against}
+            ratios = {name: row.ratio(name) for name in target.against or _others(row)}
             known = [ratio for ratio in ratios.values() if ratio is not None]
             missing = [name for name, ratio in ratios.items() if ratio is None]
-            if missing:  # the fastest of some is not the fastest of all
-                judged.append(Judged(row, target, None, f"no time of {', '.join(missing)}"))
+            if missing or not known:  # the fastest of some is not the fastest of all
+                judged.append(Judged(row, target, None, f"no time of {', '.join(missing or ['others'])}"))
             else:
                 judged.append(Judged(row, target, min(known)))
     return judged
 
 
+def _others(row: Row) -> list[str]:
+    """All that could take part and are no floors."""
+    return [e.name for e in row.entries[1:] if not e.floor and e.trouble != measure.absent(e.library)]
+
+
 def markdown(results: Results, chart: str | None) -> str:
-    parts = ["# Benchmark results", _machine(results)]
+    parts = ["# Benchmark results", machine(results)]
     if chart:
         parts.append(f"![How many times as long as ours others take]({chart})")
     if results.rows or results.steps:
         parts.append(_targets(results))
     if results.findings:
-        parts.append(_exactness(results))
+        parts.append(exactness(results))
     if results.rows:
         parts.append(_figures(results))
     if results.overheads:
@@ -108,19 +117,19 @@ def number(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.{1 if x >= 10 else 2}f}" if x >= 0.095 else f"{x:.2g}"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{number(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{number(seconds * 1e6)} µs"
 
 
-def _size(count: int | None) -> str:
+def megabytes(count: int | None) -> str:
     return "" if count is None else "< 1" if count < 1e6 else number(count / 1e6)
 
 
-def _machine(results: Results) -> str:
+def machine(results: Results, command: str = "python -m benchmarks") -> str:
     lines = [f"- {name}: {value}" for name, value in results.machine.items()]
     if results.others is not None:
         lines.append(f"- other processes used {results.others:.0%} of it meanwhile")
-    text = "Written by `python -m benchmarks`; `docs/benchmarks.md` tells how it measures.\n\n" + "\n".join(lines)
+    text = f"Written by `{command}`; `docs/benchmarks.md` tells how it measures.\n\n" + "\n".join(lines)
     if results.others is not None and results.others > BUSY:
         text += "\n\n**The machine was busy: these times are not to be relied on.**"
     text += "".join(f"\n\nNot measured: {trouble}" for trouble in results.troubles)
@@ -129,18 +138,19 @@ def _machine(results: Results) -> str:
     return text
 
 
+def target_row(judged: Judged) -> tuple[str, ...]:
+    return (
+        judged.row.op,
+        judged.row.size,
+        f"{judged.target}",
+        f"{judged.target.at_least:g}x",
+        judged.trouble if judged.ratio is None else f"{number(judged.ratio)}x",
+        {True: "reached", False: "**missed**", None: "not measured"}[judged.reached],
+    )
+
+
 def _targets(results: Results) -> str:
-    rows = [
-        (
-            judged.row.op,
-            judged.row.size,
-            f"{judged.target}",
-            f"{judged.target.at_least:g}x",
-            judged.trouble if judged.ratio is None else f"{number(judged.ratio)}x",
-            {True: "reached", False: "**missed**", None: "not measured"}[judged.reached],
-        )
-        for judged in judge(results.rows)
-    ]
+    rows = [target_row(judged) for judged in judge(results.rows)]
     for threads, steps in groupby(results.steps, key=lambda s: s.threads):
         ours, plain = list(steps)[:2]
         ratio = plain.seconds / ours.seconds
@@ -155,10 +165,14 @@ def _targets(results: Results) -> str:
                 "reached" if reached else "**missed**",
             )
         )
+    return target_table(rows)
+
+
+def target_table(rows: Sequence[tuple[str, ...]], more: str = "") -> str:
     met = sum(row[-1] == "reached" for row in rows)
     intro = (
         f"{met} of {len(rows)} reached. The ratio says how many times as long as ours the other takes; a ratio is only "
-        "given where our result has passed its check."
+        f"given where our result has passed its check.{more}"
     )
     head = ("operation", "size", "against", "at least", "measured", "")
     return f"## Targets\n\n{intro}\n\n{table(head, rows, (3, 4))}"
@@ -168,19 +182,19 @@ def _threads(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def _contestant(library: str, name: str, versions: dict[str, str]) -> tuple[str, str]:
+def contestant(library: str, name: str, versions: dict[str, str]) -> tuple[str, str]:
     return f"{library} {versions.get(library, '')}".strip(), f"**{name}**" if library == OURS else f"`{name}`"
 
 
-def _exactness(results: Results) -> str:
-    asked = [q for q in QUESTIONS if any(f.question == q.name for f in results.findings)]
+def exactness(results: Results, questions: Iterable[Question] = QUESTIONS) -> str:
+    asked = [q for q in questions if any(f.question == q.name for f in results.findings)]
     found = {(f.library, f.contestant, f.question): f for f in results.findings}
     contestants = list(dict.fromkeys((f.library, f.contestant) for f in results.findings))
     matrix = []
     for library, name in contestants:
         cells = [found.get((library, name, q.name)) for q in asked]
         marks = [MARKS[cell.verdict] if cell else "" for cell in cells]
-        matrix.append((*_contestant(library, name, results.versions), *marks))
+        matrix.append((*contestant(library, name, results.versions), *marks))
     parts = [
         "## Exactness",
         "Wrong: a right law would give a count like this less than once in a million times. Undecided: too few draws, "
@@ -190,7 +204,7 @@ def _exactness(results: Results) -> str:
     for question in asked:
         details = [
             (
-                *_contestant(f.library, f.contestant, results.versions),
+                *contestant(f.library, f.contestant, results.versions),
                 f.measured.replace("|", "\\|"),
                 f.expected,
                 "" if f.p_value is None else f"{f.p_value:.1g}",
@@ -220,7 +234,7 @@ def _figures(results: Results) -> str:
                 continue
             lines = []
             for entry in row.entries:
-                library, name = _contestant(entry.library, entry.name, results.versions)
+                library, name = contestant(entry.library, entry.name, results.versions)
                 name = f"*{name}*" if entry.floor else name
                 if entry.timing is None:
                     lines.append((library, name, entry.trouble or "not measured", "", "", "", ""))
@@ -230,11 +244,11 @@ def _figures(results: Results) -> str:
                     (
                         library,
                         name,
-                        f"{_time(t.median)} [{_time(t.lower)}, {_time(t.upper)}]",
+                        f"{duration(t.median)} [{duration(t.lower)}, {duration(t.upper)}]",
                         str(t.samples),
                         number(t.median / row.elements * 1e9),
                         "" if ratio is None else f"{number(ratio)}x",
-                        _size(entry.memory),
+                        megabytes(entry.memory),
                     )
                 )
             head = ("library", "way", "time", "samples", "ns / element", "ratio", "memory, MB")
@@ -248,7 +262,7 @@ def _overheads(results: Results) -> str:
             f"*{o.estimator}*" if o.estimator == estimators.LOSS else f"`{o.estimator}`",
             str(o.classes),
             str(o.samples),
-            o.failure or "not measured" if o.seconds is None else _time(o.seconds),
+            o.failure or "not measured" if o.seconds is None else duration(o.seconds),
             "" if o.ratio is None else f"{number(o.ratio)}x",
         )
         for o in results.overheads
@@ -267,10 +281,10 @@ def _overheads(results: Results) -> str:
 def _steps(results: Results) -> str:
     rows = [
         (
-            *_contestant(s.library, s.contestant, results.versions),
+            *contestant(s.library, s.contestant, results.versions),
             str(s.threads),
             number(1 / s.seconds),
-            _time(s.seconds),
+            duration(s.seconds),
             f"{s.share:.1%}",
         )
         for s in results.steps
