@@ -487,6 +487,7 @@ def test_a_constant_seed_in_compiled_code(backend: str) -> None:
     assert torch.equal(perturbed(torch.zeros(2, 3)), ag.KeyedNoise(3).gumbel((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself, on the first dual number
 def test_forward_mode_duals() -> None:
     x, direction = torch.randn(3, 5), torch.randn(3, 5)
     with forward_ad.dual_level():

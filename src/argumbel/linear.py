@@ -216,6 +216,8 @@ def _search(
     race: Tensor | kernels.Key,
 ) -> tuple[Tensor, Tensor]:
     """The winner under the noise of a key, or a tensor of noise; where a row is bad its value is not finite."""
+    if not isinstance(race, Tensor) and kernels.is_native_linear(hidden, race):
+        return kernels.linear_gumbel_max(hidden, weight, bias, _for_kernels(temperature, hidden), race)
 
     def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         if isinstance(race, Tensor):
@@ -244,6 +246,8 @@ def _search_law(
     from item s on has the seed ``seed + 1 + s`` (modulo 2^64). No two of these share a Philox key and counter, so all
     are independent, and so are calls, unless two random seeds of 64 bits fall within one vocabulary of each other.
     """
+    if kernels.is_native_linear(hidden, (seed, None, None)):
+        return kernels.linear_categorical(hidden, weight, bias, _for_kernels(temperature, hidden), seed)
 
     def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         indices, log_z, bad = kernels.categorical(x, seed + (1 + start), torch.Size(), with_log_z=True)
@@ -253,6 +257,15 @@ def _search_law(
         return _lost_if_empty(x, log_z, bad) + g, indices
 
     return _over_chunks(hidden, weight, bias, temperature, winner)
+
+
+def _for_kernels(temperature: float | Tensor, hidden: Tensor) -> Tensor:
+    """One number, or one a row."""
+    if not isinstance(temperature, Tensor):
+        return kernels.temperature(float(temperature), hidden.device)
+    if temperature.numel() == 1:
+        return temperature.reshape(1)
+    return temperature.expand(hidden.shape[:-1]).contiguous()
 
 
 def _over_chunks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -452,7 +451,9 @@ def _plain_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool) -> Tensor 
         or not kernels.is_native(x)
     ):
         return None
-    y, bad = kernels.gumbel_softmax(x, _cached_tau(float(tau)), hard, (fresh_seed(None, x.device), None, None))
+    y, bad = kernels.gumbel_softmax(
+        x, kernels.temperature(float(tau), x.device), hard, (fresh_seed(None, x.device), None, None)
+    )
     if bad:
         raise_bad_logits(x.detach(), x.ndim - 1)
     return y
@@ -469,22 +470,13 @@ def _native_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool, dim: int,
         if rows is None:
             return None
     else:
-        rows = _tau_tensor(float(tau))
+        rows = kernels.temperature(float(tau), x.device)
         hard = hard or tau == 0
     dtype = _soft_dtype(x)
     y, bad = kernels.gumbel_softmax(items_last if x.dtype == dtype else items_last.to(dtype), rows, hard, key)
     if bad:
         raise_bad_logits(x.detach(), dim)
     return y if dim == x.ndim - 1 else y.movedim(-1, dim)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_tau(tau: float) -> Tensor:
-    return torch.full((1,), tau, dtype=torch.float32, device="cpu")  # shared, and written by nobody
-
-
-def _tau_tensor(tau: float) -> Tensor:
-    return torch.full((1,), tau, dtype=torch.float32) if torch.compiler.is_compiling() else _cached_tau(tau)
 
 
 def _tau_of_rows(tau: Tensor, x: Tensor, dim: int) -> Tensor | None:
@@ -517,8 +509,10 @@ def _race(
 
 def _soft_dtype(x: Tensor) -> torch.dtype:
     """What torch's own softmax returns: under autocast some devices answer half precision in float32."""
-    half = x.dtype in (torch.float16, torch.bfloat16)
-    return torch.softmax(x.new_zeros(1), 0).dtype if half else x.dtype
+    half, device = x.dtype in (torch.float16, torch.bfloat16), x.device.type
+    if half and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.softmax(x.new_zeros(1), 0).dtype
+    return x.dtype
 
 
 def _over(keys: Tensor, tau: float | Tensor) -> Tensor:

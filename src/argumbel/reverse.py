@@ -439,7 +439,7 @@ def _native_posterior(
     x = forbid(logits, mask).movedim(dim, -1)
     key = noise.key(x.shape, x.device)
     at = _checked_indices(index, logits, dim, "index")
-    if not kernels.is_native(x, key) or is_traced(index) or (value is not None and is_traced(value)):
+    if not kernels.is_native(x, key, only_cpu=True) or is_traced(index) or (value is not None and is_traced(value)):
         return None
     height = None if value is None else _one_a_row(value, at, torch.float32, "value", "index")[0].squeeze(-1)
     values, bad = kernels.posterior_gumbel(x, at.squeeze(-1), height, key)

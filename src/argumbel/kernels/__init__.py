@@ -1,15 +1,21 @@
 """The operations everything else is made of, each with one schema and several backends.
 
-This file alone decides which backend runs. In eager mode on a CPU that is the C++ of ``cpu/``, called directly: a
-registered operator would cost more than many a small draw. Under ``torch.compile`` the same calls are operators of
-``torch.library``, opaque to the compiler, so compiled code draws what eager code draws. Everything else (other devices,
-``vmap``, float64 logits, machines without the extension) runs ``reference.py``.
+This file alone decides which backend runs: on a CPU the C++ of ``cpu/``, on a GPU ``triton/``, which have the same
+functions. In eager mode they are called directly: a registered operator would cost more than many a small draw. Under
+``torch.compile`` the same calls are operators of ``torch.library``, opaque to the compiler, so compiled code draws what
+eager code draws. Everything else (other devices, ``vmap``, float64 logits, machines without the extension or without
+Triton) runs ``reference.py``.
 
 Keys are ``(seed, rows, items)``: the seed a 0-dimensional int64 tensor or an int, the ids int64 tensors or None.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+import warnings
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,9 +31,13 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_topk",
     "is_native",
+    "is_native_linear",
+    "linear_categorical",
+    "linear_gumbel_max",
     "noise",
     "posterior_gumbel",
     "sample_without_replacement",
+    "temperature",
 ]
 
 Key = tuple[Tensor | int, Tensor | None, Tensor | None]
@@ -36,9 +46,40 @@ NATIVE = (torch.float32, torch.float16, torch.bfloat16)
 PLAIN = (Tensor, torch.nn.Parameter, int)  # no fake tensors, nor other subclasses that stand for something
 
 
+# Whether Triton's interpreter runs tensors of the CPU: slow, for tests (ARGUMBEL_KERNELS=triton, TRITON_INTERPRET=1).
+interpreted = os.environ.get(cpu.VARIABLE) == "triton"
+_has_triton = find_spec("triton") is not None and os.environ.get(cpu.VARIABLE) != "reference"
+
+
+def _on_cpu(device: torch.device) -> bool:
+    """Whether tensors there belong to the C++."""
+    return device.type == "cpu" and not interpreted
+
+
+def _backend(device: torch.device) -> ModuleType:
+    """The module whose functions run on this device; imported when the first tensor arrives."""
+    if _on_cpu(device):
+        return cpu
+    from . import triton
+
+    return triton
+
+
 def _is_native_here(device: torch.device) -> bool:
-    """Whether tensors made here and now have storage that C++ may fill: not inside a transform (vmap, grad, jvp)."""
-    if cpu.library is None or device.type != "cpu":
+    """Whether tensors made here and now have storage that kernels may fill: not in a transform (vmap, grad, jvp)."""
+    if _on_cpu(device):
+        if cpu.library is None:
+            return False
+    elif device.type not in ("cuda", "cpu"):
+        return False
+    elif not _has_triton:
+        if not torch.compiler.is_compiling() and os.environ.get(cpu.VARIABLE) != "reference":
+            warnings.warn(
+                "argumbel finds no Triton, so tensors on the GPU run on plain PyTorch, right but slow: "
+                f"pip install triton, or set {cpu.VARIABLE}=reference to choose that silently",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return False
     return torch._C._functorch.peek_interpreter_stack() is None or torch.compiler.is_compiling()
 
@@ -48,9 +89,9 @@ def _is_plain(key: Key) -> bool:
     return type(seed) in PLAIN and (rows is None or type(rows) in PLAIN) and (items is None or type(items) in PLAIN)
 
 
-def is_native(x: Tensor, key: Key | None = None) -> bool:
+def is_native(x: Tensor, key: Key | None = None, *, only_cpu: bool = False) -> bool:
     """Whether a native backend takes these logits under this key (None: one of its own)."""
-    if x.dtype not in NATIVE or not _is_native_here(x.device):
+    if x.dtype not in NATIVE or (only_cpu and not _on_cpu(x.device)) or not _is_native_here(x.device):
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
@@ -58,11 +99,26 @@ def is_native(x: Tensor, key: Key | None = None) -> bool:
 
 
 def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
-    return seed.to(device) if isinstance(seed, Tensor) else torch.tensor(seed, dtype=torch.int64, device=device)
+    # Filled, not copied: a copy to a GPU would wait for it.
+    return seed.to(device) if isinstance(seed, Tensor) else torch.full((), seed, dtype=torch.int64, device=device)
 
 
-def _eager(key: Key) -> cpu.Key:
-    return int(key[0]), key[1], key[2]
+def _eager(key: Key, device: torch.device) -> Any:
+    """The key as the backend takes it: C++ a number for a seed, Triton a tensor, which is not looked at."""
+    return (int(key[0]) if _on_cpu(device) else _seed_tensor(key[0], device)), key[1], key[2]
+
+
+def temperature(number: float, device: torch.device) -> Tensor:
+    """A temperature as kernels on this device take it: on the CPU, where a number costs a GPU nothing; of code that is
+    compiled, on the device, for else it could not become a CUDA graph."""
+    if torch.compiler.is_compiling():
+        return torch.full((1,), number, dtype=torch.float32, device=device)
+    return _cached_temperature(number)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_temperature(number: float) -> Tensor:
+    return torch.full((1,), number, dtype=torch.float32, device="cpu")  # shared, and written by nobody
 
 
 # ---------------------------------------------------------------------------------------------------------------- noise
@@ -73,8 +129,8 @@ def _noise_op(
     law: str, seed: Tensor, shape: list[int], rows: Tensor | None, items: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     # Not `noise`: a compiler that folds constants runs this body while it compiles, and would come back here for ever.
-    if _is_native_here(seed.device):
-        return cpu.noise(law, torch.Size(shape), dtype, (int(seed), rows, items))
+    if _makes_noise(dtype, seed.device):
+        return _backend(seed.device).noise(law, torch.Size(shape), dtype, _eager((seed, rows, items), seed.device))
     return _plain_noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
 
 
@@ -85,13 +141,17 @@ def _(
     return seed.new_empty(shape, dtype=dtype)
 
 
+def _makes_noise(dtype: torch.dtype, device: torch.device) -> bool:
+    return _is_native_here(device) and (dtype in NATIVE or _on_cpu(device))
+
+
 def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Keyed noise, "uniform", "exponential", "gumbel" or "logistic"; the last dimension of shape is items."""
-    if _is_native_here(device):
+    if _makes_noise(dtype, device):
         if torch.compiler.is_compiling():
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
         if _is_plain(key):
-            return cpu.noise(law, shape, dtype, _eager(key))
+            return _backend(device).noise(law, shape, dtype, _eager(key, device))
     return _plain_noise(law, key, shape, dtype, device)
 
 
@@ -109,7 +169,7 @@ def _plain_noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, devi
 
 @torch.library.custom_op("argumbel::gumbel_max", mutates_args=())
 def _gumbel_max_op(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-    return cpu.gumbel_max(x, (int(seed), rows, items))[:2]
+    return _backend(x.device).gumbel_max(x, _eager((seed, rows, items), x.device))[:2]
 
 
 @_gumbel_max_op.register_fake
@@ -121,7 +181,7 @@ def _(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tup
 def _gumbel_topk_op(
     x: Tensor, k: int, seed: Tensor, rows: Tensor | None, items: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return cpu.gumbel_topk(x, k, (int(seed), rows, items))[:2]
+    return _backend(x.device).gumbel_topk(x, k, _eager((seed, rows, items), x.device))[:2]
 
 
 @_gumbel_topk_op.register_fake
@@ -151,8 +211,9 @@ _gumbel_topk_op.register_autograd(_race_backward, setup_context=_race_setup)
 
 class _Race(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int | None, key: cpu.Key) -> tuple[Tensor, Tensor, bool]:
-        values, indices, bad = cpu.gumbel_max(x, key) if k is None else cpu.gumbel_topk(x, k, key)
+    def forward(ctx: Any, x: Tensor, k: int | None, key: Any) -> tuple[Tensor, Tensor, bool]:
+        run = _backend(x.device)
+        values, indices, bad = run.gumbel_max(x, key) if k is None else run.gumbel_topk(x, k, key)
         _race_setup(ctx, (x, k, key), (values, indices))
         return values, indices, bad
 
@@ -166,8 +227,8 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.gumbel_max(x, _seed_tensor(key[0], x.device), key[1], key[2]), False
     if x.requires_grad and torch.is_grad_enabled():
-        return _Race.apply(x, None, _eager(key))
-    return cpu.gumbel_max(x, _eager(key))
+        return _Race.apply(x, None, _eager(key, x.device))
+    return _backend(x.device).gumbel_max(x, _eager(key, x.device))
 
 
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
@@ -175,8 +236,8 @@ def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.gumbel_topk(x, k, _seed_tensor(key[0], x.device), key[1], key[2]), False
     if x.requires_grad and torch.is_grad_enabled():
-        return _Race.apply(x, k, _eager(key))
-    return cpu.gumbel_topk(x, k, _eager(key))
+        return _Race.apply(x, k, _eager(key, x.device))
+    return _backend(x.device).gumbel_topk(x, k, _eager(key, x.device))
 
 
 # ------------------------------------------------------------------------------------------ sample_without_replacement
@@ -194,7 +255,7 @@ def _(x: Tensor, k: int, seed: Tensor) -> tuple[Tensor, Tensor]:
 
 def sample_without_replacement(x: Tensor, k: int, seed: Tensor | int) -> tuple[Tensor, Tensor, bool]:
     """The law of ``gumbel_topk``; for logits that ``is_native`` takes. No gradient."""
-    if 256 * k > x.shape[-1]:  # measured: from here on the dense race is faster
+    if 256 * k > x.shape[-1] or not _on_cpu(x.device):  # measured: from here on the dense race is faster
         return gumbel_topk(x.detach(), k, (seed, None, None))
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.sample_without_replacement(x, k, _seed_tensor(seed, x.device)), False
@@ -243,7 +304,7 @@ _posterior_gumbel_op.register_autograd(_posterior_backward, setup_context=_poste
 
 class _PosteriorGumbel(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, value: Tensor | None, key: cpu.Key) -> tuple[Tensor, bool]:
+    def forward(ctx: Any, x: Tensor, index: Tensor, value: Tensor | None, key: Any) -> tuple[Tensor, bool]:
         out, bad = cpu.posterior_gumbel(x, index, value, key)
         _posterior_setup(ctx, (x, index, value, key), out)
         return out, bad
@@ -255,12 +316,12 @@ class _PosteriorGumbel(torch.autograd.Function):
 
 def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -> tuple[Tensor, bool]:
     """Perturbed values, in float32, of races that ``index`` won (at the height ``value``, float32, if it is known), and
-    whether a row was bad (where that may be known); for logits that ``is_native`` takes."""
+    whether a row was bad (where that may be known); for logits that ``is_native`` takes with ``only_cpu``."""
     if torch.compiler.is_compiling():
         return torch.ops.argumbel.posterior_gumbel(x, index, value, _seed_tensor(key[0], x.device), *key[1:]), False
     if torch.is_grad_enabled() and (x.requires_grad or (value is not None and value.requires_grad)):
-        return _PosteriorGumbel.apply(x, index, value, _eager(key))
-    return cpu.posterior_gumbel(x, index, value, _eager(key))
+        return _PosteriorGumbel.apply(x, index, value, _eager(key, x.device))
+    return cpu.posterior_gumbel(x, index, value, _eager(key, x.device))
 
 
 # ------------------------------------------------------------------------------------------------------- gumbel_softmax
@@ -270,7 +331,7 @@ def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -
 def _gumbel_softmax_op(
     x: Tensor, tau: Tensor, hard: bool, seed: Tensor, rows: Tensor | None, items: Tensor | None
 ) -> Tensor:
-    return cpu.gumbel_softmax(x, tau, hard, (int(seed), rows, items))[0]
+    return _backend(x.device).gumbel_softmax(x, tau, hard, _eager((seed, rows, items), x.device))[0]
 
 
 @_gumbel_softmax_op.register_fake
@@ -280,7 +341,7 @@ def _(x: Tensor, tau: Tensor, hard: bool, seed: Tensor, rows: Tensor | None, ite
 
 @torch.library.custom_op("argumbel::gumbel_softmax_backward", mutates_args=())
 def _gumbel_softmax_backward_op(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
-    return cpu.gumbel_softmax_backward(y, grad, tau)
+    return _backend(y.device).gumbel_softmax_backward(y, grad, tau)
 
 
 @_gumbel_softmax_backward_op.register_fake
@@ -299,7 +360,7 @@ def _softmax_gradients(
     elif torch.compiler.is_compiling():
         x_grad = torch.ops.argumbel.gumbel_softmax_backward(y, grad, tau)
     else:
-        x_grad = cpu.gumbel_softmax_backward(y, grad, tau)
+        x_grad = _backend(y.device).gumbel_softmax_backward(y, grad, tau)
     if not wants_tau:
         return x_grad, None
     # keys / tau is log y up to a constant of the row, which the gradient (its sum is zero) does not see.
@@ -309,19 +370,23 @@ def _softmax_gradients(
 
 
 def _gumbel_softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, tau, hard, *key = inputs
-    ctx.hard, ctx.key = hard, key
-    # A hard sample recomputes the soft one, noise and all, from the key: nothing of the size of the noise is stored.
-    ctx.save_for_backward(x if hard else output, tau)
+    x, tau, hard, seed, *ids = inputs
+    ctx.hard, ctx.ids = hard, ids
+    # A hard sample recomputes the soft one, noise and all, from the key: nothing of the size of the noise is stored. A
+    # seed that has been written to meanwhile is an error.
+    ctx.seed = None if isinstance(seed, Tensor) else seed
+    ctx.save_for_backward(x if hard else output, tau, *([seed] if ctx.seed is None else []))
 
 
 def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    saved, tau = ctx.saved_tensors
+    saved, tau, *seed = ctx.saved_tensors
+    key = (seed[0] if seed else ctx.seed, *ctx.ids)
     # Plain PyTorch where the gradient is differentiated again, batched (is_grads_batched) or only traced.
     plain = torch.is_grad_enabled() or is_traced(grad)
     if ctx.hard and not (plain or ctx.needs_input_grad[1] or torch.compiler.is_compiling()):
-        return cpu.gumbel_softmax_backward_keyed(saved, grad, tau, _eager(ctx.key)), *[None] * 5
-    y = gumbel_softmax(saved, tau, False, tuple(ctx.key))[0] if ctx.hard else saved
+        run = _backend(saved.device)
+        return run.gumbel_softmax_backward_keyed(saved, grad, tau, _eager(key, saved.device)), *[None] * 5
+    y = gumbel_softmax(saved, tau, False, key)[0] if ctx.hard else saved
     x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], plain)
     return x_grad, tau_grad, None, None, None, None
 
@@ -332,9 +397,9 @@ _gumbel_softmax_op.register_autograd(_gumbel_softmax_backward, setup_context=_gu
 class _GumbelSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, tau: Tensor, hard: bool, seed: int, rows: Tensor | None, items: Tensor | None
+        ctx: Any, x: Tensor, tau: Tensor, hard: bool, seed: Tensor | int, rows: Tensor | None, items: Tensor | None
     ) -> tuple[Tensor, bool]:
-        y, bad = cpu.gumbel_softmax(x, tau, hard, (seed, rows, items))
+        y, bad = _backend(x.device).gumbel_softmax(x, tau, hard, (seed, rows, items))
         _gumbel_softmax_setup(ctx, (x, tau, hard, seed, rows, items), y)
         return y, bad
 
@@ -346,18 +411,19 @@ class _GumbelSoftmax(torch.autograd.Function):
 def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
     """The relaxed sample and whether a row was bad (where that may be known); for logits that ``is_native`` takes.
 
-    tau is a float32 tensor of one element, or of one for each row.
+    tau is a float32 tensor of one element (which may lie on the CPU), or of one for each row.
     """
     if torch.compiler.is_compiling() or type(x) not in PLAIN:
         y = torch.ops.argumbel.gumbel_softmax(x, tau, hard, _seed_tensor(key[0], x.device), key[1], key[2])
         return y, False
     if not (torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad)):
-        return cpu.gumbel_softmax(x, tau, hard, _eager(key))
-    if 0 < x.numel() <= SMALL and x.dtype == torch.float32 and tau.numel() == 1 and not tau.requires_grad:
+        return _backend(x.device).gumbel_softmax(x, tau, hard, _eager(key, x.device))
+    small = _on_cpu(x.device) and 0 < x.numel() <= SMALL and x.dtype == torch.float32
+    if small and tau.numel() == 1 and not tau.requires_grad:
         number = tau.item()
         if number > 1e-3:  # colder, a quotient may overflow
-            return _small_gumbel_softmax(x, tau, number, hard, _eager(key))
-    return _GumbelSoftmax.apply(x, tau, hard, *_eager(key))
+            return _small_gumbel_softmax(x, tau, number, hard, _eager(key, x.device))
+    return _GumbelSoftmax.apply(x, tau, hard, *_eager(key, x.device))
 
 
 SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own
@@ -378,7 +444,13 @@ def _small_gumbel_softmax(x: Tensor, tau: Tensor, number: float, hard: bool, key
 
 @torch.library.custom_op("argumbel::categorical", mutates_args=())
 def _categorical_op(x: Tensor, seed: Tensor, sample_shape: list[int], with_log_z: bool) -> tuple[Tensor, Tensor]:
-    return cpu.categorical(x, int(seed), torch.Size(sample_shape), with_log_z)[:2]
+    return _categorical(x, seed, torch.Size(sample_shape), with_log_z)[:2]
+
+
+def _categorical(
+    x: Tensor, seed: Tensor | int, sample_shape: torch.Size, with_log_z: bool
+) -> tuple[Tensor, Tensor, bool]:
+    return _backend(x.device).categorical(x, _eager((seed, None, None), x.device)[0], sample_shape, with_log_z)
 
 
 @_categorical_op.register_fake
@@ -396,7 +468,66 @@ def categorical(
         if torch.compiler.is_compiling():
             draws, log_z = torch.ops.argumbel.categorical(x, _seed_tensor(seed, x.device), sample_shape, with_log_z)
             return draws, log_z, False
-        return cpu.categorical(x, int(seed), sample_shape, with_log_z)
+        return _categorical(x, seed, sample_shape, with_log_z)
     draws, log_z = reference.categorical(x, _seed_tensor(seed, x.device), sample_shape)
     bad = ~log_z.isfinite()
     return draws.masked_fill(bad, -1), log_z, can_raise(bad) and bool(bad.any())
+
+
+# -------------------------------------------------------------------------------------------------------------- linear
+
+
+def is_native_linear(hidden: Tensor, key: Key) -> bool:
+    """Whether the race is run inside the matrix product here: on a GPU."""
+    return not _on_cpu(hidden.device) and is_native(hidden, key)
+
+
+@torch.library.custom_op("argumbel::linear_gumbel_max", mutates_args=())
+def _linear_gumbel_max_op(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    temperature: Tensor,
+    seed: Tensor,
+    rows: Tensor | None,
+    items: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    key = _eager((seed, rows, items), hidden.device)
+    return _backend(hidden.device).linear_gumbel_max(hidden, weight, bias, temperature, key)
+
+
+@_linear_gumbel_max_op.register_fake
+def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = hidden.shape[:-1]
+    return hidden.new_empty(shape, dtype=torch.float32), hidden.new_empty(shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("argumbel::linear_categorical", mutates_args=())
+def _linear_categorical_op(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, seed: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _backend(hidden.device).linear_categorical(hidden, weight, bias, temperature, seed.to(hidden.device))
+
+
+@_linear_categorical_op.register_fake
+def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = hidden.shape[:-1]
+    return hidden.new_empty(shape, dtype=torch.float32), hidden.new_empty(shape, dtype=torch.int64)
+
+
+def linear_gumbel_max(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, key: Key
+) -> tuple[Tensor, Tensor]:
+    """Values (float32) and indices of the race of ``(hidden @ weight.T + bias) / temperature``; a bad row has NaN and
+    -1. For what ``is_native_linear`` takes; no gradient. temperature as tau of :func:`gumbel_softmax`."""
+    seed, rows, items = key
+    seed = _seed_tensor(seed, hidden.device)
+    return torch.ops.argumbel.linear_gumbel_max(hidden, weight, bias, temperature, seed, rows, items)
+
+
+def linear_categorical(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, seed: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """Heights, not finite in bad rows, and draws from softmax of the same logits."""
+    seed = _seed_tensor(seed, hidden.device)
+    return torch.ops.argumbel.linear_categorical(hidden, weight, bias, temperature, seed)

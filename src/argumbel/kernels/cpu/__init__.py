@@ -1,7 +1,8 @@
 """The C++ kernels: tensors to pointers, and nothing else.
 
 ``ARGUMBEL_KERNELS`` picks a path: ``v4`` (AVX-512), ``v3`` (AVX2), ``v2`` (the baseline) or ``generic`` (not x86), each
-only where the machine can run it, or ``reference`` for none. Unset, the best there is.
+only where the machine can run it, or ``reference`` for none. Unset, the best there is. ``triton`` gives the CPU to
+Triton's interpreter, for tests (``kernels/__init__.py``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def _openmp_of_torch() -> int:
 
 def _load() -> ModuleType | None:
     wanted = os.environ.get(VARIABLE, "")
-    if wanted == "reference":
+    if wanted in ("reference", "triton"):
         return None
     try:
         from . import _cpu  # type: ignore[attr-defined, unused-ignore]
@@ -52,7 +53,8 @@ def _load() -> ModuleType | None:
     if wanted:
         if wanted not in _cpu.paths():
             raise ImportError(
-                f"{VARIABLE} must be 'reference' or a path this machine can run, {_cpu.paths()}, but it is {wanted!r}"
+                f"{VARIABLE} must be 'reference', 'triton' or a path this machine can run, {_cpu.paths()}, but it is "
+                f"{wanted!r}"
             )
         _cpu.use(wanted)
     _cpu.use_openmp(_openmp_of_torch())

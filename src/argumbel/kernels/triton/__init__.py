@@ -1,0 +1,26 @@
+"""The kernels on a GPU, in Triton: the functions of ``cpu/`` that it has, with the same arguments.
+
+Seeds are 0-dimensional tensors on the device, and nothing here looks at a value there, so no call waits for the device
+and all can be captured in a CUDA graph. Bad rows are marked (NaN, -1), never reported.
+
+``tiles.py`` is the noise contract; ``race.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact draws;
+``linear.py`` both in the epilogue of a matrix product.
+"""
+
+from .law import categorical
+from .linear import linear_categorical, linear_gumbel_max
+from .race import gumbel_max, gumbel_topk
+from .softmax import gumbel_softmax, gumbel_softmax_backward, gumbel_softmax_backward_keyed
+from .tiles import noise
+
+__all__ = [
+    "categorical",
+    "gumbel_max",
+    "gumbel_softmax",
+    "gumbel_softmax_backward",
+    "gumbel_softmax_backward_keyed",
+    "gumbel_topk",
+    "linear_categorical",
+    "linear_gumbel_max",
+    "noise",
+]

@@ -1,0 +1,129 @@
+"""Exact draws in Triton: a block of items races as one Gumbel at its logsumexp, so that the logits are read once.
+
+``_weigh`` reads them, and writes two numbers a block: its largest logit, and the log of the sum of all weights relative
+to it. ``_draw`` races the blocks of a row, then the items of the block that won. Its noise is that of the keyed race,
+under a seed of its own: the blocks are items 0, 1, ... and the items of the winner follow them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .race import LAST, first_of, gumbel_max, is_bad
+from .tiles import as_rows, launch, tile, tile_shape
+
+__all__ = ["categorical", "pick_block", "weigh_tile"]
+
+BLOCK = 1024  # items that race as one
+GROUP = 4  # blocks that a program weighs
+
+
+@triton.jit
+def weigh_tile(logits):
+    """Of each row of a tile the largest logit, NaN if one is bad, and the log of the sum of e^(logit - largest)."""
+    top = tl.max(logits, 1)
+    base = tl.where(top == float("-inf"), 0.0, top)
+    rest = tl.log(tl.sum(tl.exp(logits - base[:, None]), 1))
+    return tl.where(tl.max(is_bad(logits).to(tl.int32), 1) > 0, float("nan"), top), rest
+
+
+@triton.jit
+def _weigh(x, x_stride, tops, rests, n, blocks, groups, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    program = tl.program_id(0).to(tl.int64)
+    line = program // groups
+    block = program % groups * GROUP + tl.arange(0, GROUP)
+    item = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    logits = tl.load(x + line * x_stride + item, mask=item < n, other=float("-inf")).to(tl.float32)
+    top, rest = weigh_tile(logits)
+    tl.store(tops + line * blocks + block, top, mask=block < blocks)
+    tl.store(rests + line * blocks + block, rest, mask=block < blocks)
+
+
+@triton.jit
+def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.constexpr, TILE: tl.constexpr):
+    """Of each row the block that wins, the largest logit of all, the sum of weights relative to it, and if it is bad.
+
+    ``heat`` multiplies the noise (and what else differs between blocks but their largest logits): 0 for the argmax.
+    """
+    place = tl.arange(0, TILE)[None, :].to(tl.int64)
+    most = tl.full((ROWS, TILE), float("-inf"), tl.float32)
+    bad = tl.zeros((ROWS, TILE), tl.int1)
+    for start in range(0, blocks, TILE):
+        block = start + place
+        mask = (block < blocks) & (line < lines)
+        top = tl.load(tops + line * blocks + block, mask=mask, other=float("-inf"))
+        most = tl.maximum(most, top)
+        bad = bad | is_bad(top)
+    height = tl.max(most, 1)[:, None]
+    base = tl.where(height == float("-inf"), 0.0, height)
+    total = tl.zeros((ROWS, TILE), tl.float32)
+    best = tl.full((ROWS, TILE), float("-inf"), tl.float32)
+    winner = tl.full((ROWS, TILE), LAST, tl.int64)
+    for start in range(0, blocks, TILE):
+        block = start + place
+        mask = (block < blocks) & (line < lines)
+        top = tl.load(tops + line * blocks + block, mask=mask, other=float("-inf")) - base
+        rest = tl.load(rests + line * blocks + block, mask=mask, other=0.0)
+        noise = tile("gumbel", seed, row, line, start, blocks, lines, None, 0, ROWS, TILE)
+        # What stands against a block without any weight is -inf, and stays it.
+        keys = top + heat * (noise + tl.where(top == float("-inf"), 0.0, rest))
+        better = keys > best
+        best, winner = tl.where(better, keys, best), tl.where(better, block, winner)
+        total += tl.where(top == float("-inf"), 0.0, tl.exp(top + rest))
+    _, index = first_of(best, winner)
+    is_bad_row = (tl.max(bad.to(tl.int32), 1)[:, None] > 0) | (height == float("-inf"))
+    return tl.where(is_bad_row, 0, index), base, tl.sum(total, 1)[:, None], is_bad_row
+
+
+@triton.jit
+def _draw(
+    x, x_stride, tops, rests, draws, log_z, lines, n, blocks, count, seed,
+    ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    line = tl.where(row < count, row % lines, lines)
+    key = tl.load(seed)
+    block, height, total, bad = pick_block(tops, rests, line, lines, blocks, key, row, 1.0, ROWS, TILE)
+    item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
+    logits = tl.load(x + line * x_stride + item, mask=(item < n) & (line < lines), other=float("-inf"))
+    after = (blocks + TILE) // TILE * TILE
+    noise = tile("gumbel", key, row, line, after, n, lines, None, 0, ROWS, BLOCK)
+    _, index = first_of(logits.to(tl.float32) - height + noise, item)
+    tl.store(draws + row, tl.where(bad, -1, index), mask=row < count)
+    if log_z is not None:
+        value = height.to(tl.float64) + tl.log(total.to(tl.float64))
+        tl.store(log_z + line, tl.where(bad, float("nan"), value), mask=row < lines)
+
+
+def categorical(x: Tensor, seed: Tensor, sample_shape: torch.Size, with_log_z: bool) -> tuple[Tensor, Tensor, bool]:
+    """Draws of shape sample_shape + x.shape[:-1], -1 in bad rows, and log Z (float64; empty unless it is wanted)."""
+    shape = (*sample_shape, *x.shape[:-1])
+    if x.shape[-1] <= BLOCK and not with_log_z:  # one block: the race of its items
+        return (
+            gumbel_max(x.expand(*shape, x.shape[-1]), (seed, None, None))[1],
+            x.new_empty(0, dtype=torch.float64),
+            False,
+        )
+    draws = torch.empty(shape, dtype=torch.int64, device=x.device)
+    log_z = torch.empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64, device=x.device)
+    if draws.numel():
+        source = as_rows(x)
+        lines, n = source.shape
+        blocks = triton.cdiv(n, BLOCK)
+        groups = triton.cdiv(blocks, GROUP)
+        tops, rests = torch.empty((2, lines, blocks), dtype=torch.float32, device=x.device)
+        launch(
+            _weigh, lines * groups,
+            source, source.stride(0), tops, rests, n, blocks, groups, GROUP=GROUP, BLOCK=BLOCK,
+        )  # fmt: skip
+        _, tile_size = tile_shape(blocks)
+        rows = max(1024 // max(tile_size, BLOCK), 1)
+        launch(
+            _draw, triton.cdiv(draws.numel(), rows),
+            source, source.stride(0), tops, rests, draws, log_z if with_log_z else None,
+            lines, n, blocks, draws.numel(), seed, ROWS=rows, TILE=tile_size, BLOCK=BLOCK,
+        )  # fmt: skip
+    return draws, log_z, False

@@ -1,0 +1,236 @@
+"""The relaxed race in Triton, and its gradient. Noise is made again wherever it is needed, and never stored.
+
+Rows that fit a tile are done by one kernel. Of longer ones ``_measure`` finds maximum and sums, segment by segment, and
+``_write`` makes the result from them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .race import LAST, first_of, is_bad, segments
+from .tiles import Key, as_rows, launch, pointers, put, row_ids, tile, tile_shape
+
+__all__ = [
+    "COLD",
+    "gumbel_softmax",
+    "gumbel_softmax_backward",
+    "gumbel_softmax_backward_keyed",
+    "temperature_of",
+    "temperature_pointer",
+]
+
+LONGEST_TILE = 4096
+BLOCK = 1024  # of longer rows
+HUGE = tl.constexpr(torch.finfo(torch.float32).max)
+COLD = tl.constexpr(2.0**-60)  # a temperature below counts as 0 (argumbel._checks)
+
+
+@triton.jit
+def temperature_of(tau, stride, line, lines):
+    if tau.dtype.is_ptr():
+        value = tl.load(tau + line * stride, mask=line < lines, other=1.0)
+    else:
+        value = tau + tl.zeros_like(line).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _keys(x, x_stride, line, start, n, lines, key, row, items, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Perturbed logits, -inf beyond the row; and which are of bad logits."""
+    item = start + tl.arange(0, BLOCK)[None, :]
+    logits = tl.load(x + line * x_stride + item, mask=(line < lines) & (item < n), other=float("-inf")).to(tl.float32)
+    noise = tile("gumbel", key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+    return logits + noise, tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
+
+
+@triton.jit
+def _weights(keys, top, temperature):
+    """e^((key - top) / tau): keys are measured from their maximum, so that a huge factor leaves the argmax alone."""
+    scale = tl.where(temperature >= COLD, 1.0 / temperature, HUGE)
+    return tl.exp((keys - tl.where(top == float("-inf"), 0.0, top)) * scale)
+
+
+@triton.jit
+def _sample(weights, total, item, winner, temperature, bad, HARD: tl.constexpr):
+    """The relaxed sample; exactly one-hot where it is hard or cold."""
+    exact = tl.where(item == winner, 1.0, 0.0)
+    y = exact
+    if not HARD:
+        y = tl.where(temperature < COLD, exact, weights / total)
+    return tl.where(bad, float("nan"), y)
+
+
+@triton.jit
+def _slope(y, grad, dot, temperature):
+    """The gradient with respect to keys: zero at tau = 0, where the sample is exact and does not move."""
+    scale = tl.where(temperature >= COLD, 1.0 / temperature, 0.0)
+    return y * (grad - dot) * scale
+
+
+@triton.jit
+def _whole(
+    x, x_stride, grad, grad_stride, tau, tau_stride, out, lines, n, seed, rows, items, stride,
+    HARD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Rows of one tile: the sample, or, given the gradient of a loss with respect to it, that with respect to x.
+    Without a key x is the sample."""
+    program = tl.program_id(0).to(tl.int64)
+    line = program * ROWS + tl.arange(0, ROWS)[:, None]
+    item = tl.arange(0, BLOCK)[None, :].to(tl.int64)
+    mask = (line < lines) & (item < n)
+    temperature = temperature_of(tau, tau_stride, line, lines)
+    if seed is None:
+        y = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+    else:
+        row = row_ids(rows, line, lines)
+        start = tl.zeros((1, 1), tl.int64)
+        keys, bad = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, ROWS, BLOCK)
+        top, winner = first_of(keys, item)
+        weights = _weights(keys, top, temperature)
+        total = tl.sum(weights, 1)[:, None]
+        y = _sample(weights, total, item, winner, temperature, bad | (top == float("-inf")), HARD)
+    if grad is not None:
+        slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
+        y = _slope(y, slope, tl.sum(tl.where(mask, y * slope, 0.0), 1)[:, None], temperature)
+    put(out + line * n + item, y, mask)
+
+
+@triton.jit
+def _measure(
+    x, x_stride, grad, grad_stride, tau, tau_stride, tops, winners, totals, dots, lines, n, parts, steps,
+    seed, rows, items, stride, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Of a segment of a row: the largest key (NaN in a bad row) and its item, the sum of weights relative to it, and
+    that of weight times gradient. Without a key x is the sample, and the last is the sum of sample times gradient."""
+    program = tl.program_id(0).to(tl.int64)
+    line = program // parts + tl.zeros((1, 1), tl.int64)
+    begin = program % parts * steps * BLOCK
+    temperature = temperature_of(tau, tau_stride, line, lines)
+    top = tl.full((1, 1), float("-inf"), tl.float32)
+    winner = tl.full((1, 1), LAST, tl.int64)
+    total = tl.zeros((1, 1), tl.float32)
+    dot = tl.zeros((1, 1), tl.float32)
+    bad = tl.zeros((1, 1), tl.int1)
+    for step in range(steps):
+        start = begin + step * BLOCK
+        item = start + tl.arange(0, BLOCK)[None, :]
+        mask = item < n
+        if seed is None:
+            weights = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+        else:
+            row = row_ids(rows, line, lines)
+            keys, bad_here = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
+            bad = bad | bad_here
+            highest, index = first_of(keys, item)
+            winner = tl.where(highest > top, index, winner)
+            higher = tl.maximum(highest, top)
+            factor = _weights(top, higher, temperature)
+            top = higher
+            weights = _weights(keys, top, temperature)
+            total = total * factor + tl.sum(weights, 1)[:, None]
+            dot = dot * factor
+        if grad is not None:
+            slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
+            dot += tl.sum(tl.where(mask, weights * slope, 0.0), 1)[:, None]
+    place = line * parts + program % parts
+    if seed is not None:
+        tl.store(tops + place, tl.where(bad, float("nan"), top))
+        tl.store(winners + place, winner)
+        tl.store(totals + place, total)
+    if grad is not None:
+        tl.store(dots + place, dot)
+
+
+@triton.jit
+def _write(
+    x, x_stride, grad, grad_stride, tau, tau_stride, tops, winners, totals, dots, out, lines, n, parts, steps,
+    seed, rows, items, stride, HARD: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A segment of the result, from what was measured of all segments of its row."""
+    program = tl.program_id(0).to(tl.int64)
+    line = program // parts + tl.zeros((1, 1), tl.int64)
+    begin = program % parts * steps * BLOCK
+    temperature = temperature_of(tau, tau_stride, line, lines)
+    part = tl.arange(0, PARTS)[None, :]
+    place, is_part = line * parts + part, part < parts
+    dot = tl.zeros((1, 1), tl.float32)
+    if grad is not None:
+        dot_parts = tl.load(dots + place, mask=is_part, other=0.0)
+        dot = tl.sum(dot_parts, 1)[:, None]
+    if seed is not None:
+        top_parts = tl.load(tops + place, mask=is_part, other=float("-inf"))
+        top, winner = first_of(top_parts, tl.load(winners + place, mask=is_part, other=LAST))
+        bad = (tl.max(is_bad(top_parts).to(tl.int32), 1)[:, None] > 0) | (top == float("-inf"))
+        factor = _weights(top_parts, top, temperature)
+        total = tl.sum(tl.load(totals + place, mask=is_part, other=0.0) * factor, 1)[:, None]
+        if grad is not None:
+            dot = tl.sum(dot_parts * factor, 1)[:, None] / total
+    for step in range(steps):
+        start = begin + step * BLOCK
+        item = start + tl.arange(0, BLOCK)[None, :]
+        mask = item < n
+        if seed is None:
+            y = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+        else:
+            row = row_ids(rows, line, lines)
+            keys, _ = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
+            y = _sample(_weights(keys, top, temperature), total, item, winner, temperature, bad, HARD)
+        if grad is not None:
+            slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
+            y = _slope(y, slope, dot, temperature)
+        put(out + line * n + item, y, mask)
+
+
+def temperature_pointer(tau: Tensor, x: Tensor) -> tuple[Tensor | float, int]:
+    """As kernels take it, with its stride between rows: a number that is known here needs no memory of the device."""
+    if tau.device.type == "cpu" and x.device.type != "cpu":
+        return float(tau), 0
+    return tau, int(tau.numel() > 1)
+
+
+def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | None) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not x.numel():
+        return out
+    source = as_rows(x)
+    lines, n = source.shape
+    upstream = None if grad is None else as_rows(grad)
+    common = (
+        source, source.stride(0), upstream, 0 if upstream is None else upstream.stride(0), *temperature_pointer(tau, x)
+    )  # fmt: skip
+    ids = (None, None, None, 0) if key is None else pointers(key, x.shape)
+    if n <= LONGEST_TILE:
+        rows, block = tile_shape(n, LONGEST_TILE) if n > BLOCK else tile_shape(n)
+        launch(
+            _whole, triton.cdiv(lines, rows), *common, out, lines, n, *ids, HARD=hard, ROWS=rows, BLOCK=block,
+            num_warps=4 if block <= BLOCK else 8,
+        )  # fmt: skip
+        return out
+    parts, steps = segments(lines, n, BLOCK)
+    tops, totals, dots = torch.empty((3, lines, parts), dtype=torch.float32, device=x.device)
+    winners = torch.empty((lines, parts), dtype=torch.int64, device=x.device)
+    measured = (tops, winners, totals, dots)
+    launch(_measure, lines * parts, *common, *measured, lines, n, parts, steps, *ids, BLOCK=BLOCK)
+    launch(
+        _write, lines * parts, *common, *measured, out, lines, n, parts, steps, *ids,
+        HARD=hard, PARTS=triton.next_power_of_2(parts), BLOCK=BLOCK,
+    )  # fmt: skip
+    return out
+
+
+def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+    """tau: float32, of one element (which may lie on the CPU) or one a row. A bad row is NaN, and not reported."""
+    return _run(x, None, tau, hard, key), False
+
+
+def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
+    return _run(y, grad, tau, False, None)
+
+
+def gumbel_softmax_backward_keyed(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> Tensor:
+    """The gradient with respect to x, from that with respect to the soft sample, which is made again from its key."""
+    return _run(x, grad, tau, False, key)

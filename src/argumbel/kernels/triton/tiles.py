@@ -1,0 +1,216 @@
+"""Sections 1 to 3 of ``kernels/README.md`` in Triton: from a key to Gumbel noise, a tile of rows x items at a time.
+
+Kernels take tensors as pointers, and None where there is no such tensor. ``line`` counts the rows of the tensors at
+hand, ``row`` holds their ids; both are int64 columns, (ROWS, 1). Items ``start``, ``start + 1``, ... of a tile lie in
+its second dimension, and ``start`` is a multiple of four.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import reference
+
+__all__ = [
+    "FUSED",
+    "INTERPRETED",
+    "Key",
+    "as_rows",
+    "fill",
+    "launch",
+    "noise",
+    "pointers",
+    "put",
+    "row_ids",
+    "tile",
+    "tile_shape",
+]
+
+Key = tuple[Tensor, Tensor | None, Tensor | None]  # seed (0-dimensional), row ids, item ids
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+# Triton's interpreter rounds twice in a fused multiply-add; in float64 nothing but the end rounds (kernels/README.md).
+FUSED = tl.constexpr(not INTERPRETED)
+
+REFINE_BELOW = tl.constexpr(reference.REFINE_BELOW)
+LN2 = tl.constexpr(reference.LN2)
+C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in reference.COEFFICIENTS)
+
+
+# ---------------------------------------------------------------------------------------------------------- launching
+
+
+def launch(kernel: Any, programs: int, *args: Any, num_warps: int = 4, **constants: Any) -> None:
+    """Run so many programs on the device of the tensors, every multiply-add as it is written (no contraction)."""
+    device = next(a.device for a in args if isinstance(a, Tensor))
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        kernel[(programs,)](*args, **constants, num_warps=num_warps, enable_fp_fusion=False)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """x as rows of contiguous items: no copy wherever strides can say it."""
+    x = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def pointers(key: Key, shape: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
+    """Seed, row ids, item ids and the stride between their lines, as kernels take them."""
+    seed, rows, items = key
+    stride = 0
+    if items is not None:
+        if items.numel() != items.shape[-1]:
+            items, stride = items.expand(shape), shape[-1]
+        items = items.contiguous()
+    return seed, None if rows is None else rows.contiguous(), items, stride
+
+
+# ----------------------------------------------------------------------------------------------------- bits to numbers
+
+
+@triton.jit
+def _block_words(seed, row, block, STREAM: tl.constexpr):
+    high = ((block >> 32).to(tl.uint32) & 0x3FFFFFFF) | (STREAM << 30)
+    return tl.philox(seed, block.to(tl.uint32), high, row.to(tl.uint32), (row >> 32).to(tl.uint32))
+
+
+@triton.jit
+def _words(
+    seed, row, line, start, n, lines, items, stride, STREAM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The 32-bit word of each item, (ROWS, BLOCK), as int32."""
+    if items is None:  # four neighbours share a Philox block
+        block = tl.arange(0, BLOCK // 4)[None, :].to(tl.int64) + (start >> 2)
+        w0, w1, w2, w3 = _block_words(seed, row, block, STREAM)
+        words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, BLOCK))
+    else:
+        at = start + tl.arange(0, BLOCK)[None, :]
+        item = tl.load(items + line * stride + at, mask=(at < n) & (line < lines), other=0)
+        w0, w1, w2, w3 = _block_words(seed, row, item >> 2, STREAM)
+        lane = item & 3
+        words = tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
+    return words.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _fma(a, b, c):
+    return tl.fma(a, b, c) if FUSED else (a.to(tl.float64) * b + c).to(tl.float32)
+
+
+@triton.jit
+def _minus_log1p(q, grid):
+    s = _fma(grid, C6, C5)
+    s = _fma(s, grid, C4)
+    s = _fma(s, grid, C3)
+    s = _fma(s, grid, C2)
+    s = _fma(s, grid, C1)
+    s = _fma(s, grid, C0)
+    return q * _fma(s, grid, 1.0)
+
+
+@triton.jit
+def _split(x):
+    bits = x.to(tl.int32, bitcast=True)
+    return ((bits & 0x7FFFFF) | 0x3F000000).to(tl.float32, bitcast=True), 126 - (bits >> 23)
+
+
+@triton.jit
+def _exponential(side, h):
+    mantissa, exponent = _split(h)
+    grid = 1.0 - tl.where(side, mantissa, 1.0 - h)
+    n = tl.where(side, exponent, 0).to(tl.float32)
+    return _fma(n, LN2, _minus_log1p(tl.where(side, grid, h), grid))
+
+
+@triton.jit
+def _half_distance(seed, row, line, start, n, lines, items, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """(side, h): u = h where side is False and 1 - h where it is True."""
+    first = _words(seed, row, line, start, n, lines, items, stride, 0, ROWS, BLOCK)
+    side = first < 0
+    near = tl.where(side, ~first, first)
+    h = (near.to(tl.float32) + 0.5) * 2.0**-32
+    # One word in 8192 lies so near to an end that it takes more bits; most tiles have none.
+    if tl.min(near) < REFINE_BELOW:
+        second = _words(seed, row, line, start, n, lines, items, stride, 1, ROWS, BLOCK)
+        rest = tl.where(side, ~second, second).to(tl.uint32, bitcast=True)
+        # Twice the 64-bit number, plus one: below 2^51, and rounded once, by this conversion.
+        twice = (near.to(tl.int64) << 33) | (rest.to(tl.int64) << 1) | 1
+        h = tl.where(near < REFINE_BELOW, twice.to(tl.float32) * 2.0**-65, h)
+    return side, h
+
+
+@triton.jit
+def tile(
+    LAW: tl.constexpr,
+    seed, row, line, start, n, lines, items, stride,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Noise for rows ``row`` and items from ``start`` on, (ROWS, BLOCK); beyond n items or lines it is anything."""
+    side, h = _half_distance(seed, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+    if LAW == "uniform":
+        out = tl.minimum(tl.where(side, 1.0 - h, h), 1.0 - 2.0**-24)
+    elif LAW == "exponential":
+        out = _exponential(side, h)
+    elif LAW == "logistic":
+        out = _exponential(side == 0, h) - _exponential(side, h)
+    else:
+        mantissa, exponent = _split(_exponential(side, h))
+        q = 1.0 - mantissa
+        out = _fma(exponent.to(tl.float32), LN2, _minus_log1p(q, q))
+    return out
+
+
+@triton.jit
+def put(out, x, mask):
+    """``tl.store``, x rounded to nearest even."""
+    if (not FUSED) and out.dtype.element_ty == tl.bfloat16:  # the interpreter would drop the carry
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        x = tl.where(x != x, 0x7FC0, bits).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    tl.store(out, x, mask=mask)
+
+
+@triton.jit
+def row_ids(rows, line, lines):
+    return line if rows is None else tl.load(rows + line, mask=line < lines, other=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- the fill
+
+
+@triton.jit
+def fill(
+    out, lines, n, blocks, seed, rows, items, stride,
+    LAW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    line = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    start = program % blocks * BLOCK
+    at = start + tl.arange(0, BLOCK)[None, :]
+    x = tile(LAW, tl.load(seed), row_ids(rows, line, lines), line, start, n, lines, items, stride, ROWS, BLOCK)
+    put(out + line * n + at, x, (line < lines) & (at < n))
+
+
+def tile_shape(n: int, most: int = 1024) -> tuple[int, int]:
+    """Rows and items of a tile of about ``most`` numbers for rows of n."""
+    block = min(max(triton.next_power_of_2(n), 4), most)
+    return max(most // block // 2, 1), block
+
+
+def noise(law: str, shape: torch.Size, dtype: torch.dtype, key: Key) -> Tensor:
+    """float32, float16 or bfloat16."""
+    out = torch.empty(shape, dtype=dtype, device=key[0].device)
+    if out.numel():
+        n = shape[-1]
+        lines = out.numel() // n
+        rows, block = tile_shape(n)
+        blocks = triton.cdiv(n, block)
+        programs = triton.cdiv(lines, rows) * blocks
+        launch(fill, programs, out, lines, n, blocks, *pointers(key, shape), LAW=law, ROWS=rows, BLOCK=block)
+    return out

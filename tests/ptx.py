@@ -1,0 +1,86 @@
+"""Compile the Triton kernels for a GPU that need not be there, and print what the machine code says: one JSON a line.
+
+``python -m tests.ptx``, in a process of its own: ``TRITON_INTERPRET`` must not be set.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from argumbel.kernels.triton import law, linear, race, softmax, tiles
+
+INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
+KEY = {"seed": LONG, "rows": None, "items": None, "stride": INT}
+IDS = {**KEY, "rows": LONG, "items": LONG}
+SIZES = dict.fromkeys(
+    ("lines", "n", "blocks", "groups", "parts", "steps", "depth", "count", "x_stride", "grad_stride"), INT
+)
+SIZES |= dict.fromkeys(("tau_stride", "hidden_stride", "weight_stride"), INT)
+RELAX = {"x": HALF, "grad": None, "tau": FLOAT, "out": HALF, "tops": FLOAT, "winners": LONG, "totals": FLOAT}
+RELAX |= {"dots": FLOAT, **KEY}
+HEAD = {"hidden": HALF, "weight": HALF, "bias": FLOAT, "tau": "fp32", **KEY}
+PRODUCT = {"PRECISION": "ieee", "FEW": linear.FEW, "BLOCK": linear.BLOCK, "DEPTH": 64}
+WEIGHED = {"tops": FLOAT, "rests": FLOAT}
+
+CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+    (tiles.fill, {"out": FLOAT, **KEY}, {"LAW": "gumbel", "ROWS": 1, "BLOCK": 1024}),
+    (tiles.fill, {"out": HALF, **IDS}, {"LAW": "logistic", "ROWS": 4, "BLOCK": 128}),
+    (race._race, {"x": HALF, "values": FLOAT, "indices": LONG, **KEY}, {"FINAL": False, "ROWS": 1, "BLOCK": 1024}),
+    (race._race, {"x": FLOAT, "values": FLOAT, "indices": LONG, **IDS}, {"FINAL": True, "ROWS": 32, "BLOCK": 16}),
+    (
+        race._settle,
+        {"part_values": FLOAT, "part_indices": LONG, "values": HALF, "indices": LONG},
+        {"ROWS": 16, "BLOCK": 32},
+    ),
+    (race._perturb, {"x": HALF, "out": LONG, **KEY}, {"K": 16, "ROWS": 1, "BLOCK": 1024}),
+    (law._weigh, {"x": HALF, **WEIGHED}, {"GROUP": law.GROUP, "BLOCK": law.BLOCK}),
+    (
+        law._draw,
+        {"x": HALF, **WEIGHED, "draws": LONG, "log_z": "*fp64", "seed": LONG},
+        {"ROWS": 1, "TILE": 128, "BLOCK": 1024},
+    ),
+    (softmax._whole, RELAX, {"HARD": False, "ROWS": 8, "BLOCK": 128}),
+    (softmax._whole, {**RELAX, "grad": HALF, "tau": "fp32"}, {"HARD": True, "ROWS": 8, "BLOCK": 128}),
+    (softmax._measure, {**RELAX, "grad": HALF}, {"BLOCK": softmax.BLOCK}),
+    (softmax._write, RELAX, {"HARD": True, "PARTS": 64, "BLOCK": softmax.BLOCK}),
+    (softmax._write, {**RELAX, "grad": HALF, "seed": None}, {"HARD": False, "PARTS": 64, "BLOCK": softmax.BLOCK}),
+    (linear._product, {**HEAD, "first": FLOAT, "second": FLOAT, "seed": None}, {"LAW": True, "ROWS": 16, **PRODUCT}),
+    (linear._product, {**HEAD, "first": FLOAT, "second": LONG}, {"LAW": False, "ROWS": 64, **PRODUCT}),
+    (
+        linear._draw,
+        {**HEAD, **WEIGHED, "draws": LONG, "heights": FLOAT},
+        {"FEW": linear.FEW, "TILE": 1024, "DEPTH": 512},
+    ),
+]
+
+
+def main() -> None:
+    for kernel, types, constants in CASES:
+        given = SIZES | types
+        constants = constants | {name: None for name in kernel.arg_names if given.get(name, INT) is None}
+        signature = {name: "constexpr" if name in constants else given[name] for name in kernel.arg_names}
+        places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+        compiled = triton.compile(
+            ASTSource(kernel, signature, places),
+            target=GPUTarget("cuda", 90, 32),
+            options={"num_warps": 4, "enable_fp_fusion": False},
+        )
+        ptx = compiled.asm["ptx"]
+        found = {
+            "kernel": kernel.__name__,
+            "numbers": constants.get("ROWS", 1) * constants["BLOCK"] // 128 if "BLOCK" in constants else None,
+            "fused": len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
+            "flushing": len(re.findall(r"\b(fma|mul|add|sub)(\.rn)?\.ftz\.f32\b", ptx)),
+            "binary": len(compiled.asm["cubin"]),
+        }
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

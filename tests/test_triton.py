@@ -1,0 +1,623 @@
+"""The Triton kernels are the reference: compiled where there is a GPU, else in Triton's interpreter, on the CPU.
+
+Whatever the interpreter cannot say of a GPU is asked of the machine code, which needs none (``tests/ptx.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import argumbel as ag
+from argumbel import kernels
+
+from . import oracles
+from .statistics import check_draws, check_frequency
+from .test_kernels import LAWS, SINGLE, check_error, exact_max, exact_noise, keys_of, logits, relaxed_case
+
+pytest.importorskip("triton")
+from argumbel.kernels.triton import law, linear, race, softmax, tiles
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
+# NumPy, which the interpreter runs on, warns of infinities that are meant.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+SHAPES = [(3, 1), (3, 2), (2, 5), (3, 65), (70, 3), (9, 17), (2, 3, 4, 7), (2, 1023), (2, 2500), (0, 5)]
+ON_GPU = pytest.mark.skipif(not HAS_GPU, reason="asks what only a GPU can answer")
+
+
+@pytest.fixture(autouse=True)
+def _by_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where there is no GPU, tensors of the CPU go to the interpreter, but inside ``exactly``."""
+    if not HAS_GPU:
+        assert tiles.INTERPRETED
+        monkeypatch.setattr(kernels, "interpreted", True)
+    return
+
+
+def exactly(call: Callable[[], tuple[Tensor, ...] | Tensor]) -> tuple[Tensor, ...] | Tensor:
+    """What the CPU's own kernels, or the reference, make of it."""
+    before, kernels.interpreted = kernels.interpreted, False
+    try:
+        return call()
+    finally:
+        kernels.interpreted = before
+
+
+def there(x: Tensor) -> Tensor:
+    return x.to(DEVICE)
+
+
+def here(x: Tensor) -> Tensor:
+    return x.cpu()
+
+
+def cases(dtype: torch.dtype) -> list[tuple[tuple[int, ...], int]]:
+    """Shapes, and which of their keys: all in float32, some in the other dtypes."""
+    shapes = SHAPES if dtype == torch.float32 else [(3, 65), (70, 3), (2, 1023), (0, 5)]
+    return [(shape, which) for shape in shapes for which in range(7 if shape in [(3, 65), (2, 3, 4, 7)] else 1)]
+
+
+# --- noise -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("dtype", SINGLE)
+def test_noise_is_the_reference_to_the_bit(law: str, dtype: torch.dtype) -> None:
+    for shape, which in cases(dtype):
+        exact = exactly(lambda: exact_noise(law, dtype, shape, which))  # noqa: B023
+        ours = getattr(keys_of(shape)[which], law)(shape, dtype=dtype, device=DEVICE)
+        assert ours.dtype == dtype
+        assert torch.equal(here(ours), exact)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_both_ends_are_refined_as_in_the_reference(law: str) -> None:
+    """Of 40,000 numbers five take more bits; and keys of seed 0 within 2^-26 of an end."""
+    key = ag.KeyedNoise(0x0123456789ABCDEF)
+    exact = exactly(lambda: getattr(key, law)((40, 1000)))
+    assert torch.equal(here(getattr(key, law)((40, 1000), device=DEVICE)), exact)
+    u = exactly(lambda: key.uniform((40, 1000), dtype=torch.float64))
+    assert (torch.minimum(u, 1 - u) < 2.0**-14).sum() >= 3
+    far = ag.KeyedNoise(0, rows=[649, 840, 950], items=[201668, 257644, 72913])
+    exact = exactly(lambda: getattr(far, law)((3, 3)))
+    assert torch.equal(here(getattr(far, law)((3, 3), device=DEVICE)), exact)
+
+
+def test_float64_noise_is_that_of_the_reference() -> None:
+    noise = ag.KeyedNoise(3).gumbel((3, 5), dtype=torch.float64, device=DEVICE)
+    torch.testing.assert_close(here(noise), exactly(lambda: ag.KeyedNoise(3).gumbel((3, 5), dtype=torch.float64)))
+
+
+# --- the race ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SINGLE)
+def test_gumbel_max_is_the_reference_to_the_bit(dtype: torch.dtype) -> None:
+    for shape, which in cases(dtype):
+        exact = exactly(lambda: exact_max(dtype, shape, which))  # noqa: B023
+        values, indices = ag.gumbel_max(there(logits(shape, dtype)), noise=keys_of(shape)[which])
+        assert values.dtype == dtype
+        assert torch.equal(here(indices), exact[1])
+        assert torch.equal(here(values), exact[0])
+
+
+@pytest.mark.parametrize("n", [2048, 5000])
+def test_rows_in_segments(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One program for a row, several, and segments of several tiles."""
+    x, noise = logits((2, n)), ag.KeyedNoise(5)
+    exact = exactly(lambda: ag.gumbel_max(x, noise=noise))
+    for programs in (1, 4, 1000):
+        monkeypatch.setattr(race, "PROGRAMS", programs)
+        values, indices = ag.gumbel_max(there(x), noise=noise)
+        assert torch.equal(here(indices), exact[1])
+        assert torch.equal(here(values), exact[0])
+    assert race.segments(2, n, 1024)[0] > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 2, 7, 40])
+def test_gumbel_topk_is_the_reference_to_the_bit(dtype: torch.dtype, k: int) -> None:
+    for shape in [(3, 65), (20, 50), (2, 2500)]:
+        for which in range(7 if shape == (3, 65) else 1):
+            x, noise = logits(shape, dtype), keys_of(shape)[which]
+            exact = exactly(lambda: ag.gumbel_topk(x, k, noise=noise))  # noqa: B023
+            values, indices = ag.gumbel_topk(there(x), k, noise=noise)
+            assert torch.equal(here(indices), exact[1])
+            assert torch.equal(here(values), exact[0])
+
+
+@pytest.mark.parametrize("k", [race.SMALL_K, race.SMALL_K + 1])
+def test_topk_of_long_rows_by_both_ways(k: int) -> None:
+    x, noise = logits((1, 3000)), ag.KeyedNoise(5)
+    exact = exactly(lambda: ag.gumbel_topk(x, k, noise=noise))
+    values, indices = ag.gumbel_topk(there(x), k, noise=noise)
+    assert torch.equal(here(values), exact[0])
+    assert torch.equal(here(indices), exact[1])
+
+
+def test_ties_go_to_the_first() -> None:
+    """Where logits dwarf the noise, keys tie; the lowest index wins, in whichever tile or segment."""
+    for n in (5, 64, 2500):
+        x, noise = torch.full((4, n), 2.0**26), ag.KeyedNoise(1)
+        keys = exactly(lambda: x + noise.gumbel((4, n)))  # noqa: B023
+        first = (keys == keys.amax(-1, keepdim=True)).int().argmax(-1)
+        assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), first)
+        assert torch.equal(here(ag.gumbel_softmax(there(x), hard=True, noise=noise)).argmax(-1), first)
+        assert torch.equal(here(ag.gumbel_topk(there(x), 2, noise=noise).indices)[:, 0], first)
+
+
+def test_gradients_of_values_are_those_of_their_items() -> None:
+    for call in (
+        lambda x: ag.gumbel_max(x, noise=ag.KeyedNoise(1)),
+        lambda x: ag.gumbel_topk(x, 3, noise=ag.KeyedNoise(1)),
+    ):
+        x = there(torch.randn(4, 9)).requires_grad_()
+        values, indices = call(x)
+        (grad,) = torch.autograd.grad(values.sum(), x)
+        expected = torch.zeros_like(x).scatter(-1, indices.reshape(4, -1), 1.0)
+        assert torch.equal(grad, expected)
+
+
+def test_layouts() -> None:
+    noise = ag.KeyedNoise(2)
+    wide = there(torch.randn(5, 40))
+    views = [wide[:, 1:18], wide[::2], wide.t(), wide[:1].expand(6, 40), wide[:, ::2], wide[:, :1]]
+    for view in views:
+        for call in (
+            lambda x: ag.gumbel_max(x, noise=noise).indices,
+            lambda x: ag.gumbel_softmax(x, 0.5, noise=noise),
+            lambda x: ag.gumbel_topk(x, 1, noise=noise).values,
+            lambda x: ag.categorical(x, generator=torch.Generator(DEVICE).manual_seed(1)),
+        ):
+            assert torch.equal(call(view), call(view.clone(memory_format=torch.contiguous_format)))
+
+
+# --- bad rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [9, 2500])
+def test_bad_rows_are_marked(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with NaN, with +inf, with nothing allowed; one with a single item, and a sound one."""
+    monkeypatch.setattr(softmax, "LONGEST_TILE", 1024)
+    monkeypatch.setattr(kernels, "_on_cpu", lambda device: False)
+    x = torch.zeros(5, n)
+    x[0, n // 2], x[1, -1], x[2], x[3, 1:] = torch.nan, torch.inf, -torch.inf, -torch.inf
+    x = there(x)
+    seed = there(torch.tensor(1))
+    values, indices, _ = race.gumbel_max(x, (seed, None, None))
+    assert indices.tolist()[:4] == [-1, -1, -1, 0]
+    assert values.isnan().tolist() == [True, True, True, False, False]
+    values, indices, _ = race.gumbel_topk(x, 2, (seed, None, None))
+    assert indices[:4].tolist() == [[-1, -1]] * 3 + [[0, -1]]
+    assert values.isnan().sum(-1).tolist() == [2, 2, 2, 1, 0]
+    draws, log_z, _ = law.categorical(x, seed, torch.Size([2]), True)
+    assert draws[:, :4].tolist() == [[-1, -1, -1, 0]] * 2
+    assert log_z.isnan().tolist() == [True, True, True, False, False]
+    for tau in (1.0, 0.0):
+        y, _ = softmax.gumbel_softmax(x, there(torch.tensor([tau])), False, (seed, None, None))
+        assert y.isnan().all(-1).tolist() == [True, True, True, False, False]
+        torch.testing.assert_close(here(y[3:].sum(-1)), torch.ones(2))
+
+
+def test_empty_tensors() -> None:
+    x = there(torch.empty(0, 5, requires_grad=True))
+    assert ag.gumbel_max(x).values.shape == (0,)
+    assert ag.gumbel_topk(x, 2).values.shape == (0, 2)
+    assert ag.categorical(x, (3,)).shape == (3, 0)
+    (grad,) = torch.autograd.grad(ag.gumbel_softmax(x, hard=True).sum(), x)
+    assert grad.shape == (0, 5)
+    assert ag.gumbel_topk(there(torch.zeros(3, 5)), 0).values.shape == (3, 0)
+    assert ag.gumbel((0, 3), device=DEVICE).shape == (0, 3)
+
+
+# --- the relaxed race --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SINGLE)
+@pytest.mark.parametrize("tau", [0.1, 1.0, "rows"])
+@pytest.mark.parametrize("longest", [4096, 16])
+def test_relaxed_samples_and_gradients_err_no_more_than_plain_torch(
+    dtype: torch.dtype, tau: float | str, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Soft and hard, forward and backward, in one tile and in segments."""
+    monkeypatch.setattr(softmax, "LONGEST_TILE", longest)
+    monkeypatch.setattr(softmax, "BLOCK", 64)
+    for shape in [(3, 5), (2, 3, 4, 7), (3, 65), (2, 500)]:
+        x, own, y, unit = exactly(lambda: relaxed_case(shape, dtype, tau))  # noqa: B023
+        noise = keys_of(shape)[0]
+        upstream = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        winner = exactly(lambda: exact_max(dtype, shape, 0))[1]  # noqa: B023
+        g, t = upstream.double(), own.double()
+        exact = y * (g - (y * g).sum(-1, keepdim=True)) / t
+        stored = y.to(dtype).double()
+        plain_y = exactly(
+            lambda: torch.softmax((x.float() + exact_noise("gumbel", torch.float32, shape, 0)) / own, -1)  # noqa: B023
+        ).to(dtype)
+        plain_grad = (stored * (g - (stored * g).sum(-1, keepdim=True)) / t).to(dtype)
+        size = (g.abs() + (y * g.abs()).sum(-1, keepdim=True)) / t
+        for hard in (False, True):
+            a = there(x).requires_grad_()
+            ours = ag.gumbel_softmax(a, there(own) if tau == "rows" else tau, hard=hard, noise=noise)
+            (grad,) = torch.autograd.grad(ours, a, there(upstream))
+            assert ours.dtype == grad.dtype == dtype
+            if hard:
+                assert torch.equal(here(ours), torch.nn.functional.one_hot(winner, shape[-1]).to(dtype))
+            else:
+                assert (ours[a == -torch.inf] == 0).all()
+                check_error(here(ours), plain_y, y, y * unit)
+            check_error(here(grad), plain_grad, exact, size * (y * unit + torch.finfo(dtype).tiny))
+
+
+def test_the_temperature_has_its_gradient() -> None:
+    x, noise = torch.randn(3, 40), ag.KeyedNoise(1)
+
+    def gradient(device: torch.device) -> Tensor:
+        tau = torch.full((3, 1), 0.7, device=device, requires_grad=True)
+        y = ag.gumbel_softmax(x.to(device), tau, noise=noise)
+        return torch.autograd.grad((y**2).sum(), tau)[0]
+
+    exact = exactly(lambda: gradient(torch.device("cpu")))
+    torch.testing.assert_close(here(gradient(DEVICE)), exact)
+
+
+@pytest.mark.parametrize("longest", [4096, 16])
+def test_cold_rows_are_exactly_one_hot(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the best keys tie, which no quotient by a temperature tells apart; and their gradient is zero."""
+    monkeypatch.setattr(softmax, "LONGEST_TILE", longest)
+    x = there(torch.full((2, 100), 2.0**26))
+    key = (there(torch.tensor(1)), None, None)
+    tau = there(torch.tensor([0.0, 1.0]))
+    y, _ = softmax.gumbel_softmax(x, tau, False, key)
+    first = ag.gumbel_max(x, noise=ag.KeyedNoise(1)).indices
+    assert torch.equal(here(y[0]), torch.nn.functional.one_hot(here(first[0]), 100).float())
+    assert (y[1] > 0).sum() > 1
+    grad = softmax.gumbel_softmax_backward_keyed(x, there(torch.randn(2, 100)), tau, key)
+    assert (grad[0] == 0).all()
+    assert (grad[1] != 0).any()
+
+
+def test_a_seed_written_to_before_the_backward_pass_is_an_error() -> None:
+    seed = there(torch.tensor(3))
+    x = there(torch.randn(2, 600)).requires_grad_()
+    y = ag.gumbel_softmax(x, hard=True, noise=ag.KeyedNoise(seed))
+    seed += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+# --- law functions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", SINGLE)
+def test_law_of_categorical_in_one_block(dtype: torch.dtype) -> None:
+    x = logits((10,), dtype)
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    check_draws(here(ag.categorical(there(x), (6000,), generator=generator)), oracles.softmax(x))
+
+
+@pytest.mark.parametrize("log_z", [False, True])
+def test_law_of_categorical_over_blocks(log_z: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of eight, tiles of four of them; a whole block forbidden, and a rare item beside a common one."""
+    monkeypatch.setattr(law, "BLOCK", 8)
+    x = 2 * torch.randn(37, generator=torch.Generator().manual_seed(1))
+    x[8:16] = -torch.inf
+    x[3], x[33:] = -3, torch.tensor([1.0, -torch.inf, 3.0, -2.0])
+    draws, z, _ = law.categorical(there(x.expand(1, 37)), there(torch.tensor(7)), torch.Size([1500]), log_z)
+    check_draws(here(draws).flatten(), oracles.softmax(x))
+    if log_z:
+        torch.testing.assert_close(here(z), x.double().logsumexp(-1, keepdim=True), rtol=1e-6, atol=1e-6)
+
+
+def test_draws_are_the_race_of_blocks_and_then_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The algorithm in plain PyTorch, from the same noise, far from zero and with logits far apart."""
+    monkeypatch.setattr(law, "BLOCK", 64)
+    n, seed, blocks, tile = 1000, 11, 16, 16
+    x = logits((3, n)) + torch.tensor([[0.0], [3000.0], [-3000.0]])
+    draws, log_z, _ = law.categorical(there(x), there(torch.tensor(seed)), torch.Size([5]), True)
+    torch.testing.assert_close(here(log_z), x.double().logsumexp(-1), rtol=2e-7, atol=2e-6)
+    g = exactly(lambda: ag.KeyedNoise(seed).gumbel((15, tile + 4 + 64 + 28)))
+    padded = torch.nn.functional.pad(x, (0, blocks * 64 - n), value=-torch.inf).double().unflatten(-1, (blocks, 64))
+    for row in range(15):
+        weights = padded[row % 3]
+        block = int((weights.logsumexp(-1) + g[row, :blocks]).argmax())
+        after = (blocks + tile) // tile * tile
+        item = int((weights[block] + g[row, after : after + 64]).argmax())
+        assert int(draws[row // 3, row % 3]) == block * 64 + item
+
+
+def test_a_rare_block_is_drawn_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(law, "BLOCK", 8)
+    x = torch.full((16,), -5.0)
+    x[3] = 0.0
+    draws, _, _ = law.categorical(there(x.expand(1, 16)), there(torch.tensor(7)), torch.Size([1500]), True)
+    p = oracles.softmax(x)
+    check_frequency(int((draws >= 8).sum()), 1500, float(p[8:].sum()))
+
+
+# --- linear ------------------------------------------------------------------------------------------------------
+
+
+def head(dtype: torch.dtype, rows: int, n: int, depth: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    hidden, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in ((rows, depth), (n, depth)))
+    bias = torch.randn(n, generator=generator)
+    bias[::5] = -torch.inf
+    return hidden, weight, bias
+
+
+@pytest.mark.parametrize("dtype", SINGLE)
+@pytest.mark.parametrize("temperature", [0.7, 0, "rows"])
+def test_linear_gumbel_max_is_that_of_the_logits(dtype: torch.dtype, temperature: float | str) -> None:
+    for rows, n, depth in [(3, 300, 70), (1, 5, 3), (20, 129, 33)]:
+        hidden, weight, bias = head(dtype, rows, n, depth)
+        own = torch.linspace(0, 2, rows) if temperature == "rows" else temperature
+        ids = torch.randint(0, 1 << 40, (n,), generator=torch.Generator().manual_seed(1))
+        for noise in (ag.KeyedNoise(3), ag.KeyedNoise(3, rows=torch.arange(7, 7 + rows), items=ids)):
+            for b in (bias, None):
+                exact = exactly(
+                    lambda: ag.linear_gumbel_max(hidden, weight, bias=b, temperature=own, noise=noise)  # noqa: B023
+                )
+                values, indices = ag.linear_gumbel_max(
+                    there(hidden),
+                    there(weight),
+                    bias=None if b is None else there(b),
+                    temperature=there(own) if isinstance(own, Tensor) else own,
+                    noise=noise,
+                )
+                assert torch.equal(here(indices), exact[1])
+                torch.testing.assert_close(here(values), exact[0], rtol=1e-5, atol=1e-4)
+
+
+def test_linear_draws_follow_the_law() -> None:
+    """Many rows of the same hidden state: two tiles of 128 items, of which a few hold most."""
+    hidden, weight, bias = head(torch.bfloat16, 1, 150, 20)
+    x = (hidden.float() @ weight.float().T + bias).squeeze(0) / 1.5
+    count = 4000 if HAS_GPU else 400
+    generator = torch.Generator(DEVICE).manual_seed(1)
+    draws = ag.linear_categorical(
+        there(hidden).expand(count, 20), there(weight), bias=there(bias), temperature=1.5, generator=generator
+    )
+    group = torch.arange(150) * 7 % 6
+    check_draws(group[here(draws)], torch.zeros(6).double().index_add(0, group, x.double().softmax(0)))
+    assert (bias[here(draws)] > -torch.inf).all()
+
+
+def test_linear_draws_are_the_race_of_a_few_items_and_then_of_one() -> None:
+    """The algorithm in plain PyTorch, from the same noise."""
+    hidden, weight, bias = head(torch.float32, 6, 300, 40)
+    temperature, seed = torch.tensor([0.5, 1.0, 2.0, 0.5, 3.0, 9.0]), 12
+    key = there(torch.tensor(seed))
+    _, draws = linear.linear_categorical(there(hidden), there(weight), there(bias), there(temperature), key)
+    few, blocks, tile = linear.FEW, 19, 32
+    x = ((hidden.double() @ weight.double().T + bias) / temperature[:, None]).float()
+    x = torch.nn.functional.pad(x, (0, blocks * few - 300), value=-torch.inf).unflatten(-1, (blocks, few))
+    after = (blocks + tile) // tile * tile
+    g = exactly(lambda: ag.KeyedNoise(seed).gumbel((6, after + few)))
+    for row in range(6):
+        block = int((x[row].double().logsumexp(-1) + g[row, :blocks]).argmax())
+        assert int(draws[row]) == block * few + int((x[row, block] + g[row, after:]).argmax())
+
+
+def test_linear_draws_at_temperature_zero_are_the_argmax() -> None:
+    hidden, weight, bias = head(torch.float32, 6, 300, 40)
+    greedy = (hidden @ weight.T + bias).argmax(-1)
+    temperature = torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0, 0.0])
+    draws = ag.linear_categorical(there(hidden), there(weight), bias=there(bias), temperature=there(temperature))
+    cold = temperature == 0
+    assert torch.equal(here(draws)[cold], greedy[cold])
+
+
+def test_linear_rows_of_nan_are_marked() -> None:
+    hidden, weight, bias = (there(x) for x in head(torch.float32, 4, 300, 20))
+    hidden[1, 3] = torch.nan
+    one = there(torch.ones(1))
+    seed = there(torch.tensor(1))
+    heights, draws = linear.linear_categorical(hidden, weight, bias, one, seed)
+    assert (draws < 0).tolist() == heights.isnan().tolist() == [False, True, False, False]
+    values, indices = linear.linear_gumbel_max(
+        hidden, weight, torch.full_like(bias, -torch.inf), one, (seed, None, None)
+    )
+    assert (indices == -1).all()
+    assert values.isnan().all()
+
+
+def test_linear_without_features_or_rows() -> None:
+    bias = there(torch.tensor([0.0, 50.0, 0.0]))
+    draws = ag.linear_categorical(there(torch.empty(2, 0)), there(torch.empty(3, 0)), bias=bias)
+    assert draws.tolist() == [1, 1]
+    assert ag.linear_categorical(there(torch.empty(0, 4)), there(torch.randn(3, 4))).shape == (0,)
+    assert ag.linear_gumbel_max(there(torch.empty(0, 4)), there(torch.randn(3, 4))).values.shape == (0,)
+
+
+def test_shards_have_the_winner_of_the_whole() -> None:
+    hidden, weight, _ = (there(x) for x in head(torch.float32, 5, 300, 20))
+    whole = ag.linear_gumbel_max(hidden, weight, noise=ag.KeyedNoise(4))
+    ids = there(torch.arange(300))
+    parts = []
+    for own in (ids[::2], ids[1::2]):
+        choice = ag.linear_gumbel_max(hidden, weight[own], noise=ag.KeyedNoise(4, items=own))
+        parts.append((choice.values, own[choice.indices]))
+    (a, i), (b, j) = parts
+    assert torch.equal(torch.where(a > b, i, j), whole.indices)
+
+
+def test_linear_values_have_their_gradient() -> None:
+    hidden, weight, bias = (there(x).requires_grad_() for x in head(torch.float32, 3, 50, 8))
+    noise = ag.KeyedNoise(4)
+    logits = (hidden @ weight.T + bias) / 0.7
+    values, indices = ag.linear_gumbel_max(hidden, weight, bias=bias, temperature=0.7, noise=noise)
+    plainly = logits.gather(-1, indices[:, None]).sum()
+    for ours, exact in zip(
+        torch.autograd.grad(values.sum(), (hidden, weight, bias)),
+        torch.autograd.grad(plainly, (hidden, weight, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, exact)
+
+
+# --- compiled code -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_code_draws_what_eager_code_draws() -> None:
+    x, seed = there(torch.randn(3, 40)), there(torch.tensor(5))
+    hidden, weight, _ = (there(x) for x in head(torch.float32, 3, 40, 8))
+
+    def everything(x: Tensor, seed: Tensor) -> tuple[Tensor, ...]:
+        noise = ag.KeyedNoise(seed)
+        y = ag.gumbel_softmax(x, 0.5, hard=True, noise=noise)
+        return (
+            noise.gumbel((3, 4), device=x.device),
+            *ag.gumbel_max(x, noise=noise),
+            *ag.gumbel_topk(x, 2, noise=noise),
+            y,
+            ag.gumbel_softmax(x, 0.5, noise=noise),
+            *ag.linear_gumbel_max(hidden, weight, temperature=0.7, noise=noise),
+        )
+
+    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")(x, seed)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, everything(x, seed), strict=True))
+
+    def gradient(x: Tensor) -> Tensor:
+        return ag.gumbel_softmax(x, 0.5, hard=True, noise=ag.KeyedNoise(seed)).square().sum()
+
+    grads = []
+    for f in (gradient, torch.compile(gradient, fullgraph=True, backend="aot_eager")):
+        a = x.clone().requires_grad_()
+        f(a).backward()
+        grads.append(a.grad)
+    torch.testing.assert_close(*grads)
+    draw = torch.compile(lambda: ag.linear_categorical(hidden, weight), fullgraph=True, backend="aot_eager")
+    draws = draw()
+    assert ((draws >= 0) & (draws < 40)).all()
+    draws = torch.compile(ag.categorical, fullgraph=True, backend="aot_eager")(x)
+    assert ((draws >= 0) & (draws < 40)).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["linear_gumbel_max", "linear_categorical"])
+def test_operators_are_registered_as_torch_wants_them(name: str) -> None:
+    hidden, weight, bias = (there(x) for x in head(torch.float32, 3, 40, 8))
+    ids = (None, None) if name == "linear_gumbel_max" else ()
+    arguments = (hidden, weight, bias, there(torch.ones(1)), there(torch.tensor(1)), *ids)
+    torch.library.opcheck(getattr(torch.ops.argumbel, name).default, arguments)
+
+
+def test_transforms_run_on_the_reference() -> None:
+    x = there(torch.randn(4, 6))
+    noise = ag.KeyedNoise(3, rows=[0])
+    one = torch.func.vmap(lambda row: ag.gumbel_max(row[None], noise=noise).indices)(x)
+    assert one.shape == (4, 1)
+    grad = torch.func.grad(lambda a: (ag.gumbel_softmax(a, 0.5, noise=ag.KeyedNoise(3)) ** 2).sum())(x)
+    a = x.clone().requires_grad_()
+    (exact,) = torch.autograd.grad((ag.gumbel_softmax(a, 0.5, noise=ag.KeyedNoise(3)) ** 2).sum(), a)
+    torch.testing.assert_close(grad, exact)
+
+
+def test_what_triton_lacks_runs_elsewhere() -> None:
+    """float64 logits, posterior noise, and draws without replacement, which are the keyed race."""
+    x = torch.randn(3, 20)
+    wide = ag.gumbel_max(there(x.double()), noise=ag.KeyedNoise(1))
+    assert torch.equal(here(wide.indices), exactly(lambda: ag.gumbel_max(x.double(), noise=ag.KeyedNoise(1)))[1])
+    index = torch.tensor([3, 0, 19])
+    ours = ag.posterior_gumbel(there(x), there(index), noise=ag.KeyedNoise(1))
+    exact = exactly(lambda: ag.posterior_gumbel(x, index, noise=ag.KeyedNoise(1)))
+    torch.testing.assert_close(here(ours), exact, rtol=1e-5, atol=1e-5)
+    draw = ag.sample_without_replacement(there(x), 5)
+    assert all(len(set(row)) == 5 for row in draw.indices.tolist())
+
+
+# --- the device --------------------------------------------------------------------------------------------------
+
+
+def test_machine_code() -> None:
+    """Every kernel compiles for a GPU. A number of Gumbel noise is sixteen fused multiply-adds, of logistic noise as
+    many, and nothing else is fused; nothing of the noise is flushed to zero."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.ptx"],
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(found) == 16
+    assert all(case["binary"] for case in found)
+    for case in found:
+        if case["kernel"] in ("fill", "_race", "_perturb"):
+            assert case["fused"] == 16 * case["numbers"]
+            assert not case["flushing"]
+
+
+def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_has_triton", False)
+    with pytest.warns(RuntimeWarning, match=r"argumbel finds no Triton.*: pip install triton"):
+        indices = ag.gumbel_max(there(torch.zeros(3, 4)), noise=ag.KeyedNoise(1)).indices
+    assert torch.equal(here(indices), exactly(lambda: ag.gumbel_max(torch.zeros(3, 4), noise=ag.KeyedNoise(1)))[1])
+
+
+def test_it_is_imported_only_when_a_tensor_arrives() -> None:
+    code = "import sys, torch, argumbel; argumbel.gumbel_max(torch.zeros(3)); assert 'argumbel.kernels.triton' not in "
+    subprocess.run([sys.executable, "-c", code + "sys.modules"], check=True, timeout=120)
+
+
+@ON_GPU
+def test_nothing_waits_for_the_device_and_all_can_be_captured() -> None:
+    x = there(torch.randn(3, 5000))
+    hidden, weight, bias = (there(x) for x in head(torch.bfloat16, 3, 300, 64))
+    seed = there(torch.tensor(5))
+
+    def everything() -> list[Tensor]:
+        noise = ag.KeyedNoise(seed)
+        return [
+            ag.categorical(x, (2,)),
+            ag.gumbel_max(x, noise=noise).indices,
+            ag.gumbel_topk(x, 5, noise=noise).indices,
+            ag.gumbel_softmax(x, 0.5, noise=noise),
+            ag.gumbel_softmax(x, 0.5, hard=True, noise=ag.KeyedNoise(3)),
+            ag.linear_categorical(hidden, weight, bias=bias, temperature=0.7),
+            ag.linear_gumbel_max(hidden, weight, noise=noise).indices,
+        ]
+
+    everything()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        eager = everything()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = everything()
+    graph.replay()
+    first = [y.clone() for y in captured]
+    seed += 1
+    graph.replay()
+    for place in (1, 2, 3, 6):  # keyed
+        assert torch.equal(first[place], eager[place])
+        assert not torch.equal(first[place], captured[place])
+    assert not torch.equal(first[0], captured[0])  # the generator moves on
+
+
+@ON_GPU
+def test_ten_million_choices_are_those_of_the_cpu() -> None:
+    for rows, n in [(1_000_000, 10), (10_000, 1000)]:
+        for start in range(0, 5_000_000, 1_000_000):
+            ids = torch.arange(start, start + rows)
+            x = 2 * torch.randn(rows, n)
+            noise = ag.KeyedNoise(9, rows=ids)
+            exact = ag.gumbel_max(x, noise=noise).indices
+            assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), exact)
