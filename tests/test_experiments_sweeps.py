@@ -67,6 +67,11 @@ def test_polynomial_runs_are_functions_of_the_seed() -> None:
     assert run(0) != run(1)
 
 
+def test_a_polynomial_that_diverges_is_told() -> None:
+    with pytest.raises(FloatingPointError, match="became infinite or NaN by step"):
+        minimise("reinforce(num_samples=64)", (2.0,), seed=0, steps=20, lr=1e38)
+
+
 def test_a_polynomial_step_has_its_number_of_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     forward = Estimator.forward

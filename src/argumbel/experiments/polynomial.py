@@ -55,6 +55,9 @@ def minimise(
 
     Returns:
         The exact loss of the odds that were learned, by power (``"p=1.5"``), and the seconds that the steps took.
+
+    Raises:
+        FloatingPointError: the logits, or what the estimator tunes, are not finite any more.
     """
     generator = torch.Generator().manual_seed(stream(seed, "polynomial"))
     start = torch.rand((len(powers), coins, 2), generator=generator) * 0.02 - 0.01
@@ -65,7 +68,8 @@ def minimise(
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
 
     def loss(z: Tensor) -> Tensor:
-        return ((z[..., 0] - target).abs() ** power.unsqueeze(-1)).mean(-1)
+        # A relaxed coin may show the target itself, where |.| ** 1.5 has no second derivative, which rebar tunes by.
+        return ((z[..., 0] - target).abs().clamp(min=1e-6) ** power.unsqueeze(-1)).mean(-1)
 
     def figures() -> dict[str, float]:
         with torch.no_grad():
@@ -78,7 +82,12 @@ def minimise(
             objective = expectation(logits, power, target).sum()
         else:
             batch = logits.expand(rows, *logits.shape)
-            objective = chosen(loss, batch, tau=tau, generator=generator).mean(0).sum()
+            try:
+                objective = chosen(loss, batch, tau=tau, generator=generator).mean(0).sum()
+            except ValueError as error:
+                if all(bool(p.isfinite().all()) for p in parameters):
+                    raise
+                raise FloatingPointError(f"what is learned became infinite or NaN by step {step}") from error
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
