@@ -4,7 +4,7 @@ BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -19,6 +19,9 @@ lint: .venv/lint.stamp  ## style and types
 
 bench: .venv/bench.stamp  ## time and exactness beside other libraries; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
+
+bench-gpu: .venv/bench.stamp  ## the same for the kernels of a GPU, on one; writes benchmarks/RESULTS_GPU.md
+	$(BIN)/python -m benchmarks.gpu
 
 docs: .venv/docs.stamp  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
