@@ -202,7 +202,7 @@ def _coupled(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> tuple[Tenso
     """The same with z~ = z, as numbers; not as functions of log p: d z~[i] / d log p[i] is 1 - exp(z[i] - max z) where
     that of z[i] is 1, and the height max z moves by softmax(x), along which log p cannot go (see posterior_gumbel)."""
     z = torch.log_softmax(x, -1) + g
-    control, pull = torch.func.vjp(c, z)
+    control, pull = torch.func.vjp(c, z)  # type: ignore[misc]
     (slope,) = pull(torch.ones_like(control))
     slope = slope * torch.exp(z - z.amax(-1, keepdim=True))
     return (slope - torch.softmax(x, -1) * slope.sum(-1, keepdim=True)).mean(0), control
