@@ -31,7 +31,11 @@ WEIGHED = {"tops": FLOAT, "rests": FLOAT}
 CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
     (tiles.fill, {"out": FLOAT, **KEY}, {"LAW": "gumbel", "ROWS": 1, "BLOCK": 1024}),
     (tiles.fill, {"out": HALF, **IDS}, {"LAW": "logistic", "ROWS": 4, "BLOCK": 128}),
-    (race._race, {"x": HALF, "values": FLOAT, "indices": LONG, **KEY}, {"FINAL": False, "ROWS": 1, "BLOCK": 1024}),
+    (
+        race._race,
+        {"x": HALF, "values": FLOAT, "indices": LONG, **KEY},
+        {"FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
+    ),
     (race._race, {"x": FLOAT, "values": FLOAT, "indices": LONG, **IDS}, {"FINAL": True, "ROWS": 32, "BLOCK": 16}),
     (
         race._settle,
@@ -62,6 +66,7 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
 
 def main() -> None:
     for kernel, types, constants in CASES:
+        warps = 1 if kernel is race._race else 4
         given = SIZES | types
         constants = constants | {name: None for name in kernel.arg_names if given.get(name, INT) is None}
         signature = {name: "constexpr" if name in constants else given[name] for name in kernel.arg_names}
@@ -69,12 +74,12 @@ def main() -> None:
         compiled = triton.compile(
             ASTSource(kernel, signature, places),
             target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": 4, "enable_fp_fusion": False},
+            options={"num_warps": warps, "enable_fp_fusion": False},
         )
         ptx = compiled.asm["ptx"]
         found = {
             "kernel": kernel.__name__,
-            "numbers": constants.get("ROWS", 1) * constants["BLOCK"] // 128 if "BLOCK" in constants else None,
+            "numbers": constants.get("ROWS", 1) * constants.get("BLOCK", 0) // (32 * warps),
             "fused": len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
             "flushing": len(re.findall(r"\b(fma|mul|add|sub)(\.rn)?\.ftz\.f32\b", ptx)),
             "binary": len(compiled.asm["cubin"]),

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .race import LAST, first_of, gumbel_max, is_bad
-from .tiles import as_rows, launch, tile, tile_shape
+from .tiles import as_rows, launch, take, tile, tile_shape
 
 __all__ = ["categorical", "pick_block", "weigh_tile"]
 
@@ -32,11 +32,13 @@ def weigh_tile(logits):
 
 @triton.jit
 def _weigh(x, x_stride, tops, rests, n, blocks, groups, GROUP: tl.constexpr, BLOCK: tl.constexpr):
-    program = tl.program_id(0).to(tl.int64)
-    line = program // groups
+    program = tl.program_id(0)
+    line = (program // groups).to(tl.int64)
     block = program % groups * GROUP + tl.arange(0, GROUP)
-    item = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-    logits = tl.load(x + line * x_stride + item, mask=item < n, other=float("-inf")).to(tl.float32)
+    # As rows of a matrix of blocks.
+    logits = take(
+        x + line * x_stride, BLOCK, block[:, None], blocks, 0, n - block[:, None] * BLOCK, float("-inf"), BLOCK
+    )
     top, rest = weigh_tile(logits)
     tl.store(tops + line * blocks + block, top, mask=block < blocks)
     tl.store(rests + line * blocks + block, rest, mask=block < blocks)
@@ -48,7 +50,7 @@ def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.const
 
     ``heat`` multiplies the noise (and what else differs between blocks but their largest logits): 0 for the argmax.
     """
-    place = tl.arange(0, TILE)[None, :].to(tl.int64)
+    place = tl.arange(0, TILE)[None, :]
     most = tl.full((ROWS, TILE), float("-inf"), tl.float32)
     bad = tl.zeros((ROWS, TILE), tl.int1)
     for start in range(0, blocks, TILE):
@@ -61,13 +63,13 @@ def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.const
     base = tl.where(height == float("-inf"), 0.0, height)
     total = tl.zeros((ROWS, TILE), tl.float32)
     best = tl.full((ROWS, TILE), float("-inf"), tl.float32)
-    winner = tl.full((ROWS, TILE), LAST, tl.int64)
+    winner = tl.full((ROWS, TILE), LAST, tl.int32)
     for start in range(0, blocks, TILE):
         block = start + place
         mask = (block < blocks) & (line < lines)
         top = tl.load(tops + line * blocks + block, mask=mask, other=float("-inf")) - base
         rest = tl.load(rests + line * blocks + block, mask=mask, other=0.0)
-        noise = tile("gumbel", seed, row, line, start, blocks, lines, None, 0, ROWS, TILE)
+        noise = tile("gumbel", top, seed, row, line, start, blocks, lines, None, 0, ROWS, TILE)
         # What stands against a block without any weight is -inf, and stays it.
         keys = top + heat * (noise + tl.where(top == float("-inf"), 0.0, rest))
         better = keys > best
@@ -87,11 +89,11 @@ def _draw(
     line = tl.where(row < count, row % lines, lines)
     key = tl.load(seed)
     block, height, total, bad = pick_block(tops, rests, line, lines, blocks, key, row, 1.0, ROWS, TILE)
+    logits = take(x, x_stride, line, lines, block * BLOCK, n, float("-inf"), BLOCK)
     item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
-    logits = tl.load(x + line * x_stride + item, mask=(item < n) & (line < lines), other=float("-inf"))
     after = (blocks + TILE) // TILE * TILE
-    noise = tile("gumbel", key, row, line, after, n, lines, None, 0, ROWS, BLOCK)
-    _, index = first_of(logits.to(tl.float32) - height + noise, item)
+    noise = tile("gumbel", logits, key, row, line, after, n, lines, None, 0, ROWS, BLOCK)
+    _, index = first_of(logits - height + noise, item)
     tl.store(draws + row, tl.where(bad, -1, index), mask=row < count)
     if log_z is not None:
         value = height.to(tl.float64) + tl.log(total.to(tl.float64))

@@ -36,9 +36,9 @@ def _product(
     LAW: tl.constexpr, PRECISION: tl.constexpr, FEW: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
     # Programs that share a stretch of the weight follow each other.
-    line = program % groups * ROWS + tl.arange(0, ROWS)[:, None]
+    line = (program % groups).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     block = program // groups
     item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
     at = tl.arange(0, DEPTH)
@@ -49,7 +49,9 @@ def _product(
             hidden + line * hidden_stride + place[None, :], mask=(line < lines) & (place[None, :] < depth), other=0.0
         )
         w = tl.load(
-            weight + item * weight_stride + place[:, None], mask=(item < n) & (place[:, None] < depth), other=0.0
+            weight + item.to(tl.int64) * weight_stride + place[:, None],
+            mask=(item < n) & (place[:, None] < depth),
+            other=0.0,
         )
         if not FUSED:  # the interpreter multiplies the bits of bfloat16
             h, w = h.to(tl.float32), w.to(tl.float32)
@@ -67,7 +69,7 @@ def _product(
         tl.store(second + line * count + few, tl.reshape(rest, (ROWS, BLOCK // FEW)), mask=mask)
     else:
         row = row_ids(rows, line, lines)
-        noise = tile("gumbel", tl.load(seed), row, line, block * BLOCK, n, lines, items, stride, ROWS, BLOCK)
+        noise = tile("gumbel", logits, tl.load(seed), row, line, block * BLOCK, n, lines, items, stride, ROWS, BLOCK)
         top, index = first_of(logits + tl.where(temperature < COLD, 0.0, noise), item)
         bad = tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
         store_winner(first, second, line * tl.cdiv(n, BLOCK) + block, line < lines, top, index, bad, False)
@@ -89,13 +91,15 @@ def _draw(
     for start in range(0, depth, DEPTH):
         place = start + at
         h = tl.load(hidden + line * hidden_stride + place, mask=place < depth, other=0.0).to(tl.float32)
-        w = tl.load(weight + item * weight_stride + place, mask=(item < n) & (place < depth), other=0.0).to(tl.float32)
+        w = tl.load(
+            weight + item.to(tl.int64) * weight_stride + place, mask=(item < n) & (place < depth), other=0.0
+        ).to(tl.float32)
         logits += tl.sum(h * w, 1)[:, None]
     if bias is not None:
         logits += tl.load(bias + item, mask=item < n, other=0.0).to(tl.float32)
     logits = tl.reshape(tl.where(item < n, _tempered(logits, temperature), float("-inf")), (1, FEW))
     after = (blocks + TILE) // TILE * TILE
-    keys = logits - height + heat * tile("gumbel", key, line, line, after, n, lines, None, 0, 1, FEW)
+    keys = logits - height + heat * tile("gumbel", logits, key, line, line, after, n, lines, None, 0, 1, FEW)
     _, index = first_of(keys, tl.reshape(item, (1, FEW)))
     one = tl.zeros((1, 1), tl.int32) == 0
     tl.store(draws + line, tl.where(bad, -1, index), mask=one)

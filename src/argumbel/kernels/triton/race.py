@@ -10,20 +10,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import Key, as_rows, launch, pointers, put, row_ids, tile, tile_shape
+from .tiles import (
+    Key,
+    as_rows,
+    finish,
+    gumbel_bound,
+    launch,
+    pointers,
+    put,
+    row_ids,
+    take,
+    tile,
+    tile_shape,
+    within,
+    words,
+)
 
 __all__ = ["gumbel_max", "gumbel_topk", "segments", "settle"]
 
-PROGRAMS = 1024  # to cut rows for: several for each multiprocessor of a large device
-MOST_SEGMENTS = 256  # of a row: their winners are compared in one tile
-LAST = tl.constexpr(2**63 - 1)  # an index after all others
+PROGRAMS = 8192  # to cut rows for: a large device runs about 3000 warps at a time
+MOST_SEGMENTS = 4096  # of a row: their winners are compared in one tile
+BLOCK = 256  # items of a tile, for one warp, which needs no barriers
+LAST = tl.constexpr(2**31 - 1)  # an index after all others
 SMALL_K = 64  # up to here each tile keeps its own first k
 
 
-def segments(groups: int, n: int, block: int) -> tuple[int, int]:
+def segments(groups: int, n: int, block: int, programs: int) -> tuple[int, int]:
     """Into how many segments of how many tiles to cut rows of n items, ``groups`` groups of rows."""
     tiles = triton.cdiv(n, block)
-    wanted = min(triton.cdiv(PROGRAMS, groups), MOST_SEGMENTS, tiles)
+    wanted = min(triton.cdiv(programs, groups), MOST_SEGMENTS, tiles)
     steps = triton.cdiv(tiles, wanted)
     return triton.cdiv(tiles, steps), steps
 
@@ -57,25 +72,26 @@ def _race(
     FINAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The winner of each segment of each row; FINAL where a segment is the whole row."""
-    program = tl.program_id(0).to(tl.int64)
-    line = program // parts * ROWS + tl.arange(0, ROWS)[:, None]
+    program = tl.program_id(0)
+    line = (program // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     begin = program % parts * steps * BLOCK
     row, key = row_ids(rows, line, lines), tl.load(seed)
-    best = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
-    place = tl.full((ROWS, BLOCK), LAST, tl.int64)
+    best = tl.full((ROWS, 1), float("-inf"), tl.float32)
+    index = tl.full((ROWS, 1), LAST, tl.int32)
     bad = tl.zeros((ROWS, BLOCK), tl.int1)
     for step in range(steps):
         start = begin + step * BLOCK
-        item = start + tl.arange(0, BLOCK)[None, :]
-        logits = tl.load(x + line * x_stride + item, mask=(line < lines) & (item < n), other=float("-inf"))
-        logits = logits.to(tl.float32)
-        keys = logits + tile("gumbel", key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
-        better = keys > best
-        best, place = tl.where(better, keys, best), tl.where(better, item, place)
+        logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
         bad = bad | is_bad(logits)
-    top, index = first_of(best, place)
+        first = words(key, row, line, start, n, lines, items, stride, 0, ROWS, BLOCK)
+        # The t-th tile of a row in no order holds its best with probability 1 / t: most need no logarithms.
+        if tl.max((logits + gumbel_bound(first) > best).to(tl.int32)) > 0:
+            noise = finish("gumbel", first, logits, key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+            top, item = first_of(logits + noise, start + tl.arange(0, BLOCK)[None, :])
+            index = tl.where(top > best, item, index)
+            best = tl.maximum(best, top)
     bad_row = tl.max(bad.to(tl.int32), 1)[:, None] > 0
-    store_winner(values, indices, line * parts + program % parts, line < lines, top, index, bad_row, FINAL)
+    store_winner(values, indices, line * parts + program % parts, line < lines, best, index, bad_row, FINAL)
 
 
 @triton.jit
@@ -109,15 +125,15 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     if x.numel():
         source = as_rows(x)
         lines, n = source.shape
-        rows, block = tile_shape(n)
-        parts, steps = segments(triton.cdiv(lines, rows), n, block)
+        rows, block = tile_shape(n, BLOCK)
+        parts, steps = segments(triton.cdiv(lines, rows), n, block, PROGRAMS)
         whole = parts == 1
         part_values = values if whole else x.new_empty((lines, parts), dtype=torch.float32)
         part_indices = indices if whole else indices.new_empty((lines, parts))
         launch(
             _race, triton.cdiv(lines, rows) * parts,
             source, source.stride(0), part_values, part_indices, lines, n, parts, steps, *pointers(key, x.shape),
-            FINAL=whole, ROWS=rows, BLOCK=block,
+            FINAL=whole, ROWS=rows, BLOCK=block, num_warps=1,
         )  # fmt: skip
         if not whole:
             settle(part_values, part_indices, values, indices)
@@ -132,27 +148,26 @@ def _perturb(
     x, x_stride, out, lines, n, blocks, seed, rows, items, stride,
     K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Perturbed logits as integers that order as they do, and ties by falling item: 32 bits of key, then ~item. Of
-    each tile the K largest, or all in their order if K is 0. A bad logit is above everything."""
-    program = tl.program_id(0).to(tl.int64)
-    line = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    """Perturbed logits as integers that order as they do, and ties by falling item: 32 bits of key, then LAST - item.
+    Of each tile the K largest, or all in their order if K is 0. A bad logit is above everything."""
+    program = tl.program_id(0)
+    line = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     block = program % blocks
-    item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
-    mask = (line < lines) & (item < n)
-    logits = tl.load(x + line * x_stride + item, mask=mask, other=float("-inf")).to(tl.float32)
-    noise = tile(
-        "gumbel", tl.load(seed), row_ids(rows, line, lines), line, block * BLOCK, n, lines, items, stride, ROWS, BLOCK
-    )
+    start = block * BLOCK
+    logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
+    row = row_ids(rows, line, lines)
+    noise = tile("gumbel", logits, tl.load(seed), row, line, start, n, lines, items, stride, ROWS, BLOCK)
     keys = tl.where(is_bad(logits), float("inf"), logits + noise)
     bits = keys.to(tl.int32, bitcast=True)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
-    packed = (order << 32) | (0xFFFFFFFF - item)
+    item = start + tl.arange(0, BLOCK)[None, :]
+    packed = (order << 32) | (LAST - item)
     if K > 0:
         best = tl.topk(packed, K)
         place = line * (blocks * K) + block * K + tl.arange(0, K)[None, :]
         tl.store(out + place, best, mask=line < lines)
     else:
-        tl.store(out + line * n + item, packed, mask=mask)
+        tl.store(out + line * n + item, packed, mask=(line < lines) & within(start, n, BLOCK))
 
 
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
@@ -173,7 +188,7 @@ def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
     best = packed.topk(k, -1).values
     order = (best >> 32).int()
     values = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    indices = 0xFFFFFFFF - (best & 0xFFFFFFFF)
+    indices = LAST.value - (best & 0xFFFFFFFF)
     bad = ~values.isfinite() | (values[:, :1] == torch.inf)
     values, indices = values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
     return values.to(x.dtype).reshape(shape), indices.reshape(shape), False

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .race import LAST, first_of, is_bad, segments
-from .tiles import Key, as_rows, launch, pointers, put, row_ids, tile, tile_shape
+from .tiles import Key, as_rows, launch, pointers, put, row_ids, take, tile, tile_shape, within
 
 __all__ = [
     "COLD",
@@ -25,6 +25,7 @@ __all__ = [
 
 LONGEST_TILE = 4096
 BLOCK = 1024  # of longer rows
+PROGRAMS = 2048  # to cut longer rows for, of four warps
 HUGE = tl.constexpr(torch.finfo(torch.float32).max)
 COLD = tl.constexpr(2.0**-60)  # a temperature below counts as 0 (argumbel._checks)
 
@@ -41,9 +42,8 @@ def temperature_of(tau, stride, line, lines):
 @triton.jit
 def _keys(x, x_stride, line, start, n, lines, key, row, items, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Perturbed logits, -inf beyond the row; and which are of bad logits."""
-    item = start + tl.arange(0, BLOCK)[None, :]
-    logits = tl.load(x + line * x_stride + item, mask=(line < lines) & (item < n), other=float("-inf")).to(tl.float32)
-    noise = tile("gumbel", key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+    logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
+    noise = tile("gumbel", logits, key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
     return logits + noise, tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
 
 
@@ -78,25 +78,23 @@ def _whole(
 ):  # fmt: skip
     """Rows of one tile: the sample, or, given the gradient of a loss with respect to it, that with respect to x.
     Without a key x is the sample."""
-    program = tl.program_id(0).to(tl.int64)
-    line = program * ROWS + tl.arange(0, ROWS)[:, None]
-    item = tl.arange(0, BLOCK)[None, :].to(tl.int64)
-    mask = (line < lines) & (item < n)
+    line = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    item = tl.arange(0, BLOCK)[None, :]
+    start = 0
     temperature = temperature_of(tau, tau_stride, line, lines)
     if seed is None:
-        y = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+        y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
     else:
         row = row_ids(rows, line, lines)
-        start = tl.zeros((1, 1), tl.int64)
         keys, bad = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, ROWS, BLOCK)
         top, winner = first_of(keys, item)
         weights = _weights(keys, top, temperature)
         total = tl.sum(weights, 1)[:, None]
         y = _sample(weights, total, item, winner, temperature, bad | (top == float("-inf")), HARD)
     if grad is not None:
-        slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
-        y = _slope(y, slope, tl.sum(tl.where(mask, y * slope, 0.0), 1)[:, None], temperature)
-    put(out + line * n + item, y, mask)
+        slope = take(grad, grad_stride, line, lines, start, n, 0.0, BLOCK)
+        y = _slope(y, slope, tl.sum(y * slope, 1)[:, None], temperature)
+    put(out + line * n + item, y, (line < lines) & within(start, n, BLOCK))
 
 
 @triton.jit
@@ -106,21 +104,20 @@ def _measure(
 ):  # fmt: skip
     """Of a segment of a row: the largest key (NaN in a bad row) and its item, the sum of weights relative to it, and
     that of weight times gradient. Without a key x is the sample, and the last is the sum of sample times gradient."""
-    program = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
     line = program // parts + tl.zeros((1, 1), tl.int64)
     begin = program % parts * steps * BLOCK
     temperature = temperature_of(tau, tau_stride, line, lines)
     top = tl.full((1, 1), float("-inf"), tl.float32)
-    winner = tl.full((1, 1), LAST, tl.int64)
+    winner = tl.full((1, 1), LAST, tl.int32)
     total = tl.zeros((1, 1), tl.float32)
     dot = tl.zeros((1, 1), tl.float32)
     bad = tl.zeros((1, 1), tl.int1)
     for step in range(steps):
         start = begin + step * BLOCK
         item = start + tl.arange(0, BLOCK)[None, :]
-        mask = item < n
         if seed is None:
-            weights = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+            weights = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
         else:
             row = row_ids(rows, line, lines)
             keys, bad_here = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
@@ -134,8 +131,7 @@ def _measure(
             total = total * factor + tl.sum(weights, 1)[:, None]
             dot = dot * factor
         if grad is not None:
-            slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
-            dot += tl.sum(tl.where(mask, weights * slope, 0.0), 1)[:, None]
+            dot += tl.sum(weights * take(grad, grad_stride, line, lines, start, n, 0.0, BLOCK), 1)[:, None]
     place = line * parts + program % parts
     if seed is not None:
         tl.store(tops + place, tl.where(bad, float("nan"), top))
@@ -151,7 +147,7 @@ def _write(
     seed, rows, items, stride, HARD: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A segment of the result, from what was measured of all segments of its row."""
-    program = tl.program_id(0).to(tl.int64)
+    program = tl.program_id(0)
     line = program // parts + tl.zeros((1, 1), tl.int64)
     begin = program % parts * steps * BLOCK
     temperature = temperature_of(tau, tau_stride, line, lines)
@@ -172,17 +168,15 @@ def _write(
     for step in range(steps):
         start = begin + step * BLOCK
         item = start + tl.arange(0, BLOCK)[None, :]
-        mask = item < n
         if seed is None:
-            y = tl.load(x + line * x_stride + item, mask=mask, other=0.0).to(tl.float32)
+            y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
         else:
             row = row_ids(rows, line, lines)
             keys, _ = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
             y = _sample(_weights(keys, top, temperature), total, item, winner, temperature, bad, HARD)
         if grad is not None:
-            slope = tl.load(grad + line * grad_stride + item, mask=mask, other=0.0).to(tl.float32)
-            y = _slope(y, slope, dot, temperature)
-        put(out + line * n + item, y, mask)
+            y = _slope(y, take(grad, grad_stride, line, lines, start, n, 0.0, BLOCK), dot, temperature)
+        put(out + line * n + item, y, within(start, n, BLOCK))
 
 
 def temperature_pointer(tau: Tensor, x: Tensor) -> tuple[Tensor | float, int]:
@@ -210,7 +204,7 @@ def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | Non
             num_warps=4 if block <= BLOCK else 8,
         )  # fmt: skip
         return out
-    parts, steps = segments(lines, n, BLOCK)
+    parts, steps = segments(lines, n, BLOCK, PROGRAMS)
     tops, totals, dots = torch.empty((3, lines, parts), dtype=torch.float32, device=x.device)
     winners = torch.empty((lines, parts), dtype=torch.int64, device=x.device)
     measured = (tops, winners, totals, dots)

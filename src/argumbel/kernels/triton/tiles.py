@@ -2,7 +2,7 @@
 
 Kernels take tensors as pointers, and None where there is no such tensor. ``line`` counts the rows of the tensors at
 hand, ``row`` holds their ids; both are int64 columns, (ROWS, 1). Items ``start``, ``start + 1``, ... of a tile lie in
-its second dimension, and ``start`` is a multiple of four.
+its second dimension; ``start`` is a multiple of four. Within a row places are counted in 32 bits.
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ from .. import reference
 __all__ = [
     "FUSED",
     "INTERPRETED",
+    "LONGEST_ROW",
     "Key",
     "as_rows",
     "fill",
+    "finish",
+    "gumbel_bound",
     "launch",
     "noise",
     "pointers",
     "put",
     "row_ids",
+    "take",
     "tile",
     "tile_shape",
+    "within",
+    "words",
 ]
 
 Key = tuple[Tensor, Tensor | None, Tensor | None]  # seed (0-dimensional), row ids, item ids
@@ -39,6 +45,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 # Triton's interpreter rounds twice in a fused multiply-add; in float64 nothing but the end rounds (kernels/README.md).
 FUSED = tl.constexpr(not INTERPRETED)
 
+LONGEST_ROW = 2**31 - 2**20  # a place in the last tile is still a number of 32 bits
 REFINE_BELOW = tl.constexpr(reference.REFINE_BELOW)
 LN2 = tl.constexpr(reference.LN2)
 C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in reference.COEFFICIENTS)
@@ -75,27 +82,27 @@ def pointers(key: Key, shape: torch.Size) -> tuple[Tensor, Tensor | None, Tensor
 
 
 @triton.jit
-def _block_words(seed, row, block, STREAM: tl.constexpr):
-    high = ((block >> 32).to(tl.uint32) & 0x3FFFFFFF) | (STREAM << 30)
-    return tl.philox(seed, block.to(tl.uint32), high, row.to(tl.uint32), (row >> 32).to(tl.uint32))
+def _block_words(seed, row, low, high, STREAM: tl.constexpr):
+    high = (high.to(tl.uint32) & 0x3FFFFFFF) | (STREAM << 30)
+    return tl.philox(seed, low.to(tl.uint32), high, row.to(tl.uint32), (row >> 32).to(tl.uint32))
 
 
 @triton.jit
-def _words(
+def words(
     seed, row, line, start, n, lines, items, stride, STREAM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
     """The 32-bit word of each item, (ROWS, BLOCK), as int32."""
     if items is None:  # four neighbours share a Philox block
-        block = tl.arange(0, BLOCK // 4)[None, :].to(tl.int64) + (start >> 2)
-        w0, w1, w2, w3 = _block_words(seed, row, block, STREAM)
-        words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, BLOCK))
+        block = (start >> 2) + tl.arange(0, BLOCK // 4)[None, :]
+        w0, w1, w2, w3 = _block_words(seed, row, block, tl.zeros((1, 1), tl.int32), STREAM)
+        out = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (ROWS, BLOCK))
     else:
-        at = start + tl.arange(0, BLOCK)[None, :]
-        item = tl.load(items + line * stride + at, mask=(at < n) & (line < lines), other=0)
-        w0, w1, w2, w3 = _block_words(seed, row, item >> 2, STREAM)
+        mask = (line < lines) & within(start, n, BLOCK)
+        item = tl.load(items + (line * stride + start) + tl.arange(0, BLOCK)[None, :], mask=mask, other=0)
+        w0, w1, w2, w3 = _block_words(seed, row, item >> 2, item >> 34, STREAM)
         lane = item & 3
-        words = tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
-    return words.to(tl.int32, bitcast=True)
+        out = tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))
+    return out.to(tl.int32, bitcast=True)
 
 
 @triton.jit
@@ -129,30 +136,35 @@ def _exponential(side, h):
 
 
 @triton.jit
-def _half_distance(seed, row, line, start, n, lines, items, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """(side, h): u = h where side is False and 1 - h where it is True."""
-    first = _words(seed, row, line, start, n, lines, items, stride, 0, ROWS, BLOCK)
+def gumbel_bound(first):
+    """At least the Gumbel number of each first word, for a fraction of its cost, and within 0.07 of a large one.
+
+    With u the fraction of 2^32 that the word is, ``-log(-log1p(-u)) <= -log(u)``; and log2 of a number in [1, 2) is at
+    least the number less one, so the bits of a float, read as an integer, are a logarithm from below.
+    """
+    bits = first.to(tl.uint32, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
+    return (159.001 - bits.to(tl.float32) * 2.0**-23) * LN2
+
+
+@triton.jit
+def finish(
+    LAW: tl.constexpr,
+    first, logits, seed, row, line, start, n, lines, items, stride,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Noise of first words; of items whose logit (if there are logits) is -inf it need not be right."""
     side = first < 0
     near = tl.where(side, ~first, first)
     h = (near.to(tl.float32) + 0.5) * 2.0**-32
-    # One word in 8192 lies so near to an end that it takes more bits; most tiles have none.
-    if tl.min(near) < REFINE_BELOW:
-        second = _words(seed, row, line, start, n, lines, items, stride, 1, ROWS, BLOCK)
+    # One word in 8192 lies so near to an end that it takes more bits; most tiles have none. (By way of the logits, which
+    # lie as memory has them: else the compiler makes the words twice, once in the layout it likes for a reduction.)
+    needed = near if logits is None else tl.where(logits == float("-inf"), REFINE_BELOW, near)
+    if tl.min(needed) < REFINE_BELOW:
+        second = words(seed, row, line, start, n, lines, items, stride, 1, ROWS, BLOCK)
         rest = tl.where(side, ~second, second).to(tl.uint32, bitcast=True)
         # Twice the 64-bit number, plus one: below 2^51, and rounded once, by this conversion.
         twice = (near.to(tl.int64) << 33) | (rest.to(tl.int64) << 1) | 1
         h = tl.where(near < REFINE_BELOW, twice.to(tl.float32) * 2.0**-65, h)
-    return side, h
-
-
-@triton.jit
-def tile(
-    LAW: tl.constexpr,
-    seed, row, line, start, n, lines, items, stride,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Noise for rows ``row`` and items from ``start`` on, (ROWS, BLOCK); beyond n items or lines it is anything."""
-    side, h = _half_distance(seed, row, line, start, n, lines, items, stride, ROWS, BLOCK)
     if LAW == "uniform":
         out = tl.minimum(tl.where(side, 1.0 - h, h), 1.0 - 2.0**-24)
     elif LAW == "exponential":
@@ -164,6 +176,31 @@ def tile(
         q = 1.0 - mantissa
         out = _fma(exponent.to(tl.float32), LN2, _minus_log1p(q, q))
     return out
+
+
+@triton.jit
+def tile(
+    LAW: tl.constexpr,
+    logits, seed, row, line, start, n, lines, items, stride,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Noise for rows ``row`` and items from ``start`` on, (ROWS, BLOCK), to be added to these logits, or to none;
+    beyond n items or lines it is anything."""
+    first = words(seed, row, line, start, n, lines, items, stride, 0, ROWS, BLOCK)
+    return finish(LAW, first, logits, seed, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+
+
+@triton.jit
+def within(start, n, BLOCK: tl.constexpr):
+    """Which places of a tile from ``start`` on lie in a row of n, (1, BLOCK)."""
+    return tl.arange(0, BLOCK)[None, :] < n - start
+
+
+@triton.jit
+def take(x, x_stride, line, lines, start, n, other, BLOCK: tl.constexpr):
+    """A tile of x in float32; ``other`` beyond the row or the last line."""
+    mask = (line < lines) & within(start, n, BLOCK)
+    return tl.load(x + (line * x_stride + start) + tl.arange(0, BLOCK)[None, :], mask=mask, other=other).to(tl.float32)
 
 
 @triton.jit
@@ -189,12 +226,11 @@ def fill(
     out, lines, n, blocks, seed, rows, items, stride,
     LAW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    line = program // blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    program = tl.program_id(0)
+    line = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     start = program % blocks * BLOCK
-    at = start + tl.arange(0, BLOCK)[None, :]
-    x = tile(LAW, tl.load(seed), row_ids(rows, line, lines), line, start, n, lines, items, stride, ROWS, BLOCK)
-    put(out + line * n + at, x, (line < lines) & (at < n))
+    x = tile(LAW, None, tl.load(seed), row_ids(rows, line, lines), line, start, n, lines, items, stride, ROWS, BLOCK)
+    put(out + (line * n + start) + tl.arange(0, BLOCK)[None, :], x, (line < lines) & within(start, n, BLOCK))
 
 
 def tile_shape(n: int, most: int = 1024) -> tuple[int, int]:
