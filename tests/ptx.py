@@ -26,6 +26,7 @@ RELAX = {"x": HALF, "grad": None, "tau": FLOAT, "out": HALF, "tops": FLOAT, "win
 RELAX |= {"dots": FLOAT, **KEY}
 HEAD = {"hidden": HALF, "weight": HALF, "bias": FLOAT, "tau": "fp32", **KEY}
 PRODUCT = {"PRECISION": "ieee", "FEW": linear.FEW, "BLOCK": linear.BLOCK, "DEPTH": 64}
+WINNERS = {"values": FLOAT, "indices": LONG}
 WEIGHED = {"tops": FLOAT, "rests": FLOAT}
 
 CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
@@ -36,7 +37,7 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
         {"x": HALF, "values": FLOAT, "indices": LONG, **KEY},
         {"FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
     ),
-    (race._race, {"x": FLOAT, "values": FLOAT, "indices": LONG, **IDS}, {"FINAL": True, "ROWS": 32, "BLOCK": 16}),
+    (race._race, {"x": FLOAT, **WINNERS, **IDS}, {"FINAL": True, "ROWS": 8, "BLOCK": 16}),
     (
         race._settle,
         {"part_values": FLOAT, "part_indices": LONG, "values": HALF, "indices": LONG},

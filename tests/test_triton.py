@@ -325,7 +325,7 @@ def test_a_seed_written_to_before_the_backward_pass_is_an_error() -> None:
 def test_law_of_categorical_in_one_block(dtype: torch.dtype) -> None:
     x = logits((10,), dtype)
     generator = torch.Generator(DEVICE).manual_seed(1)
-    check_draws(here(ag.categorical(there(x), (6000,), generator=generator)), oracles.softmax(x))
+    check_draws(here(ag.categorical(there(x), (2500,), generator=generator)), oracles.softmax(x))
 
 
 @pytest.mark.parametrize("log_z", [False, True])
