@@ -156,8 +156,8 @@ def finish(
     side = first < 0
     near = tl.where(side, ~first, first)
     h = (near.to(tl.float32) + 0.5) * 2.0**-32
-    # One word in 8192 lies so near to an end that it takes more bits; most tiles have none. (By way of the logits, which
-    # lie as memory has them: else the compiler makes the words twice, once in the layout it likes for a reduction.)
+    # One word in 8192 lies so near to an end that it takes more bits; most tiles have none. (Asked by way of the
+    # logits, which lie as memory has them: else the compiler makes the words twice, once in the layout it reduces in.)
     needed = near if logits is None else tl.where(logits == float("-inf"), REFINE_BELOW, near)
     if tl.min(needed) < REFINE_BELOW:
         second = words(seed, row, line, start, n, lines, items, stride, 1, ROWS, BLOCK)
