@@ -144,7 +144,8 @@ def test_rows_in_segments(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
         values, indices = ag.gumbel_max(there(x), noise=noise)
         assert torch.equal(here(indices), exact[1])
         assert torch.equal(here(values), exact[0])
-    assert race.segments(2, n, 256, 4) == (2, triton.cdiv(n, 512))
+    assert race.segments(2, n, 256, 4, 9) == (2, triton.cdiv(n, 512))
+    assert race.segments(1, n, 256, 10_000, 3)[0] <= 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -35,10 +35,10 @@ LAST = tl.constexpr(2**31 - 1)  # an index after all others
 SMALL_K = 64  # up to here each tile keeps its own first k
 
 
-def segments(groups: int, n: int, block: int, programs: int) -> tuple[int, int]:
-    """Into how many segments of how many tiles to cut rows of n items, ``groups`` groups of rows."""
+def segments(groups: int, n: int, block: int, programs: int, most: int) -> tuple[int, int]:
+    """Into how many segments (``most`` at most) of how many tiles to cut rows of n items, ``groups`` groups of rows."""
     tiles = triton.cdiv(n, block)
-    wanted = min(triton.cdiv(programs, groups), MOST_SEGMENTS, tiles)
+    wanted = min(triton.cdiv(programs, groups), most, tiles)
     steps = triton.cdiv(tiles, wanted)
     return triton.cdiv(tiles, steps), steps
 
@@ -126,7 +126,7 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
         source = as_rows(x)
         lines, n = source.shape
         rows, block = tile_shape(n, BLOCK)
-        parts, steps = segments(triton.cdiv(lines, rows), n, block, PROGRAMS)
+        parts, steps = segments(triton.cdiv(lines, rows), n, block, PROGRAMS, MOST_SEGMENTS)
         whole = parts == 1
         part_values = values if whole else x.new_empty((lines, parts), dtype=torch.float32)
         part_indices = indices if whole else indices.new_empty((lines, parts))

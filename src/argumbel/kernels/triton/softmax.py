@@ -26,6 +26,7 @@ __all__ = [
 LONGEST_TILE = 4096
 BLOCK = 1024  # of longer rows
 PROGRAMS = 2048  # to cut longer rows for, of four warps
+MOST_SEGMENTS = 512  # of a row: each program reads what was measured of all
 HUGE = tl.constexpr(torch.finfo(torch.float32).max)
 COLD = tl.constexpr(2.0**-60)  # a temperature below counts as 0 (argumbel._checks)
 
@@ -204,7 +205,7 @@ def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | Non
             num_warps=4 if block <= BLOCK else 8,
         )  # fmt: skip
         return out
-    parts, steps = segments(lines, n, BLOCK, PROGRAMS)
+    parts, steps = segments(lines, n, BLOCK, PROGRAMS, MOST_SEGMENTS)
     tops, totals, dots = torch.empty((3, lines, parts), dtype=torch.float32, device=x.device)
     winners = torch.empty((lines, parts), dtype=torch.int64, device=x.device)
     measured = (tops, winners, totals, dots)
