@@ -19,7 +19,7 @@ INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
 KEY = {"seed": LONG, "rows": None, "items": None, "stride": INT}
 IDS = {**KEY, "rows": LONG, "items": LONG}
 SIZES = dict.fromkeys(
-    ("lines", "n", "blocks", "groups", "parts", "steps", "depth", "count", "x_stride", "grad_stride"), INT
+    ("lines", "n", "blocks", "groups", "parts", "steps", "depth", "count", "sources", "x_stride", "grad_stride"), INT
 )
 SIZES |= dict.fromkeys(("tau_stride", "hidden_stride", "weight_stride"), INT)
 RELAX = {"x": HALF, "grad": None, "tau": FLOAT, "out": HALF, "tops": FLOAT, "winners": LONG, "totals": FLOAT}

@@ -206,6 +206,39 @@ def test_layouts() -> None:
             assert torch.equal(call(view), call(view.clone(memory_format=torch.contiguous_format)))
 
 
+def test_places_beyond_the_support_get_no_gradient() -> None:
+    """There, where rows may not be looked at, they are marked, all by the same index."""
+    x = there(torch.tensor([[0.0, -torch.inf, -torch.inf, 1.0]])).requires_grad_()
+    values, indices = kernels.gumbel_topk(x, 3, (1, None, None))[:2]
+    assert (indices < 0).sum() == 1
+    (grad,) = torch.autograd.grad(values[indices >= 0].sum(), x)
+    assert grad.tolist() == [[1.0, 0.0, 0.0, 1.0]]
+
+
+def test_winners_of_many_parts() -> None:
+    """More than a tile of them; ties go to the first part, NaN to the row."""
+    values = torch.randn(5, 2500)
+    values[1, 1999], values[2, 7], values[3] = 9.0, torch.nan, -torch.inf
+    values[1, 30] = 9.0
+    items = torch.arange(2500).expand(5, 2500) * 3
+    best, index = there(torch.empty(5)), there(torch.empty(5, dtype=torch.int64))
+    race.settle(there(values), there(items.contiguous()), best, index)
+    exact = values.max(-1)
+    assert index.tolist() == [int(exact.indices[0]) * 3, 90, -1, -1, int(exact.indices[4]) * 3]
+    assert best.isnan().tolist() == [False, False, True, True, False]
+
+
+def test_rows_too_long_for_the_kernels_run_on_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, noise = torch.randn(2, 40), ag.KeyedNoise(1)
+    exact = exactly(lambda: ag.gumbel_max(x, noise=noise))[1]
+    monkeypatch.setattr(kernels, "LONGEST_ROW", 39)
+    for module in (race, tiles, softmax, law):
+        monkeypatch.setattr(module, "launch", None)
+    assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), exact)
+    assert not kernels.is_native_linear(there(x), there(torch.randn(40, 40)), (1, None, None))
+    assert ag.gumbel_softmax(there(x)).shape == ag.gumbel((2, 40), device=DEVICE).shape
+
+
 # --- bad rows ----------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +343,38 @@ def test_cold_rows_are_exactly_one_hot(longest: int, monkeypatch: pytest.MonkeyP
     assert (grad[1] != 0).any()
 
 
+@pytest.mark.parametrize("longest", [4096, 16])
+def test_a_temperature_without_end_or_none(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At infinity all that is allowed is alike; NaN is not taken for cold."""
+    monkeypatch.setattr(softmax, "LONGEST_TILE", longest)
+    x = torch.randn(2, 37)
+    x[:, 3] = -torch.inf
+    key = (there(torch.tensor(1)), None, None)
+    y, _ = softmax.gumbel_softmax(there(x), there(torch.tensor([torch.inf, torch.nan])), False, key)
+    expected = torch.full((37,), 1 / 36)
+    expected[3] = 0
+    torch.testing.assert_close(here(y[0]), expected)
+    assert y[1, :3].isnan().all()
+
+
+def test_a_temperature_first_seen_in_inference_mode_can_be_trained_with() -> None:
+    x = there(torch.randn(3, 600)).requires_grad_()
+    with torch.inference_mode():
+        ag.gumbel_softmax(x, 0.371)
+    ag.gumbel_softmax(x, 0.371).square().sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("which", ["rows", "items"])
+def test_ids_written_to_before_the_backward_pass_are_an_error(which: str) -> None:
+    ids = {"rows": there(torch.arange(2)), "items": there(torch.arange(600))}
+    x = there(torch.randn(2, 600)).requires_grad_()
+    y = ag.gumbel_softmax(x, hard=True, noise=ag.KeyedNoise(1, **ids))
+    ids[which] += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 def test_a_seed_written_to_before_the_backward_pass_is_an_error() -> None:
     seed = there(torch.tensor(3))
     x = there(torch.randn(2, 600)).requires_grad_()
@@ -327,6 +392,21 @@ def test_law_of_categorical_in_one_block(dtype: torch.dtype) -> None:
     x = logits((10,), dtype)
     generator = torch.Generator(DEVICE).manual_seed(1)
     check_draws(here(ag.categorical(there(x), (2500,), generator=generator)), oracles.softmax(x))
+
+
+def test_many_draws_of_a_few_rows_make_no_copies_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.tensor([[0.0, 1.0, -1.0], [2.0, -torch.inf, 0.0]])
+    sizes = []
+
+    def launch(kernel: object, programs: int, source: Tensor, *rest: object, **constants: object) -> None:
+        sizes.append(source.untyped_storage().nbytes())
+        tiles.launch(kernel, programs, source, *rest, **constants)
+
+    monkeypatch.setattr(race, "launch", launch)
+    draws = here(ag.categorical(there(x), (2000,), generator=torch.Generator(DEVICE).manual_seed(1)))
+    assert sizes == [24]
+    for row in range(2):
+        check_draws(draws[:, row], oracles.softmax(x[row]))
 
 
 @pytest.mark.parametrize("log_z", [False, True])
@@ -439,6 +519,41 @@ def test_linear_draws_at_temperature_zero_are_the_argmax() -> None:
     draws = ag.linear_categorical(there(hidden), there(weight), bias=there(bias), temperature=there(temperature))
     cold = temperature == 0
     assert torch.equal(here(draws)[cold], greedy[cold])
+
+
+def test_linear_takes_a_bias_of_any_layout() -> None:
+    hidden, weight, bias = (there(x) for x in head(torch.float32, 4, 300, 20))
+    spread = torch.stack([bias, torch.full_like(bias, torch.nan)], -1)[:, 0]
+    one, noise = bias.new_zeros(1).expand(300), ag.KeyedNoise(3)
+    for view in (spread, one):
+        ours = ag.linear_gumbel_max(hidden, weight, bias=view, noise=noise)
+        assert torch.equal(ours.indices, ag.linear_gumbel_max(hidden, weight, bias=view.clone(), noise=noise).indices)
+    draws = ag.linear_categorical(hidden, weight, bias=spread)
+    assert (bias[draws] > -torch.inf).all()
+
+
+def test_linear_rows_without_a_temperature_are_marked() -> None:
+    hidden, weight, bias = (there(x) for x in head(torch.float32, 4, 300, 20))
+    temperature = there(torch.tensor([1.0, torch.inf, torch.nan, -1.0]))
+    key = (there(torch.tensor(1)), None, None)
+    assert (linear.linear_gumbel_max(hidden, weight, bias, temperature, key)[1] < 0).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    draws = linear.linear_categorical(hidden, weight, bias, temperature, key[0])[1]
+    assert (draws < 0).tolist() == [False, True, True, True]
+
+
+def test_float32_products_are_as_pytorch_is_told() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision, tf32 in (("highest", False), ("high", True)):
+            torch.set_float32_matmul_precision(precision)
+            assert linear._is_tf32() == tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_linear_rows_of_nan_are_marked() -> None:

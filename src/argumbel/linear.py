@@ -216,7 +216,7 @@ def _search(
     race: Tensor | kernels.Key,
 ) -> tuple[Tensor, Tensor]:
     """The winner under the noise of a key, or a tensor of noise; where a row is bad its value is not finite."""
-    if not isinstance(race, Tensor) and kernels.is_native_linear(hidden, race):
+    if not isinstance(race, Tensor) and kernels.is_native_linear(hidden, weight, race):
         return kernels.linear_gumbel_max(hidden, weight, bias, _for_kernels(temperature, hidden), race)
 
     def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -246,7 +246,7 @@ def _search_law(
     from item s on has the seed ``seed + 1 + s`` (modulo 2^64). No two of these share a Philox key and counter, so all
     are independent, and so are calls, unless two random seeds of 64 bits fall within one vocabulary of each other.
     """
-    if kernels.is_native_linear(hidden, (seed, None, None)):
+    if kernels.is_native_linear(hidden, weight, (seed, None, None)):
         return kernels.linear_categorical(hidden, weight, bias, _for_kernels(temperature, hidden), seed)
 
     def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

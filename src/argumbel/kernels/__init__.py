@@ -48,6 +48,7 @@ PLAIN = (Tensor, torch.nn.Parameter, int)  # no fake tensors, nor other subclass
 
 # Whether Triton's interpreter runs tensors of the CPU: slow, for tests (ARGUMBEL_KERNELS=triton, TRITON_INTERPRET=1).
 interpreted = os.environ.get(cpu.VARIABLE) == "triton"
+LONGEST_ROW = 2**31 - 2**20  # Triton's kernels count within a row, and within its last tile, in 32 bits
 _has_triton = find_spec("triton") is not None and os.environ.get(cpu.VARIABLE) != "reference"
 
 
@@ -89,9 +90,16 @@ def _is_plain(key: Key) -> bool:
     return type(seed) in PLAIN and (rows is None or type(rows) in PLAIN) and (items is None or type(items) in PLAIN)
 
 
+def _fits(n: int, device: torch.device) -> bool:
+    """Whether the backend of this device can count to n items."""
+    return _on_cpu(device) or n <= LONGEST_ROW
+
+
 def is_native(x: Tensor, key: Key | None = None, *, only_cpu: bool = False) -> bool:
     """Whether a native backend takes these logits under this key (None: one of its own)."""
     if x.dtype not in NATIVE or (only_cpu and not _on_cpu(x.device)) or not _is_native_here(x.device):
+        return False
+    if not _fits(x.shape[-1], x.device):
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
@@ -118,7 +126,8 @@ def temperature(number: float, device: torch.device) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _cached_temperature(number: float) -> Tensor:
-    return torch.full((1,), number, dtype=torch.float32, device="cpu")  # shared, and written by nobody
+    with torch.inference_mode(False):  # shared by all, also by those who train; and written by nobody
+        return torch.full((1,), number, dtype=torch.float32, device="cpu")
 
 
 # ---------------------------------------------------------------------------------------------------------------- noise
@@ -129,7 +138,7 @@ def _noise_op(
     law: str, seed: Tensor, shape: list[int], rows: Tensor | None, items: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     # Not `noise`: a compiler that folds constants runs this body while it compiles, and would come back here for ever.
-    if _makes_noise(dtype, seed.device):
+    if _makes_noise(dtype, seed.device, shape[-1]):
         return _backend(seed.device).noise(law, torch.Size(shape), dtype, _eager((seed, rows, items), seed.device))
     return _plain_noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
 
@@ -141,13 +150,13 @@ def _(
     return seed.new_empty(shape, dtype=dtype)
 
 
-def _makes_noise(dtype: torch.dtype, device: torch.device) -> bool:
-    return _is_native_here(device) and (dtype in NATIVE or _on_cpu(device))
+def _makes_noise(dtype: torch.dtype, device: torch.device, n: int) -> bool:
+    return _is_native_here(device) and (dtype in NATIVE or _on_cpu(device)) and _fits(n, device)
 
 
 def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Keyed noise, "uniform", "exponential", "gumbel" or "logistic"; the last dimension of shape is items."""
-    if _makes_noise(dtype, device):
+    if _makes_noise(dtype, device, shape[-1]):
         if torch.compiler.is_compiling():
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
         if _is_plain(key):
@@ -201,7 +210,9 @@ def _race_backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor | N
     (indices,) = ctx.saved_tensors
     if indices.ndim < len(ctx.shape):
         indices, grad = indices.unsqueeze(-1), grad.unsqueeze(-1)
-    x_grad = grad.new_zeros(ctx.shape).scatter(-1, indices.clamp(min=0), grad)
+    # Places beyond the support are marked by -1, and get nothing.
+    own = grad.masked_fill(indices < 0, 0)
+    x_grad = grad.new_zeros(ctx.shape).scatter_add(-1, indices.clamp(min=0), own)
     return x_grad, *[None] * (ctx.num_inputs - 1)
 
 
@@ -370,17 +381,16 @@ def _softmax_gradients(
 
 
 def _gumbel_softmax_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, tau, hard, seed, *ids = inputs
-    ctx.hard, ctx.ids = hard, ids
+    x, tau, ctx.hard, *key = inputs
     # A hard sample recomputes the soft one, noise and all, from the key: nothing of the size of the noise is stored. A
-    # seed that has been written to meanwhile is an error.
-    ctx.seed = None if isinstance(seed, Tensor) else seed
-    ctx.save_for_backward(x if hard else output, tau, *([seed] if ctx.seed is None else []))
+    # seed, or an id, that has been written to meanwhile is an error.
+    ctx.seed = None if isinstance(key[0], Tensor) else key[0]
+    ctx.save_for_backward(x if ctx.hard else output, tau, *(k if isinstance(k, Tensor) else None for k in key))
 
 
 def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    saved, tau, *seed = ctx.saved_tensors
-    key = (seed[0] if seed else ctx.seed, *ctx.ids)
+    saved, tau, seed, rows, items = ctx.saved_tensors
+    key = (ctx.seed if seed is None else seed, rows, items)
     # Plain PyTorch where the gradient is differentiated again, batched (is_grads_batched) or only traced.
     plain = torch.is_grad_enabled() or is_traced(grad)
     if ctx.hard and not (plain or ctx.needs_input_grad[1] or torch.compiler.is_compiling()):
@@ -477,9 +487,11 @@ def categorical(
 # -------------------------------------------------------------------------------------------------------------- linear
 
 
-def is_native_linear(hidden: Tensor, key: Key) -> bool:
+def is_native_linear(hidden: Tensor, weight: Tensor, key: Key) -> bool:
     """Whether the race is run inside the matrix product here: on a GPU."""
-    return not _on_cpu(hidden.device) and is_native(hidden, key)
+    if _on_cpu(hidden.device) or not _fits(weight.shape[0], hidden.device):
+        return False
+    return is_native(hidden, key) and (torch.compiler.is_compiling() or type(weight) in PLAIN)
 
 
 @torch.library.custom_op("argumbel::linear_gumbel_max", mutates_args=())

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .race import LAST, first_of, gumbel_max, is_bad
+from .race import LAST, first_of, is_bad, repeated_max
 from .tiles import as_rows, launch, take, tile, tile_shape
 
 __all__ = ["categorical", "pick_block", "weigh_tile"]
@@ -104,11 +104,7 @@ def categorical(x: Tensor, seed: Tensor, sample_shape: torch.Size, with_log_z: b
     """Draws of shape sample_shape + x.shape[:-1], -1 in bad rows, and log Z (float64; empty unless it is wanted)."""
     shape = (*sample_shape, *x.shape[:-1])
     if x.shape[-1] <= BLOCK and not with_log_z:  # one block: the race of its items
-        return (
-            gumbel_max(x.expand(*shape, x.shape[-1]), (seed, None, None))[1],
-            x.new_empty(0, dtype=torch.float64),
-            False,
-        )
+        return repeated_max(x, sample_shape, (seed, None, None))[1], x.new_empty(0, dtype=torch.float64), False
     draws = torch.empty(shape, dtype=torch.int64, device=x.device)
     log_z = torch.empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64, device=x.device)
     if draws.numel():

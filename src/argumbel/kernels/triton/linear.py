@@ -26,7 +26,9 @@ BLOCK = 128  # items of a tile
 
 @triton.jit
 def _tempered(logits, temperature):
-    return logits / tl.where(temperature < COLD, 1.0, temperature)
+    """NaN where the temperature is none."""
+    sound = (temperature >= 0.0) & (temperature < float("inf"))
+    return tl.where(sound, logits / tl.where(temperature < COLD, 1.0, temperature), float("nan"))
 
 
 @triton.jit
@@ -106,6 +108,12 @@ def _draw(
     tl.store(heights + line, tl.where(bad, float("nan"), height), mask=one)
 
 
+def _is_tf32() -> bool:
+    """What PyTorch is told of its own products of float32, by its older or its newer interface."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
 def _launch_product(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, first: Tensor, second: Tensor,
     ids: tuple[Any, ...], law: bool,
@@ -115,8 +123,7 @@ def _launch_product(
     rows = min(max(triton.next_power_of_2(lines), 16), 128 if law else 64 if ids[2] is None else 32)
     groups = triton.cdiv(lines, rows)
     single = hidden.dtype == torch.float32
-    # As torch.set_float32_matmul_precision has it.
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    precision = "tf32" if single and _is_tf32() else "ieee"
     launch(
         _product, groups * triton.cdiv(n, BLOCK),
         hidden, hidden.stride(0), weight, weight.stride(0), bias, *temperature_pointer(temperature, hidden),
@@ -135,6 +142,7 @@ def linear_gumbel_max(
     indices = torch.empty(shape, dtype=torch.int64, device=hidden.device)
     if values.numel():
         source, matrix = as_rows(hidden), as_rows(weight)
+        bias = None if bias is None else bias.contiguous()
         n = matrix.shape[0]
         part_values = values.new_empty((values.numel(), triton.cdiv(n, BLOCK)))
         part_indices = indices.new_empty(part_values.shape)
@@ -153,6 +161,7 @@ def linear_categorical(
     heights = torch.empty(shape, dtype=torch.float32, device=hidden.device)
     if draws.numel():
         source, matrix = as_rows(hidden), as_rows(weight)
+        bias = None if bias is None else bias.contiguous()
         n, depth = matrix.shape
         blocks = triton.cdiv(n, FEW)
         tops, rests = torch.empty((2, draws.numel(), blocks), dtype=torch.float32, device=hidden.device)

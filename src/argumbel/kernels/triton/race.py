@@ -26,7 +26,7 @@ from .tiles import (
     words,
 )
 
-__all__ = ["gumbel_max", "gumbel_topk", "segments", "settle"]
+__all__ = ["gumbel_max", "gumbel_topk", "repeated_max", "segments", "settle"]
 
 PROGRAMS = 8192  # to cut rows for: a large device runs about 3000 warps at a time
 MOST_SEGMENTS = 4096  # of a row: their winners are compared in one tile
@@ -68,10 +68,11 @@ def store_winner(values, indices, place, mask, top, index, bad, FINAL: tl.conste
 
 @triton.jit
 def _race(
-    x, x_stride, values, indices, lines, n, parts, steps, seed, rows, items, stride,
+    x, x_stride, sources, values, indices, lines, n, parts, steps, seed, rows, items, stride,
     FINAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The winner of each segment of each row; FINAL where a segment is the whole row."""
+    """The winner of each segment of each row; FINAL where a segment is the whole row. ``lines`` may be a multiple of
+    the rows of x, ``sources``."""
     program = tl.program_id(0)
     line = (program // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     begin = program % parts * steps * BLOCK
@@ -81,7 +82,7 @@ def _race(
     bad = tl.zeros((ROWS, BLOCK), tl.int1)
     for step in range(steps):
         start = begin + step * BLOCK
-        logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
+        logits = take(x, x_stride, line % sources, sources, start, n, float("-inf"), BLOCK)
         bad = bad | is_bad(logits)
         first = words(key, row, line, start, n, lines, items, stride, 0, ROWS, BLOCK)
         # The t-th tile of a row in no order holds its best with probability 1 / t: most need no logarithms.
@@ -96,22 +97,29 @@ def _race(
 
 @triton.jit
 def _settle(part_values, part_indices, values, indices, lines, parts, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """The winner of each row among those of its segments."""
+    """The winner of each row among those of its parts."""
     line = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    part = tl.arange(0, BLOCK)[None, :]
-    mask = (line < lines) & (part < parts)
-    keys = tl.load(part_values + line * parts + part, mask=mask, other=float("-inf"))
-    item = tl.load(part_indices + line * parts + part, mask=mask, other=LAST)
-    top, index = first_of(keys, item)
-    bad_row = tl.max(is_bad(keys).to(tl.int32), 1)[:, None] > 0
+    best = tl.full((ROWS, BLOCK), float("-inf"), tl.float32)
+    place = tl.full((ROWS, BLOCK), LAST, tl.int64)
+    bad = tl.zeros((ROWS, BLOCK), tl.int1)
+    for start in range(0, parts, BLOCK):
+        part = start + tl.arange(0, BLOCK)[None, :]
+        mask = (line < lines) & (part < parts)
+        keys = tl.load(part_values + line * parts + part, mask=mask, other=float("-inf"))
+        item = tl.load(part_indices + line * parts + part, mask=mask, other=LAST)
+        better = keys > best
+        best, place = tl.where(better, keys, best), tl.where(better, item, place)
+        bad = bad | is_bad(keys)
+    top, index = first_of(best, place)
+    bad_row = tl.max(bad.to(tl.int32), 1)[:, None] > 0
     store_winner(values, indices, line, line < lines, top, index, bad_row, True)
 
 
 def settle(part_values: Tensor, part_indices: Tensor, values: Tensor, indices: Tensor) -> None:
-    """Winners of rows, (lines,), of those of their parts, (lines, parts)."""
+    """Winners of rows, (lines,), of those of their parts, (lines, parts), which are in the order of their items."""
     lines, parts = part_values.shape
-    block = triton.next_power_of_2(parts)
-    rows = max(1024 // block, 1)
+    block = min(triton.next_power_of_2(parts), 1024)
+    rows = 1024 // block
     launch(
         _settle, triton.cdiv(lines, rows),
         part_values, part_indices, values, indices, lines, parts, ROWS=rows, BLOCK=block,
@@ -120,11 +128,16 @@ def settle(part_values: Tensor, part_indices: Tensor, values: Tensor, indices: T
 
 def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     """Values and indices of the winners. A bad row has NaN and -1, and is not reported: that would await the device."""
-    shape = x.shape[:-1]
+    return *repeated_max(x, torch.Size(), key), False
+
+
+def repeated_max(x: Tensor, sample_shape: torch.Size, key: Key) -> tuple[Tensor, Tensor]:
+    """The same of so many copies of x, which are not made."""
+    shape = torch.Size((*sample_shape, *x.shape[:-1]))
     values, indices = x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device)
-    if x.numel():
+    if values.numel():
         source = as_rows(x)
-        lines, n = source.shape
+        lines, (sources, n) = shape.numel(), source.shape
         rows, block = tile_shape(n, BLOCK)
         parts, steps = segments(triton.cdiv(lines, rows), n, block, PROGRAMS, MOST_SEGMENTS)
         whole = parts == 1
@@ -132,12 +145,12 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
         part_indices = indices if whole else indices.new_empty((lines, parts))
         launch(
             _race, triton.cdiv(lines, rows) * parts,
-            source, source.stride(0), part_values, part_indices, lines, n, parts, steps, *pointers(key, x.shape),
-            FINAL=whole, ROWS=rows, BLOCK=block, num_warps=1,
+            source, source.stride(0), sources, part_values, part_indices, lines, n, parts, steps,
+            *pointers(key, torch.Size((*shape, n))), FINAL=whole, ROWS=rows, BLOCK=block, num_warps=1,
         )  # fmt: skip
         if not whole:
             settle(part_values, part_indices, values, indices)
-    return values, indices, False
+    return values, indices
 
 
 # ---------------------------------------------------------------------------------------------------------- the first k

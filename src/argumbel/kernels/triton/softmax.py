@@ -51,8 +51,9 @@ def _keys(x, x_stride, line, start, n, lines, key, row, items, stride, ROWS: tl.
 @triton.jit
 def _weights(keys, top, temperature):
     """e^((key - top) / tau): keys are measured from their maximum, so that a huge factor leaves the argmax alone."""
-    scale = tl.where(temperature >= COLD, 1.0 / temperature, HUGE)
-    return tl.exp((keys - tl.where(top == float("-inf"), 0.0, top)) * scale)
+    scale = tl.where(temperature < COLD, HUGE, 1.0 / temperature)
+    weights = tl.exp((keys - tl.where(top == float("-inf"), 0.0, top)) * scale)
+    return tl.where(keys == float("-inf"), 0.0, weights)  # also at tau = inf
 
 
 @triton.jit
@@ -68,7 +69,7 @@ def _sample(weights, total, item, winner, temperature, bad, HARD: tl.constexpr):
 @triton.jit
 def _slope(y, grad, dot, temperature):
     """The gradient with respect to keys: zero at tau = 0, where the sample is exact and does not move."""
-    scale = tl.where(temperature >= COLD, 1.0 / temperature, 0.0)
+    scale = tl.where(temperature < COLD, 0.0, 1.0 / temperature)
     return y * (grad - dot) * scale
 
 

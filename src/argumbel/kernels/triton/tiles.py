@@ -8,7 +8,6 @@ its second dimension; ``start`` is a multiple of four. Within a row places are c
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from .. import reference
 __all__ = [
     "FUSED",
     "INTERPRETED",
-    "LONGEST_ROW",
     "Key",
     "as_rows",
     "fill",
@@ -41,11 +39,10 @@ __all__ = [
 
 Key = tuple[Tensor, Tensor | None, Tensor | None]  # seed (0-dimensional), row ids, item ids
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
+INTERPRETED = bool(triton.knobs.runtime.interpret)
 # Triton's interpreter rounds twice in a fused multiply-add; in float64 nothing but the end rounds (kernels/README.md).
 FUSED = tl.constexpr(not INTERPRETED)
 
-LONGEST_ROW = 2**31 - 2**20  # a place in the last tile is still a number of 32 bits
 REFINE_BELOW = tl.constexpr(reference.REFINE_BELOW)
 LN2 = tl.constexpr(reference.LN2)
 C0, C1, C2, C3, C4, C5, C6 = (tl.constexpr(c) for c in reference.COEFFICIENTS)
