@@ -452,7 +452,7 @@ def _plain_gumbel_softmax(x: Tensor, tau: float | Tensor, hard: bool) -> Tensor 
     ):
         return None
     y, bad = kernels.gumbel_softmax(
-        x, kernels.temperature(float(tau), x.device), hard, (fresh_seed(None, x.device), None, None)
+        x, kernels.cached_temperature(float(tau)), hard, (fresh_seed(None, x.device), None, None)
     )
     if bad:
         raise_bad_logits(x.detach(), x.ndim - 1)

@@ -26,6 +26,7 @@ from .._checks import can_raise, is_traced
 from . import cpu, reference
 
 __all__ = [
+    "cached_temperature",
     "categorical",
     "gumbel_max",
     "gumbel_softmax",
@@ -66,12 +67,12 @@ def _backend(device: torch.device) -> ModuleType:
     return triton
 
 
-def _is_native_here(device: torch.device) -> bool:
-    """Whether tensors made here and now have storage that kernels may fill: not in a transform (vmap, grad, jvp)."""
-    if _on_cpu(device):
+def _is_native_here(device: torch.device, n: int) -> bool:
+    """Whether rows of n items made here and now have storage that kernels may fill: not in a transform (vmap, grad)."""
+    if device.type == "cpu" and not interpreted:  # _on_cpu, but a call less: these lines are on the way of every draw
         if cpu.library is None:
             return False
-    elif device.type not in ("cuda", "cpu"):
+    elif device.type not in ("cuda", "cpu") or n > LONGEST_ROW:
         return False
     elif not _has_triton:
         if not torch.compiler.is_compiling() and os.environ.get(cpu.VARIABLE) != "reference":
@@ -90,16 +91,9 @@ def _is_plain(key: Key) -> bool:
     return type(seed) in PLAIN and (rows is None or type(rows) in PLAIN) and (items is None or type(items) in PLAIN)
 
 
-def _fits(n: int, device: torch.device) -> bool:
-    """Whether the backend of this device can count to n items."""
-    return _on_cpu(device) or n <= LONGEST_ROW
-
-
 def is_native(x: Tensor, key: Key | None = None, *, only_cpu: bool = False) -> bool:
     """Whether a native backend takes these logits under this key (None: one of its own)."""
-    if x.dtype not in NATIVE or (only_cpu and not _on_cpu(x.device)) or not _is_native_here(x.device):
-        return False
-    if not _fits(x.shape[-1], x.device):
+    if x.dtype not in NATIVE or not _is_native_here(x.device, x.shape[-1]) or (only_cpu and not _on_cpu(x.device)):
         return False
     if forward_ad._current_level >= 0:  # the reference carries forward-mode tangents
         return False
@@ -111,9 +105,11 @@ def _seed_tensor(seed: Tensor | int, device: torch.device) -> Tensor:
     return seed.to(device) if isinstance(seed, Tensor) else torch.full((), seed, dtype=torch.int64, device=device)
 
 
-def _eager(key: Key, device: torch.device) -> Any:
-    """The key as the backend takes it: C++ a number for a seed, Triton a tensor, which is not looked at."""
-    return (int(key[0]) if _on_cpu(device) else _seed_tensor(key[0], device)), key[1], key[2]
+def _bound(key: Key, device: torch.device) -> tuple[ModuleType, Any]:
+    """The backend, and the key as it takes it: C++ a number for a seed, Triton a tensor, which is not looked at."""
+    if device.type == "cpu" and not interpreted:
+        return cpu, (int(key[0]), key[1], key[2])
+    return _backend(device), (_seed_tensor(key[0], device), key[1], key[2])
 
 
 def temperature(number: float, device: torch.device) -> Tensor:
@@ -121,11 +117,11 @@ def temperature(number: float, device: torch.device) -> Tensor:
     compiled, on the device, for else it could not become a CUDA graph."""
     if torch.compiler.is_compiling():
         return torch.full((1,), number, dtype=torch.float32, device=device)
-    return _cached_temperature(number)
+    return cached_temperature(number)
 
 
 @functools.lru_cache(maxsize=64)
-def _cached_temperature(number: float) -> Tensor:
+def cached_temperature(number: float) -> Tensor:
     with torch.inference_mode(False):  # shared by all, also by those who train; and written by nobody
         return torch.full((1,), number, dtype=torch.float32, device="cpu")
 
@@ -139,7 +135,8 @@ def _noise_op(
 ) -> Tensor:
     # Not `noise`: a compiler that folds constants runs this body while it compiles, and would come back here for ever.
     if _makes_noise(dtype, seed.device, shape[-1]):
-        return _backend(seed.device).noise(law, torch.Size(shape), dtype, _eager((seed, rows, items), seed.device))
+        run, key = _bound((seed, rows, items), seed.device)
+        return run.noise(law, torch.Size(shape), dtype, key)
     return _plain_noise(law, (seed, rows, items), torch.Size(shape), dtype, seed.device)
 
 
@@ -151,7 +148,7 @@ def _(
 
 
 def _makes_noise(dtype: torch.dtype, device: torch.device, n: int) -> bool:
-    return _is_native_here(device) and (dtype in NATIVE or _on_cpu(device)) and _fits(n, device)
+    return _is_native_here(device, n) and (dtype in NATIVE or _on_cpu(device))
 
 
 def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -160,7 +157,8 @@ def noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, device: tor
         if torch.compiler.is_compiling():
             return torch.ops.argumbel.noise(law, _seed_tensor(key[0], device), shape, key[1], key[2], dtype)
         if _is_plain(key):
-            return _backend(device).noise(law, shape, dtype, _eager(key, device))
+            run, own = _bound(key, device)
+            return run.noise(law, shape, dtype, own)
     return _plain_noise(law, key, shape, dtype, device)
 
 
@@ -178,7 +176,8 @@ def _plain_noise(law: str, key: Key, shape: torch.Size, dtype: torch.dtype, devi
 
 @torch.library.custom_op("argumbel::gumbel_max", mutates_args=())
 def _gumbel_max_op(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-    return _backend(x.device).gumbel_max(x, _eager((seed, rows, items), x.device))[:2]
+    run, key = _bound((seed, rows, items), x.device)
+    return run.gumbel_max(x, key)[:2]
 
 
 @_gumbel_max_op.register_fake
@@ -190,7 +189,8 @@ def _(x: Tensor, seed: Tensor, rows: Tensor | None, items: Tensor | None) -> tup
 def _gumbel_topk_op(
     x: Tensor, k: int, seed: Tensor, rows: Tensor | None, items: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    return _backend(x.device).gumbel_topk(x, k, _eager((seed, rows, items), x.device))[:2]
+    run, key = _bound((seed, rows, items), x.device)
+    return run.gumbel_topk(x, k, key)[:2]
 
 
 @_gumbel_topk_op.register_fake
@@ -237,18 +237,20 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
     """Values, indices and whether a row was bad (where that may be known); for logits that ``is_native`` takes."""
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.gumbel_max(x, _seed_tensor(key[0], x.device), key[1], key[2]), False
+    run, key = _bound(key, x.device)
     if x.requires_grad and torch.is_grad_enabled():
-        return _Race.apply(x, None, _eager(key, x.device))
-    return _backend(x.device).gumbel_max(x, _eager(key, x.device))
+        return _Race.apply(x, None, key)
+    return run.gumbel_max(x, key)
 
 
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
     """The same of the first k."""
     if torch.compiler.is_compiling():
         return *torch.ops.argumbel.gumbel_topk(x, k, _seed_tensor(key[0], x.device), key[1], key[2]), False
+    run, key = _bound(key, x.device)
     if x.requires_grad and torch.is_grad_enabled():
-        return _Race.apply(x, k, _eager(key, x.device))
-    return _backend(x.device).gumbel_topk(x, k, _eager(key, x.device))
+        return _Race.apply(x, k, key)
+    return run.gumbel_topk(x, k, key)
 
 
 # ------------------------------------------------------------------------------------------ sample_without_replacement
@@ -331,8 +333,8 @@ def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -
     if torch.compiler.is_compiling():
         return torch.ops.argumbel.posterior_gumbel(x, index, value, _seed_tensor(key[0], x.device), *key[1:]), False
     if torch.is_grad_enabled() and (x.requires_grad or (value is not None and value.requires_grad)):
-        return _PosteriorGumbel.apply(x, index, value, _eager(key, x.device))
-    return cpu.posterior_gumbel(x, index, value, _eager(key, x.device))
+        return _PosteriorGumbel.apply(x, index, value, _bound(key, x.device)[1])
+    return cpu.posterior_gumbel(x, index, value, _bound(key, x.device)[1])
 
 
 # ------------------------------------------------------------------------------------------------------- gumbel_softmax
@@ -342,7 +344,8 @@ def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -
 def _gumbel_softmax_op(
     x: Tensor, tau: Tensor, hard: bool, seed: Tensor, rows: Tensor | None, items: Tensor | None
 ) -> Tensor:
-    return _backend(x.device).gumbel_softmax(x, tau, hard, _eager((seed, rows, items), x.device))[0]
+    run, key = _bound((seed, rows, items), x.device)
+    return run.gumbel_softmax(x, tau, hard, key)[0]
 
 
 @_gumbel_softmax_op.register_fake
@@ -394,8 +397,8 @@ def _gumbel_softmax_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...
     # Plain PyTorch where the gradient is differentiated again, batched (is_grads_batched) or only traced.
     plain = torch.is_grad_enabled() or is_traced(grad)
     if ctx.hard and not (plain or ctx.needs_input_grad[1] or torch.compiler.is_compiling()):
-        run = _backend(saved.device)
-        return run.gumbel_softmax_backward_keyed(saved, grad, tau, _eager(key, saved.device)), *[None] * 5
+        run, own = _bound(key, saved.device)
+        return run.gumbel_softmax_backward_keyed(saved, grad, tau, own), *[None] * 5
     y = gumbel_softmax(saved, tau, False, key)[0] if ctx.hard else saved
     x_grad, tau_grad = _softmax_gradients(y, grad, tau, ctx.needs_input_grad[1], plain)
     return x_grad, tau_grad, None, None, None, None
@@ -426,20 +429,21 @@ def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor
     if torch.compiler.is_compiling() or type(x) not in PLAIN:
         y = torch.ops.argumbel.gumbel_softmax(x, tau, hard, _seed_tensor(key[0], x.device), key[1], key[2])
         return y, False
+    run, key = _bound(key, x.device)
     if not (torch.is_grad_enabled() and (x.requires_grad or tau.requires_grad)):
-        return _backend(x.device).gumbel_softmax(x, tau, hard, _eager(key, x.device))
-    small = _on_cpu(x.device) and 0 < x.numel() <= SMALL and x.dtype == torch.float32
+        return run.gumbel_softmax(x, tau, hard, key)
+    small = run is cpu and 0 < x.numel() <= SMALL and x.dtype == torch.float32
     if small and tau.numel() == 1 and not tau.requires_grad:
         number = tau.item()
         if number > 1e-3:  # colder, a quotient may overflow
-            return _small_gumbel_softmax(x, tau, number, hard, _eager(key, x.device))
-    return _GumbelSoftmax.apply(x, tau, hard, *_eager(key, x.device))
+            return _small_gumbel_softmax(x, tau, number, hard, key)
+    return _GumbelSoftmax.apply(x, tau, hard, *key)
 
 
 SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own
 
 
-def _small_gumbel_softmax(x: Tensor, tau: Tensor, number: float, hard: bool, key: cpu.Key) -> tuple[Tensor, bool]:
+def _small_gumbel_softmax(x: Tensor, tau: Tensor, number: float, hard: bool, key: Any) -> tuple[Tensor, bool]:
     """The same value (up to rounding) and gradient, the graph made of PyTorch's own nodes."""
     keys = x + cpu.noise("gumbel", x.shape, x.dtype, key)
     soft = torch.softmax(keys if number == 1 else keys / number, -1)
@@ -460,7 +464,8 @@ def _categorical_op(x: Tensor, seed: Tensor, sample_shape: list[int], with_log_z
 def _categorical(
     x: Tensor, seed: Tensor | int, sample_shape: torch.Size, with_log_z: bool
 ) -> tuple[Tensor, Tensor, bool]:
-    return _backend(x.device).categorical(x, _eager((seed, None, None), x.device)[0], sample_shape, with_log_z)
+    run, key = _bound((seed, None, None), x.device)
+    return run.categorical(x, key[0], sample_shape, with_log_z)
 
 
 @_categorical_op.register_fake
@@ -489,7 +494,7 @@ def categorical(
 
 def is_native_linear(hidden: Tensor, weight: Tensor, key: Key) -> bool:
     """Whether the race is run inside the matrix product here: on a GPU."""
-    if _on_cpu(hidden.device) or not _fits(weight.shape[0], hidden.device):
+    if _on_cpu(hidden.device) or weight.shape[0] > LONGEST_ROW:
         return False
     return is_native(hidden, key) and (torch.compiler.is_compiling() or type(weight) in PLAIN)
 
@@ -504,8 +509,8 @@ def _linear_gumbel_max_op(
     rows: Tensor | None,
     items: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    key = _eager((seed, rows, items), hidden.device)
-    return _backend(hidden.device).linear_gumbel_max(hidden, weight, bias, temperature, key)
+    run, key = _bound((seed, rows, items), hidden.device)
+    return run.linear_gumbel_max(hidden, weight, bias, temperature, key)
 
 
 @_linear_gumbel_max_op.register_fake
