@@ -130,27 +130,21 @@ def _same(run: Run, config: Config) -> bool:
 
 
 def train_polynomial(job: Job) -> Outcome:
-    torch.set_num_threads(job.threads)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with Run(job.folder).metrics.open("w") as file:
-        figures, seconds = minimise(
-            **job.settings,
-            powers=_POWERS,
-            seed=job.seed,
-            steps=job.steps,
-            record=lambda entry: print(json.dumps(entry), file=file),
-        )
-    return Outcome(figures, seconds)
+    return _recorded(job, minimise, powers=_POWERS)
 
 
 def train_sbn(job: Job) -> Outcome:
+    return _recorded(job, sbn.maximise, images=data.load("mnist_static", job.data))
+
+
+def _recorded(job: Job, learn: Callable[..., tuple[dict[str, float], float]], **own: Any) -> Outcome:
+    """What a function learns that tells its progress by ``record``, from the beginning."""
     torch.set_num_threads(job.threads)
-    images = data.load("mnist_static", job.data)
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).metrics.open("w") as file:
-        figures, seconds = sbn.maximise(
+        figures, seconds = learn(
             **job.settings,
-            images=images,
+            **own,
             seed=job.seed,
             steps=job.steps,
             record=lambda entry: print(json.dumps(entry), file=file),

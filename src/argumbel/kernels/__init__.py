@@ -523,7 +523,7 @@ def _(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 def _linear_categorical_op(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, seed: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return _backend(hidden.device).linear_categorical(hidden, weight, bias, temperature, seed.to(hidden.device))
+    return _backend(hidden.device).linear_categorical(hidden, weight, bias, temperature, seed)
 
 
 @_linear_categorical_op.register_fake
@@ -537,9 +537,11 @@ def linear_gumbel_max(
 ) -> tuple[Tensor, Tensor]:
     """Values (float32) and indices of the race of ``(hidden @ weight.T + bias) / temperature``; a bad row has NaN and
     -1. For what ``is_native_linear`` takes; no gradient. temperature as tau of :func:`gumbel_softmax`."""
-    seed, rows, items = key
-    seed = _seed_tensor(seed, hidden.device)
-    return torch.ops.argumbel.linear_gumbel_max(hidden, weight, bias, temperature, seed, rows, items)
+    if torch.compiler.is_compiling():
+        seed = _seed_tensor(key[0], hidden.device)
+        return torch.ops.argumbel.linear_gumbel_max(hidden, weight, bias, temperature, seed, key[1], key[2])
+    run, key = _bound(key, hidden.device)
+    return run.linear_gumbel_max(hidden, weight, bias, temperature, key)
 
 
 def linear_categorical(
@@ -547,4 +549,6 @@ def linear_categorical(
 ) -> tuple[Tensor, Tensor]:
     """Heights, not finite in bad rows, and draws from softmax of the same logits."""
     seed = _seed_tensor(seed, hidden.device)
-    return torch.ops.argumbel.linear_categorical(hidden, weight, bias, temperature, seed)
+    if torch.compiler.is_compiling():
+        return torch.ops.argumbel.linear_categorical(hidden, weight, bias, temperature, seed)
+    return _backend(hidden.device).linear_categorical(hidden, weight, bias, temperature, seed)

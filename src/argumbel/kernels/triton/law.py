@@ -15,7 +15,7 @@ from torch import Tensor
 from .race import LAST, first_of, is_bad, repeated_max
 from .tiles import as_rows, launch, take, tile, tile_shape
 
-__all__ = ["categorical", "pick_block", "weigh_tile"]
+__all__ = ["after_blocks", "categorical", "pick_block", "weigh_tile"]
 
 BLOCK = 1024  # items that race as one
 GROUP = 4  # blocks that a program weighs
@@ -81,6 +81,12 @@ def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.const
 
 
 @triton.jit
+def after_blocks(blocks, TILE: tl.constexpr):
+    """Where, in the noise of a draw, that of the winner's items begins: no tile of ``pick_block`` reaches there."""
+    return (blocks + TILE) // TILE * TILE
+
+
+@triton.jit
 def _draw(
     x, x_stride, tops, rests, draws, log_z, lines, n, blocks, count, seed,
     ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
@@ -91,8 +97,7 @@ def _draw(
     block, height, total, bad = pick_block(tops, rests, line, lines, blocks, key, row, 1.0, ROWS, TILE)
     logits = take(x, x_stride, line, lines, block * BLOCK, n, float("-inf"), BLOCK)
     item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
-    after = (blocks + TILE) // TILE * TILE
-    noise = tile("gumbel", logits, key, row, line, after, n, lines, None, 0, ROWS, BLOCK)
+    noise = tile("gumbel", logits, key, row, line, after_blocks(blocks, TILE), n, lines, None, 0, ROWS, BLOCK)
     _, index = first_of(logits - height + noise, item)
     tl.store(draws + row, tl.where(bad, -1, index), mask=row < count)
     if log_z is not None:

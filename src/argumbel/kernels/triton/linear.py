@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .law import pick_block, weigh_tile
+from .law import after_blocks, pick_block, weigh_tile
 from .race import first_of, is_bad, settle, store_winner
 from .softmax import COLD, temperature_of, temperature_pointer
 from .tiles import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
@@ -100,9 +100,8 @@ def _draw(
     if bias is not None:
         logits += tl.load(bias + item, mask=item < n, other=0.0).to(tl.float32)
     logits = tl.reshape(tl.where(item < n, _tempered(logits, temperature), float("-inf")), (1, FEW))
-    after = (blocks + TILE) // TILE * TILE
-    keys = logits - height + heat * tile("gumbel", logits, key, line, line, after, n, lines, None, 0, 1, FEW)
-    _, index = first_of(keys, tl.reshape(item, (1, FEW)))
+    noise = tile("gumbel", logits, key, line, line, after_blocks(blocks, TILE), n, lines, None, 0, 1, FEW)
+    _, index = first_of(logits - height + heat * noise, tl.reshape(item, (1, FEW)))
     one = tl.zeros((1, 1), tl.int32) == 0
     tl.store(draws + line, tl.where(bad, -1, index), mask=one)
     tl.store(heights + line, tl.where(bad, float("nan"), height), mask=one)

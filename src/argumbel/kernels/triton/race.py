@@ -29,7 +29,7 @@ from .tiles import (
 __all__ = ["gumbel_max", "gumbel_topk", "repeated_max", "segments", "settle"]
 
 PROGRAMS = 8192  # to cut rows for: a large device runs about 3000 warps at a time
-MOST_SEGMENTS = 4096  # of a row: their winners are compared in one tile
+MOST_SEGMENTS = 4096  # of a row: one program compares their winners
 BLOCK = 256  # items of a tile, for one warp, which needs no barriers
 LAST = tl.constexpr(2**31 - 1)  # an index after all others
 SMALL_K = 64  # up to here each tile keeps its own first k
