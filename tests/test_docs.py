@@ -18,7 +18,7 @@ import argumbel
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-INTERNAL = ("_checks", "_quantile", "_tree", "cli", "kernels")  # documented by README.md in their folder, or by --help
+INTERNAL = ("_core", "cli", "kernels")  # documented by README.md in their folder, or by --help
 MODULES = sorted(["argumbel", *(module.name for module in pkgutil.walk_packages(argumbel.__path__, "argumbel."))])
 
 

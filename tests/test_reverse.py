@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import argumbel as ag
-from argumbel._quantile import log_rate_outside
+from argumbel._core.integrals import log_rate_outside
 from argumbel.reverse import (
     condition_max,
     inverse_cdf_gumbel,

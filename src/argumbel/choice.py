@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
+from ._core.checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
 from .noise import KeyedNoise, as_keyed, perturb
 
 __all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"]

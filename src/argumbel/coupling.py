@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import can_raise, check_dim, check_logits, forbid, raise_bad_logits
+from ._core.checks import can_raise, check_dim, check_logits, forbid, raise_bad_logits
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 from .reverse import known_winners

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import check_logits
+from ._core.checks import check_logits
 from .choice import categorical
 from .noise import KeyedNoise, as_keyed, gumbel, work_dtype
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import kernels
-from ._checks import EXACT_BELOW, can_raise
+from ._core.checks import EXACT_BELOW, can_raise
 from .choice import Choice
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._checks import can_raise
+from ._core.checks import can_raise
 from .distributions import HardConcrete
 from .noise import KeyedNoise
 from .relax import gumbel_softmax

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._checks import can_raise
+from ._core.checks import can_raise
 
 __all__ = ["KeyedNoise", "gumbel", "logistic", "truncated_gumbel"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import can_raise, check_logits
+from ._core.checks import can_raise, check_logits
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = ["Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._checks import (
+from ._core.checks import (
     EXACT_BELOW,
     can_raise,
     check_dim,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._checks import can_raise, check_dim, check_logits, forbid, is_traced, raise_bad_logits
-from ._quantile import log_rate_outside
-from ._tree import group_logsumexp, group_max, levels_of
+from ._core.checks import can_raise, check_dim, check_logits, forbid, is_traced, raise_bad_logits
+from ._core.integrals import log_rate_outside
+from ._core.trees import group_logsumexp, group_max, levels_of
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 
 __all__ = [

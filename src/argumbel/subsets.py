@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
+from ._core.checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
 from .choice import _checked
 from .noise import KeyedNoise, draw_like, work_dtype
 

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
 
-from .._checks import can_raise
+from .._core.checks import can_raise
 from ..noise import work_dtype
 
 __all__ = ["Relaxed", "Reparameterized", "floor", "simplex"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .._checks import can_raise, check_k, check_logits
+from .._core.checks import can_raise, check_k, check_logits
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob

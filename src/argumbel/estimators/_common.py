@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._checks import can_raise, check_dim, check_logits, raise_bad_logits
+from .._core.checks import can_raise, check_dim, check_logits, raise_bad_logits
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, work_dtype
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_logits
+from .._core.checks import check_logits
 from ..noise import KeyedNoise, fresh_seed
 from ._common import Loss, call, check_problem, one_hot
 from .enumeration import exact

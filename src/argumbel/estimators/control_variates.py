@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import EXACT_BELOW, can_raise, check_tau
+from .._core.checks import EXACT_BELOW, can_raise, check_tau
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, draw_like
 from ..relax import further_noise, gumbel_softmax

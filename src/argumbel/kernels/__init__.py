@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._checks import can_raise, is_traced
+from .._core.checks import can_raise, is_traced
 from . import cpu, reference
 
 __all__ = [

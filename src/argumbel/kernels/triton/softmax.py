@@ -28,7 +28,7 @@ BLOCK = 1024  # of longer rows
 PROGRAMS = 2048  # to cut longer rows for, of four warps
 MOST_SEGMENTS = 512  # of a row: each program reads what was measured of all
 HUGE = tl.constexpr(torch.finfo(torch.float32).max)
-COLD = tl.constexpr(2.0**-60)  # a temperature below counts as 0 (argumbel._checks)
+COLD = tl.constexpr(2.0**-60)  # a temperature below counts as 0 (argumbel._core.checks)
 
 
 @triton.jit

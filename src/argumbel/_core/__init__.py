@@ -1,0 +1,1 @@
+"""What every package stands on and no user calls: checks of arguments, quadratures, trees."""
