@@ -15,7 +15,7 @@ from tests import statistics
 from torch import Tensor
 
 from argumbel import KeyedNoise
-from argumbel.kernels import reference
+from argumbel.kernels import noise as reference
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]
 SECONDS = 0.5  # for repeated calls of one check

@@ -16,6 +16,7 @@ if not torch.cuda.is_available():
 
 with warnings.catch_warnings():  # a machine without a compiler says so once, and still passes the tests
     warnings.filterwarnings("ignore", message="argumbel was installed without its compiled kernels")
+    from argumbel import kernels
     from argumbel.kernels import cpu
 
 settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -51,8 +52,7 @@ def _poison() -> Iterator[None]:
 
 
 @pytest.fixture(params=["reference", *(["native"] if cpu.library is not None else [])])
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend of the public functions in turn: plain PyTorch, and the compiled kernels where there are any."""
-    if request.param == "reference":
-        monkeypatch.setattr(cpu, "library", None)
-    return request.param
+    with kernels.use("reference" if request.param == "reference" else None):
+        yield request.param

@@ -13,7 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from argumbel.kernels.triton import law, linear, race, softmax, tiles
+from argumbel.kernels.triton import law, linear, race, softmax
+from argumbel.kernels.triton import noise as tiles
 
 INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
 KEY = {"seed": LONG, "rows": None, "items": None, "stride": INT}

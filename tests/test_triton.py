@@ -27,8 +27,10 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from argumbel.kernels import reference
-from argumbel.kernels.triton import law, linear, race, softmax, tiles
+from argumbel.kernels import dispatch
+from argumbel.kernels import noise as reference
+from argumbel.kernels.triton import law, linear, race, softmax
+from argumbel.kernels.triton import noise as tiles
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
@@ -39,21 +41,20 @@ ON_GPU = pytest.mark.skipif(not HAS_GPU, reason="asks what only a GPU can answer
 
 
 @pytest.fixture(autouse=True)
-def _by_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _by_triton() -> Iterator[None]:
     """Where there is no GPU, tensors of the CPU go to the interpreter, but inside ``exactly``."""
-    if not HAS_GPU:
-        assert tiles.INTERPRETED
-        monkeypatch.setattr(kernels, "interpreted", True)
-    return
+    if HAS_GPU:
+        yield
+        return
+    assert tiles.INTERPRETED
+    with kernels.use("triton"):
+        yield
 
 
 def exactly(call: Callable[[], tuple[Tensor, ...] | Tensor]) -> tuple[Tensor, ...] | Tensor:
     """What the CPU's own kernels, or the reference, make of it."""
-    before, kernels.interpreted = kernels.interpreted, False
-    try:
+    with kernels.use(None):
         return call()
-    finally:
-        kernels.interpreted = before
 
 
 def there(x: Tensor) -> Tensor:
@@ -231,11 +232,14 @@ def test_winners_of_many_parts() -> None:
 def test_rows_too_long_for_the_kernels_run_on_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     x, noise = torch.randn(2, 40), ag.KeyedNoise(1)
     exact = exactly(lambda: ag.gumbel_max(x, noise=noise))[1]
-    monkeypatch.setattr(kernels, "LONGEST_ROW", 39)
+    monkeypatch.setattr(dispatch, "LONGEST_ROW", 39)
     for module in (race, tiles, softmax, law):
         monkeypatch.setattr(module, "launch", None)
     assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), exact)
-    assert not kernels.is_native_linear(there(x), there(torch.randn(40, 40)), (1, None, None))
+    one, key = there(torch.ones(1)), (1, None, None)
+    reasons = kernels.explain(kernels.linear_gumbel_max, there(x), there(torch.randn(40, 40)), None, one, key)
+    assert reasons["triton"] == "a row is longer than 39"
+    assert reasons["reference"] == "runs"
     assert ag.gumbel_softmax(there(x)).shape == ag.gumbel((2, 40), device=DEVICE).shape
 
 
@@ -246,22 +250,21 @@ def test_rows_too_long_for_the_kernels_run_on_the_reference(monkeypatch: pytest.
 def test_bad_rows_are_marked(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with NaN, with +inf, with nothing allowed; one with a single item, and a sound one."""
     monkeypatch.setattr(softmax, "LONGEST_TILE", 1024)
-    monkeypatch.setattr(kernels, "_on_cpu", lambda device: False)
     x = torch.zeros(5, n)
     x[0, n // 2], x[1, -1], x[2], x[3, 1:] = torch.nan, torch.inf, -torch.inf, -torch.inf
     x = there(x)
     seed = there(torch.tensor(1))
-    values, indices, _ = race.gumbel_max(x, (seed, None, None))
+    values, indices = race.gumbel_max(x, (seed, None, None))
     assert indices.tolist()[:4] == [-1, -1, -1, 0]
     assert values.isnan().tolist() == [True, True, True, False, False]
-    values, indices, _ = race.gumbel_topk(x, 2, (seed, None, None))
+    values, indices = race.gumbel_topk(x, 2, (seed, None, None))
     assert indices[:4].tolist() == [[-1, -1]] * 3 + [[0, -1]]
     assert values.isnan().sum(-1).tolist() == [2, 2, 2, 1, 0]
-    draws, log_z, _ = law.categorical(x, seed, torch.Size([2]), True)
+    draws, log_z = law.categorical(x, torch.Size([2]), True, (seed,))
     assert draws[:, :4].tolist() == [[-1, -1, -1, 0]] * 2
     assert log_z.isnan().tolist() == [True, True, True, False, False]
     for tau in (1.0, 0.0):
-        y, _ = softmax.gumbel_softmax(x, there(torch.tensor([tau])), False, (seed, None, None))
+        y = softmax.gumbel_softmax(x, there(torch.tensor([tau])), False, (seed, None, None))
         assert y.isnan().all(-1).tolist() == [True, True, True, False, False]
         torch.testing.assert_close(here(y[3:].sum(-1)), torch.ones(2))
 
@@ -334,7 +337,7 @@ def test_cold_rows_are_exactly_one_hot(longest: int, monkeypatch: pytest.MonkeyP
     x = there(torch.full((2, 100), 2.0**26))
     key = (there(torch.tensor(1)), None, None)
     tau = there(torch.tensor([0.0, 1.0]))
-    y, _ = softmax.gumbel_softmax(x, tau, False, key)
+    y = softmax.gumbel_softmax(x, tau, False, key)
     first = ag.gumbel_max(x, noise=ag.KeyedNoise(1)).indices
     assert torch.equal(here(y[0]), torch.nn.functional.one_hot(here(first[0]), 100).float())
     assert (y[1] > 0).sum() > 1
@@ -350,7 +353,7 @@ def test_a_temperature_without_end_or_none(longest: int, monkeypatch: pytest.Mon
     x = torch.randn(2, 37)
     x[:, 3] = -torch.inf
     key = (there(torch.tensor(1)), None, None)
-    y, _ = softmax.gumbel_softmax(there(x), there(torch.tensor([torch.inf, torch.nan])), False, key)
+    y = softmax.gumbel_softmax(there(x), there(torch.tensor([torch.inf, torch.nan])), False, key)
     expected = torch.full((37,), 1 / 36)
     expected[3] = 0
     torch.testing.assert_close(here(y[0]), expected)
@@ -416,7 +419,7 @@ def test_law_of_categorical_over_blocks(log_z: bool, monkeypatch: pytest.MonkeyP
     x = 2 * torch.randn(37, generator=torch.Generator().manual_seed(1))
     x[8:16] = -torch.inf
     x[3], x[33:] = -3, torch.tensor([1.0, -torch.inf, 3.0, -2.0])
-    draws, z, _ = law.categorical(there(x.expand(1, 37)), there(torch.tensor(7)), torch.Size([1500]), log_z)
+    draws, z = law.categorical(there(x.expand(1, 37)), torch.Size([1500]), log_z, (there(torch.tensor(7)),))
     check_draws(here(draws).flatten(), oracles.softmax(x))
     if log_z:
         torch.testing.assert_close(here(z), x.double().logsumexp(-1, keepdim=True), rtol=1e-6, atol=1e-6)
@@ -427,7 +430,7 @@ def test_draws_are_the_race_of_blocks_and_then_of_items(monkeypatch: pytest.Monk
     monkeypatch.setattr(law, "BLOCK", 64)
     n, seed, blocks, tile = 1000, 11, 16, 16
     x = logits((3, n)) + torch.tensor([[0.0], [3000.0], [-3000.0]])
-    draws, log_z, _ = law.categorical(there(x), there(torch.tensor(seed)), torch.Size([5]), True)
+    draws, log_z = law.categorical(there(x), torch.Size([5]), True, (there(torch.tensor(seed)),))
     torch.testing.assert_close(here(log_z), x.double().logsumexp(-1), rtol=2e-7, atol=2e-6)
     g = exactly(lambda: ag.KeyedNoise(seed).gumbel((15, tile + 4 + 64 + 28)))
     padded = torch.nn.functional.pad(x, (0, blocks * 64 - n), value=-torch.inf).double().unflatten(-1, (blocks, 64))
@@ -443,7 +446,7 @@ def test_a_rare_block_is_drawn_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(law, "BLOCK", 8)
     x = torch.full((16,), -5.0)
     x[3] = 0.0
-    draws, _, _ = law.categorical(there(x.expand(1, 16)), there(torch.tensor(7)), torch.Size([1500]), True)
+    draws, _ = law.categorical(there(x.expand(1, 16)), torch.Size([1500]), True, (there(torch.tensor(7)),))
     p = oracles.softmax(x)
     check_frequency(int((draws >= 8).sum()), 1500, float(p[8:].sum()))
 
@@ -501,7 +504,7 @@ def test_linear_draws_are_the_race_of_a_few_items_and_then_of_one() -> None:
     hidden, weight, bias = head(torch.float32, 6, 300, 40)
     temperature, seed = torch.tensor([0.5, 1.0, 2.0, 0.5, 3.0, 9.0]), 12
     key = there(torch.tensor(seed))
-    _, draws = linear.linear_categorical(there(hidden), there(weight), there(bias), there(temperature), key)
+    _, draws = linear.linear_categorical(there(hidden), there(weight), there(bias), there(temperature), (key,))
     few, blocks, tile = linear.FEW, 19, 32
     x = ((hidden.double() @ weight.double().T + bias) / temperature[:, None]).float()
     x = torch.nn.functional.pad(x, (0, blocks * few - 300), value=-torch.inf).unflatten(-1, (blocks, few))
@@ -542,7 +545,7 @@ def test_linear_rows_without_a_temperature_are_marked() -> None:
         True,
         True,
     ]
-    draws = linear.linear_categorical(hidden, weight, bias, temperature, key[0])[1]
+    draws = linear.linear_categorical(hidden, weight, bias, temperature, key[:1])[1]
     assert (draws < 0).tolist() == [False, True, True, True]
 
 
@@ -561,7 +564,7 @@ def test_linear_rows_of_nan_are_marked() -> None:
     hidden[1, 3] = torch.nan
     one = there(torch.ones(1))
     seed = there(torch.tensor(1))
-    heights, draws = linear.linear_categorical(hidden, weight, bias, one, seed)
+    heights, draws = linear.linear_categorical(hidden, weight, bias, one, (seed,))
     assert (draws < 0).tolist() == heights.isnan().tolist() == [False, True, False, False]
     values, indices = linear.linear_gumbel_max(
         hidden, weight, torch.full_like(bias, -torch.inf), one, (seed, None, None)
@@ -703,7 +706,7 @@ def test_machine_code() -> None:
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_has_triton", False)
+    monkeypatch.setattr(dispatch, "_has_triton", False)
     with pytest.warns(RuntimeWarning, match=r"argumbel finds no Triton.*: pip install triton"):
         indices = ag.gumbel_max(there(torch.zeros(3, 4)), noise=ag.KeyedNoise(1)).indices
     assert torch.equal(here(indices), exactly(lambda: ag.gumbel_max(torch.zeros(3, 4), noise=ag.KeyedNoise(1)))[1])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._core.checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
-from .noise import KeyedNoise, as_keyed, perturb
+from ._core.checks import Rows, check_k
+from .kernels.race import first
+from .noise import KeyedNoise, draw_like, key_for, seed_from
 
 __all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"]
 
@@ -19,13 +20,6 @@ class Choice(NamedTuple):
     """Perturbed values and the items they belong to, as ``torch.max`` and ``torch.topk`` return them."""
 
     values: Tensor
-    indices: Tensor
-
-
-class Draw(NamedTuple):
-    """The keys of items drawn without replacement (perturbed logits, falling) and the items."""
-
-    keys: Tensor
     indices: Tensor
 
 
@@ -68,13 +62,11 @@ def categorical(
 
     Source: Maddison, Tarlow and Minka 2014, "A* sampling" (max-stability); Gumbel 1954.
     """
-    check_logits(logits)
-    dim = check_dim(logits, dim)
-    x = forbid(logits, mask).detach().movedim(dim, -1)
-    seed = as_keyed(None, generator, logits.device).seed
-    draws, _, bad = kernels.categorical(x, seed, torch.Size(sample_shape))
+    rows = Rows(logits, dim, mask)
+    seed = seed_from(generator, logits.device)
+    draws, _, bad = kernels.categorical(rows.x.detach(), torch.Size(sample_shape), False, (seed,))
     if bad:
-        raise_bad_logits(x, -1)
+        rows.complain()
     return draws
 
 
@@ -119,8 +111,7 @@ def gumbel_max(
     Source: Yellott 1977, "The relationship between Luce's choice axiom, Thurstone's theory of comparative judgment, and
     the double exponential distribution"; Maddison, Tarlow and Minka 2014, "A* sampling".
     """
-    check_logits(logits)
-    return _race(forbid(logits, mask), None, check_dim(logits, dim), noise, generator)
+    return Choice(*race(Rows(logits, dim, mask), noise, generator))
 
 
 def gumbel_topk(
@@ -159,10 +150,9 @@ def gumbel_topk(
     Source: Vieira 2014, "Gumbel-max trick and weighted reservoir sampling" (blog post); Kool, van Hoof and Welling
     2019, "Stochastic beams and where to find them".
     """
-    check_logits(logits)
-    dim = check_dim(logits, dim)
-    check_k(k, logits.shape[dim])
-    return _race(forbid(logits, mask), k, dim, noise, generator)
+    rows = Rows(logits, dim, mask)
+    values, indices = race(rows, noise, generator, check_k(k, rows.x.shape[-1]))
+    return Choice(rows.back(values), rows.back(indices))
 
 
 def sample_without_replacement(
@@ -172,10 +162,10 @@ def sample_without_replacement(
     dim: int = -1,
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> Draw:
-    """k items without replacement with weights exp(logits), in order drawn, and their keys.
+) -> Choice:
+    """k items without replacement with weights exp(logits), in order drawn, and their perturbed logits.
 
-    A *law* function: keys and indices have the joint law of :func:`gumbel_topk`, by the fastest algorithm there is,
+    A *law* function: values and indices have the joint law of :func:`gumbel_topk`, by the fastest algorithm there is,
     which may differ between backends and versions.
 
     Args:
@@ -183,7 +173,7 @@ def sample_without_replacement(
         logits, dim, mask, generator: as :func:`categorical`.
 
     Returns:
-        ``(keys, indices)``: the k largest of ``logits + Gumbel noise``, falling, in the dtype of logits; int64 indices.
+        ``(values, indices)``: the k largest of ``logits + Gumbel noise``, falling, in the dtype of logits; int64 indices.
 
     Raises:
         ValueError, TypeError: as :func:`gumbel_topk`.
@@ -196,53 +186,40 @@ def sample_without_replacement(
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir".
     """
-    check_logits(logits)
-    dim = check_dim(logits, dim)
-    check_k(k, logits.shape[dim])
-    x = forbid(logits.detach(), mask)
-    noise = as_keyed(None, generator, x.device)
-    items_last = x.movedim(dim, -1)
-    if not kernels.is_native(items_last, (noise.seed, None, None)):
-        return Draw(*gumbel_topk(x, k, dim=dim, noise=noise))
-    keys, indices, bad = kernels.sample_without_replacement(items_last, k, noise.seed)
+    rows = Rows(logits, dim, mask)
+    k = check_k(k, rows.x.shape[-1])
+    seed = seed_from(generator, logits.device)
+    values, indices, bad = kernels.sample_without_replacement(rows.x.detach(), k, (seed,))
     if bad:
-        raise_bad_logits(x, dim, k=k)
-    return Draw(keys.movedim(-1, dim), indices.movedim(-1, dim))
+        rows.complain(k=k)
+    return Choice(rows.back(values), rows.back(indices))
 
 
-def _race(
-    x: Tensor, k: int | None, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None
-) -> Choice:
-    """The first k of every row, or, for k None, the winner, whose dimension is then dropped."""
-    if not isinstance(noise, Tensor):
-        noise, generator = as_keyed(noise, generator, x.device), None
-        items_last = x.movedim(dim, -1)
-        key = noise.key(items_last.shape, x.device)
-        if kernels.is_native(items_last, key):
-            if k is None:
-                values, indices, bad = kernels.gumbel_max(items_last, key)
-            else:
-                values, indices, bad = kernels.gumbel_topk(items_last, k, key)
-                values, indices = values.movedim(-1, dim), indices.movedim(-1, dim)
-            if bad:
-                raise_bad_logits(x.detach(), dim, k=1 if k is None else k)
-            return Choice(values, indices)
-    keys = perturb(x, dim, noise, generator)
-    values, indices = keys.max(dim) if k is None else keys.topk(k, dim)
-    return Choice(*_checked(x, dim, noise, values, indices, 1 if k is None else k))
+# --- for the rest of the library: a race between the door and the result, items last -----------------------------
 
 
-def _checked(
-    logits: Tensor, dim: int, noise: object, values: Tensor, indices: Tensor, k: int = 1
+def race(
+    rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None, k: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Values in the dtype of logits; bad rows raise where they may be looked at, else become NaN and -1."""
-    bad = ~values.isfinite()
-    if values.ndim == logits.ndim and k:  # of the first k: where the best is NaN or +inf, nothing of the row is sound
-        best = values.narrow(dim, 0, 1)
-        bad = bad | best.isnan() | (best == torch.inf)
-    if can_raise(values):
-        if bool(bad.any()):
-            raise_bad_logits(logits, dim, noise, k)
+    """Values and indices of the winners, or of the first k; a bad row raises, or is marked."""
+    if isinstance(noise, Tensor):
+        values, indices, bad = first(perturbed(rows, noise, generator), k, rows.x.dtype)
+    elif k is None:
+        values, indices, bad = kernels.gumbel_max(rows.x, key_for(rows.x, noise, generator))
     else:
-        values, indices = values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
-    return values.to(logits.dtype), indices
+        values, indices, bad = kernels.gumbel_topk(rows.x, k, key_for(rows.x, noise, generator))
+    if bad:
+        rows.complain(noise, 1 if k is None else k)
+    return values, indices
+
+
+def perturbed(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
+    """Logits plus noise, in float32 or float64."""
+    return rows.x.to(kernels.work_dtype(rows.x.dtype)) + noise_for(rows, noise, generator)
+
+
+def noise_for(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
+    """Gumbel noise for these rows; a tensor of noise has the layout of the logits."""
+    if isinstance(noise, Tensor):
+        return draw_like(rows.back(rows.x), rows.dim, noise, generator, "gumbel").movedim(rows.dim, -1)
+    return draw_like(rows.x, rows.x.ndim - 1, noise, generator, "gumbel")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._core.checks import can_raise, check_dim, check_logits, forbid, raise_bad_logits
+from ._core.checks import can_raise, check_dim, check_logits, count, forbid, raise_bad_logits
+from ._core.elementwise import logaddexp
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 from .reverse import known_winners
@@ -37,8 +38,8 @@ def counterfactual(
     *,
     dim: int = -1,
     mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
     noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``argmax(new_logits + posterior_noise(logits, index))``: what would have won under new_logits, in the race that
     index won under logits.
@@ -56,9 +57,9 @@ def counterfactual(
         num_samples: how many answers, each from its own draw of the noise behind the one outcome.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed, under both.
-        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
         noise: a tensor of standard Gumbel noise of shape ``(num_samples, *logits.shape)``, or a ``KeyedNoise``, whose
             rows are the samples times the batch.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
         int64 indices of shape ``(num_samples, *index.shape)``.
@@ -77,8 +78,7 @@ def counterfactual(
 
     Source: Oberst and Sontag 2019, "Counterfactual off-policy evaluation with Gumbel-max structural causal models".
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be a whole number, at least 1, but it is {num_samples!r}")
+    num_samples = count("num_samples", num_samples, least=1)
     x, won, bad, dim = known_winners(logits, index, dim, mask)
     new, nowhere = _second(new_logits, logits, dim, mask, "new_logits")
     many = logits.unsqueeze(0).expand(num_samples, *logits.shape)
@@ -95,7 +95,7 @@ def counterfactual(
     peak = x.amax(-1, keepdim=True)
     at = x - peak
     height = at.logsumexp(-1, keepdim=True) + g_won  # T - peak
-    deficit = torch.logaddexp(height - at - g, torch.zeros_like(g))
+    deficit = logaddexp(height - at - g, torch.zeros_like(g))
     shift = new - x
     ahead = shift - torch.where(lost, 0, shift.gather(-1, won)) - deficit
     # Without weight before, an item was not in the race: its noise is unconstrained, and it is compared by its height.
@@ -156,8 +156,8 @@ def gumbel_coupling(
     *,
     dim: int = -1,
     mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
     noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Coupled:
     """``argmax(logits + G), argmax(other + G)``: two choices under one noise.
 
@@ -168,8 +168,8 @@ def gumbel_coupling(
         logits, other: of the same shape, any floating dtypes; -inf forbids an item.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed, in both.
-        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
         ``(first, second)``: int64 indices in the shape of logits without ``dim``.
@@ -199,8 +199,8 @@ def maximal_coupling(
     *,
     dim: int = -1,
     mask: Tensor | None = None,
-    generator: torch.Generator | None = None,
     noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Coupled:
     """Draws from ``p = softmax(logits)`` and ``q = softmax(other)`` that agree as often as draws can: with probability
     ``sum(min(p, q))``.
@@ -211,7 +211,7 @@ def maximal_coupling(
     both and makes the second draw.
 
     Args:
-        logits, other, dim, mask, generator, noise: as :func:`gumbel_coupling`.
+        logits, other, dim, mask, noise, generator: as :func:`gumbel_coupling`.
 
     Returns:
         ``(first, second)``: int64 indices in the shape of logits without ``dim``.
@@ -312,7 +312,7 @@ class _SortedRatios:
 
     def log_b(self) -> Tensor:
         """The logarithm of B(t) = sum(max(p, q t)), at each ratio."""
-        return torch.logaddexp(self.above, self.below + self.log_ratio)
+        return logaddexp(self.above, self.below + self.log_ratio)
 
     def log_steps(self) -> Tensor:
         """The logarithm of the integral of 1 / B^2 from each ratio t to the next, s: (s - t) / (B(s) B(t))."""
@@ -320,7 +320,7 @@ class _SortedRatios:
         s = torch.cat([t[..., 1:], t[..., -1:]], -1)
         apart = s > t
         gap = (s - t).masked_fill(~apart, 1)
-        log_b_over_s = torch.logaddexp(self.above - s, self.below)
+        log_b_over_s = logaddexp(self.above - s, self.below)
         return (torch.log(-torch.expm1(-gap)) - log_b_over_s - self.log_b()).masked_fill(~apart, -torch.inf)
 
 
@@ -340,7 +340,7 @@ def _second(other: Tensor, logits: Tensor, dim: int, mask: Tensor | None, name: 
         raise ValueError(
             f"{name} must have the shape {tuple(logits.shape)} of logits, but its shape is {tuple(other.shape)}"
         )
-    x = forbid(other.detach(), mask).to(work_dtype(other.dtype)).movedim(dim, -1)
+    x = forbid(other.detach(), mask).to(work_dtype(other.dtype)).movedim(dim, -1).contiguous()
     bad = ~x.amax(-1, keepdim=True).isfinite()
     if can_raise(x) and bool(bad.any()):
         raise ValueError(

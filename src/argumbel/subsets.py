@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ._core.checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
-from .choice import _checked
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = [
@@ -617,7 +616,10 @@ def priority_sample(
     if k < x.shape[dim]:
         threshold = top.values.detach().select(dim, k)
     chosen = x.gather(dim, indices)
-    keys, indices = _checked(x, dim, noise, values, indices, k)
+    bad = ~values.isfinite()
+    if can_raise(values) and bool(bad.any()):
+        raise_bad_logits(x, dim, noise, k)
+    keys, indices = values.masked_fill(bad, torch.nan).to(logits.dtype), indices.masked_fill(bad, -1)
     log_q = (chosen.detach() - threshold.unsqueeze(dim)).clamp(max=0)
     weights = torch.exp(chosen - log_q + 0 * keys.detach())
     return PriorityDraw(keys, indices, weights.to(logits.dtype), threshold.to(logits.dtype))

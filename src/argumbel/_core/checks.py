@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-__all__ = ["can_raise", "check_dim", "check_k", "check_logits", "check_tau", "forbid", "raise_bad_logits"]
+__all__ = [
+    "EXACT_BELOW",
+    "Rows",
+    "can_raise",
+    "check_dim",
+    "check_k",
+    "check_logits",
+    "check_tau",
+    "count",
+    "floating",
+    "forbid",
+    "integers",
+    "is_traced",
+    "number",
+    "raise_bad_logits",
+]
 
 
 def can_raise(x: Tensor) -> bool:
@@ -21,13 +40,59 @@ def is_traced(x: Tensor) -> bool:
     return type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def floating(name: str, x: object, *, of: str = "") -> Tensor:
+    """x, a floating tensor; ``of`` says what it is of, for the message."""
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        what = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        remedy = f"{name}.float()" if isinstance(x, Tensor) else f"torch.as_tensor({name}).float()"
+        raise TypeError(f"{name} must be a floating tensor{of}, but it is {what}; pass {remedy}")
+    return x
+
+
+def integers(name: str, x: object) -> Tensor:
+    """x, a tensor of integers."""
+    if not isinstance(x, Tensor) or x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool:
+        what = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise TypeError(f"{name} must be a tensor of integers, but it is {what}; pass an int64 tensor")
+    return x
+
+
+def count(name: str, k: object, *, least: int = 0, most: int | None = None, of: str = "") -> int:
+    """k, an integer between least and most; ``of`` says what ``most`` is."""
+    if type(k) is not int and not isinstance(k, torch.SymInt):
+        try:
+            if isinstance(k, (bool, Tensor)):
+                raise TypeError
+            k = operator.index(k)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, but it is a {type(k).__name__}; pass int({name})") from None
+    if k < least or (most is not None and k > most):  # type: ignore[operator]
+        if most is None:
+            raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
+        raise ValueError(f"{name} must be between {least} and {of}{most}, but it is {k}; pass a number in between")
+    return k  # type: ignore[return-value]
+
+
+def number(name: str, x: object, *, least: float = -math.inf, below: float = math.nan, remedy: str = "") -> float:
+    """x, a number (not a tensor) of at least ``least`` and less than ``below``; NumPy's numbers are numbers."""
+    if type(x) not in (int, float):
+        if isinstance(x, bool) or not isinstance(x, Real):
+            raise TypeError(f"{name} must be a number, but it is a {type(x).__name__}; pass float({name})")
+        x = float(x)
+    if not x >= least or x >= below:
+        bound = f"at least {least:g}" if math.isnan(below) else f"at least {least:g} and less than {below:g}"
+        raise ValueError(f"{name} must be {bound}, but it is {x}{remedy and f'; {remedy}'}")
+    return x
+
+
 def check_logits(logits: Tensor, name: str = "logits") -> None:
+    if isinstance(logits, Tensor) and logits.dtype.is_floating_point and logits.ndim:
+        return
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} must be a tensor, but it is a {type(logits).__name__}; pass torch.as_tensor({name})")
     if not logits.dtype.is_floating_point:
         raise TypeError(f"{name} must have a floating dtype, but it is {logits.dtype}; pass {name}.float()")
-    if logits.ndim == 0:
-        raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
+    raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
 
 
 def check_dim(logits: Tensor, dim: int) -> int:
@@ -45,11 +110,8 @@ def check_dim(logits: Tensor, dim: int) -> int:
     return dim
 
 
-def check_k(k: int, n: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an integer, but it is a {type(k).__name__}; pass int(k)")
-    if not 0 <= k <= n:
-        raise ValueError(f"k must be between 0 and the number of items, {n}, but it is {k}")
+def check_k(k: int, n: int) -> int:
+    return count("k", k, most=n, of="the number of items, ")
 
 
 # A temperature below this counts as 0: keys that differ at all then differ by more than float32 can soften, and
@@ -63,8 +125,10 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | T
     dim None: tau may have any shape that broadcasts against logits; else it must not vary along dim.
     """
     if not isinstance(tau, Tensor):
-        if not isinstance(tau, (int, float)):
-            raise TypeError(f"tau must be a number or a tensor, but it is a {type(tau).__name__}; pass float(tau)")
+        if type(tau) not in (int, float):
+            if isinstance(tau, bool) or not isinstance(tau, Real):
+                raise TypeError(f"tau must be a number or a tensor, but it is a {type(tau).__name__}; pass float(tau)")
+            tau = float(tau)
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
         return tau if tau >= EXACT_BELOW else 0.0
@@ -119,3 +183,33 @@ def raise_bad_logits(logits: Tensor, dim: int, noise: object = None, k: int = 1)
     raise ValueError(
         f"k must be at most the number of allowed items in each row, but it is {k} and some row allows only {support}"
     )
+
+
+class Rows:
+    """Logits as every function looks at them: rows of items, items last, with -inf where the mask is False.
+
+    ``x`` are the rows, ``dim`` where the items lay, counted from the front; :meth:`back` moves the items of a result
+    there, and :meth:`complain` says what is wrong with a row that a kernel found bad.
+    """
+
+    __slots__ = ("dim", "x")
+
+    def __init__(self, logits: Tensor, dim: int, mask: Tensor | None = None, *, name: str = "logits") -> None:
+        check_logits(logits, name)
+        self.dim = dim = check_dim(logits, dim)
+        x = logits if mask is None else forbid(logits, mask)
+        self.x = x if dim == x.ndim - 1 else x.movedim(dim, -1)
+
+    def back(self, y: Tensor) -> Tensor:
+        """y, which may have more dimensions in front, with its items where they lay."""
+        away = self.x.ndim - self.dim
+        return y if away == 1 else y.movedim(-1, -away)
+
+    def of(self, x: Tensor) -> Rows:
+        """Other rows in the same layout."""
+        rows = object.__new__(Rows)
+        rows.x, rows.dim = x, self.dim
+        return rows
+
+    def complain(self, noise: object = None, k: int = 1) -> None:
+        raise_bad_logits(self.x.detach(), -1, noise, k)

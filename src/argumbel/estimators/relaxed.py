@@ -260,7 +260,7 @@ def decoupled_straight_through(
 
     Source: Shah et al. 2024, "Improving discrete optimisation via decoupled straight-through Gumbel-softmax".
     """
-    return _through("decoupled", f, logits, num_samples, generator, noise, tau=tau, forward_tau=forward_tau)
+    return _through("decoupled", f, logits, num_samples, generator, noise, tau=tau, temperature=forward_tau)
 
 
 def _through(

@@ -63,178 +63,49 @@ def _load() -> ModuleType | None:
 
 library = _load()
 
-Key = tuple[int, Tensor | None, Tensor | None]  # seed, row ids, item ids
-# Address, rows, items, stride of rows; and the tensor, to be kept alive meanwhile.
-Matrix = tuple[int, int, int, int, Tensor]
+NO_KEY = (0, None, None)
 
 
-def matrix(x: Tensor) -> Matrix:
-    """x as rows of contiguous items: no copy wherever strides can say it, also of expanded rows."""
+def rows_of(x: Tensor) -> tuple[Tensor, int]:
+    """x as a matrix of rows of contiguous items, and the stride between rows: no copy wherever strides can say it, also
+    of expanded rows."""
     n = x.shape[-1]
     if x.is_contiguous():
-        return x.data_ptr(), x.numel() // n, n, n, x
+        return x, n
     x = x.reshape(-1, n)
     if x.stride(1) != 1 and n > 1:
         x = x.contiguous()
-    return x.data_ptr(), x.shape[0], n, x.stride(0), x
+    return x, x.stride(0)
 
 
-def _empty_like(x: Tensor) -> Tensor:
-    return torch.empty_like(x) if x.is_contiguous() else torch.empty(x.shape, dtype=x.dtype)
+def call(function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tensor | None], *own: float) -> bool:
+    """Run a function of the C++'s list (``operations.h``) on the rows of x; whether a row was bad.
 
-
-def bad_row(x: Tensor) -> bool:
-    """Whether a row of x holds NaN or +inf, or allows nothing."""
-    assert library is not None
-    address, n_rows, n, row_stride, _x = matrix(x)
-    return library.bad_row(address, n_rows, n, row_stride, DTYPES[x.dtype]) >= 0
-
-
-def _pointers(key: Key, shape: torch.Size) -> tuple[int, int, int, int, tuple[Tensor, ...]]:
-    """Seed, row ids, item ids and the stride between their lines; with the tensors to be kept alive meanwhile."""
+    Args:
+        function: its name.
+        x: items last; float32, float16 or bfloat16 (float64 where the function takes it). Empty: nothing is done.
+        key: seed, row ids in the shape of the rows, item ids that broadcast to x.
+        own: its own arguments in the order of the list: numbers, and the addresses of contiguous tensors (0: none).
+    """
+    numel = x.numel()
+    if not numel:
+        return False
+    n = stride = x.shape[-1]
+    matrix = x
+    if not x.is_contiguous():
+        matrix, stride = rows_of(x)
     seed, rows, items = key
-    if rows is None and items is None:
-        return seed, 0, 0, 0, ()
-    keep = []
+    row_ids = item_ids = item_stride = 0
     if rows is not None:
         rows = rows.contiguous()
-        keep.append(rows)
-    stride = 0
+        row_ids = rows.data_ptr()
     if items is not None:
         if items.numel() != items.shape[-1]:
-            items, stride = items.expand(shape), shape[-1]
+            items, item_stride = items.expand(x.shape), n
         items = items.contiguous()
-        keep.append(items)
-    pointers = rows.data_ptr() if rows is not None else 0, items.data_ptr() if items is not None else 0
-    return seed, *pointers, stride, tuple(keep)
-
-
-def noise(law: str, shape: torch.Size, dtype: torch.dtype, key: Key) -> Tensor:
-    out = torch.empty(shape, dtype=dtype)
-    if out.numel():
-        assert library is not None
-        n = shape[-1]
-        seed, rows, items, stride, _keep = _pointers(key, shape)
-        threads = torch.get_num_threads()
-        library.noise(LAWS[law], out.data_ptr(), out.numel() // n, n, DTYPES[dtype], seed, rows, items, stride, threads)
-    return out
-
-
-def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
-    values = x.new_empty(x.shape[:-1])
-    indices = torch.empty(x.shape[:-1], dtype=torch.int64)
-    bad = -1
-    if x.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        seed, rows, items, stride, _keep = _pointers(key, x.shape)
-        bad = library.gumbel_max(
-            address, n_rows, n, row_stride, DTYPES[x.dtype],
-            seed, rows, items, stride, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return values, indices, bad >= 0
-
-
-def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
-    values = x.new_empty((*x.shape[:-1], k))
-    indices = torch.empty((*x.shape[:-1], k), dtype=torch.int64)
-    bad = -1
-    if indices.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        seed, rows, items, stride, _keep = _pointers(key, x.shape)
-        bad = library.gumbel_topk(
-            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
-            k, values.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return values, indices, bad >= 0
-
-
-def sample_without_replacement(x: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor, bool]:
-    keys = x.new_empty((*x.shape[:-1], k))
-    indices = torch.empty((*x.shape[:-1], k), dtype=torch.int64)
-    bad = -1
-    if indices.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        bad = library.sample_without_replacement(
-            address, n_rows, n, row_stride, DTYPES[x.dtype],
-            seed, k, keys.data_ptr(), indices.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return keys, indices, bad >= 0
-
-
-def categorical(x: Tensor, seed: int, sample_shape: torch.Size, with_log_z: bool) -> tuple[Tensor, Tensor, bool]:
-    """log Z is empty unless it is wanted."""
-    draws = torch.empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
-    log_z = torch.empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64)
-    bad = -1
-    if draws.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        bad = library.categorical(
-            address, n_rows, n, row_stride, DTYPES[x.dtype],
-            seed, sample_shape.numel(), draws.data_ptr(), log_z.data_ptr() if with_log_z else 0,
-            torch.get_num_threads(),
-        )  # fmt: skip
-    return draws, log_z, bad >= 0
-
-
-def posterior_gumbel(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -> tuple[Tensor, bool]:
-    """float32 whatever x is; index: int64, one a row; value: float32, likewise."""
-    out = torch.empty(x.shape, dtype=torch.float32)
-    bad = -1
-    if x.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        seed, rows, items, stride, _keep = _pointers(key, x.shape)
-        index = index.contiguous()
-        value = None if value is None else value.contiguous()
-        bad = library.posterior_gumbel(
-            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
-            index.data_ptr(), 0 if value is None else value.data_ptr(), out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return out, bad >= 0
-
-
-def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
-    """tau: float32, of one element or one a row."""
-    out = _empty_like(x)
-    bad = -1
-    if x.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        seed, rows, items, stride, _keep = _pointers(key, x.shape)
-        bad = library.gumbel_softmax(
-            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
-            tau.data_ptr(), int(tau.numel() > 1), hard, out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return out, bad >= 0
-
-
-def gumbel_softmax_backward_keyed(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> Tensor:
-    """The gradient with respect to x, from that with respect to the soft sample, which is made again from its key."""
-    out = _empty_like(x)
-    if x.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _x = matrix(x)
-        grad_address, _, _, grad_stride, _grad = matrix(grad)
-        seed, rows, items, stride, _keep = _pointers(key, x.shape)
-        library.gumbel_softmax_backward_keyed(
-            address, n_rows, n, row_stride, DTYPES[x.dtype], seed, rows, items, stride,
-            grad_address, grad_stride, tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return out
-
-
-def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
-    out = _empty_like(y)
-    if y.numel():
-        assert library is not None
-        address, n_rows, n, row_stride, _y = matrix(y)
-        grad_address, _, _, grad_stride, _grad = matrix(grad)
-        library.gumbel_softmax_backward(
-            address, grad_address, n_rows, n, row_stride, grad_stride, DTYPES[y.dtype],
-            tau.data_ptr(), int(tau.numel() > 1), out.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
-    return out
+        item_ids = items.data_ptr()
+    bad = getattr(library, function)(
+        matrix.data_ptr(), numel // n, n, stride, DTYPES[x.dtype],
+        int(seed), row_ids, item_ids, item_stride, torch.get_num_threads(), *own,
+    )  # fmt: skip
+    return bad >= 0

@@ -41,16 +41,17 @@ void noise_rows(T* out, int64_t rows, int64_t items, const Key& key, int threads
     });
 }
 
-int64_t noise(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads) {
+// `x` tells the shape and dtype of `out`, which is contiguous.
+int64_t keyed_noise(Matrix x, Key key, int threads, Law law, void* out) {
     const auto run = [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         T* to = static_cast<T*>(out);
-        if (law == Law::uniform) noise_rows<Law::uniform>(to, rows, items, key, threads);
-        if (law == Law::exponential) noise_rows<Law::exponential>(to, rows, items, key, threads);
-        if (law == Law::logistic) noise_rows<Law::logistic>(to, rows, items, key, threads);
-        if (law == Law::gumbel) noise_rows<Law::gumbel>(to, rows, items, key, threads);
+        if (law == Law::uniform) noise_rows<Law::uniform>(to, x.rows, x.items, key, threads);
+        if (law == Law::exponential) noise_rows<Law::exponential>(to, x.rows, x.items, key, threads);
+        if (law == Law::logistic) noise_rows<Law::logistic>(to, x.rows, x.items, key, threads);
+        if (law == Law::gumbel) noise_rows<Law::gumbel>(to, x.rows, x.items, key, threads);
     };
-    dtype == Dtype::f64 ? run(static_cast<double*>(nullptr)) : by_dtype(dtype, run);
+    x.dtype == Dtype::f64 ? run(static_cast<double*>(nullptr)) : by_dtype(x.dtype, run);
     return -1;
 }
 

@@ -22,24 +22,19 @@ struct Key {
     int64_t items_row_stride;
 };
 
+}  // namespace argumbel
+
+#include "operations.h"
+
+namespace argumbel {
+
 // Every function returns the first bad row (NaN, +inf, nothing allowed), or -1. A bad row gets index -1 and NaN.
 struct Kernels {
     const char* name;
-    int64_t (*noise)(Law law, void* out, int64_t rows, int64_t items, Key key, Dtype dtype, int threads);
-    int64_t (*bad_row)(Matrix x);
-    int64_t (*gumbel_max)(Matrix x, Key key, void* values, int64_t* indices, int threads);
-    int64_t (*gumbel_softmax)(
-        Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads);
-    int64_t (*gumbel_softmax_backward)(
-        Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
-    int64_t (*gumbel_softmax_backward_keyed)(
-        Matrix x, Key key, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads);
-    int64_t (*categorical)(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads);
-    int64_t (*gumbel_topk)(Matrix x, Key key, int64_t k, void* values, int64_t* indices, int threads);
-    int64_t (*posterior_gumbel)(
-        Matrix x, Key key, const int64_t* index, const float* value, float* out, int threads);
-    int64_t (*sample_without_replacement)(
-        Matrix x, uint64_t seed, int64_t k, void* keys, int64_t* items, int threads);
+#define ARGUMBEL_MEMBER(operation, ...) \
+    int64_t (*operation)(Matrix x, Key key, int threads __VA_OPT__(, ) __VA_ARGS__);
+    ARGUMBEL_OPERATIONS(ARGUMBEL_MEMBER)
+#undef ARGUMBEL_MEMBER
 };
 
 extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_generic;

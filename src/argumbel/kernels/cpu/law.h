@@ -303,7 +303,8 @@ void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t 
 }
 
 // out[draw][row]; log_z may be null.
-int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double* log_z, int threads) {
+int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z, int64_t* out) {
+    const uint64_t seed = key.seed;
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -327,23 +328,22 @@ int64_t categorical(Matrix x, uint64_t seed, int64_t draws, int64_t* out, double
         };
         if (x.items <= kShort && x.rows >= (draws == 1 ? kFewRows : kLanes / 2)) {
             const int64_t group = std::max<int64_t>(1, kTask / kLanes / x.items) * kLanes;
-            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
-                for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); row += kLanes) {
-                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, x.rows - row));
+            row_tasks(x.rows, group, threads, [&](int64_t first, int64_t last) {
+                for (int64_t row = first; row < last; row += kLanes) {
+                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
                     draw_lanes<T>(x, seed, row, lanes, draws, out, log_z, bad);
                 }
             });
         } else if (x.items <= kTile && draws == 1) {
             const int64_t group = std::max<int64_t>(1, kTask / x.items);
-            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
-                const int64_t first = task * group;
-                draw_one_block_rows<T>(x, seed, first, std::min(x.rows, first + group), out, log_z, bad);
+            row_tasks(x.rows, group, threads, [&](int64_t first, int64_t last) {
+                draw_one_block_rows<T>(x, seed, first, last, out, log_z, bad);
             });
         } else if (x.rows >= 2 * threads) {
             const int64_t group = std::max<int64_t>(1, kTask / (x.items + draws));
-            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
+            row_tasks(x.rows, group, threads, [&](int64_t first, int64_t last) {
                 Workspace w;
-                for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); ++row) draw_row(row, 1, w);
+                for (int64_t row = first; row < last; ++row) draw_row(row, 1, w);
             });
         } else {
             Workspace w;

@@ -56,14 +56,8 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
         });
         out[row * n + index[row]] = top;
     };
-    if (x.rows < 2 * threads && n >= 2 * kTask) {
-        Workspace w;
-        for (int64_t row = 0; row < x.rows; ++row) one(row, threads, w);
-        return;
-    }
-    const Cut cut(x.rows, n);
-    parallel((x.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
-        const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
+    Workspace row_space;
+    const auto some = [&](int64_t first, int64_t last) {
         if (!in_tiles(key, n)) {
             Workspace w;
             for (int64_t row = first; row < last; ++row) one(row, 1, w);
@@ -87,11 +81,12 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
                 out[row * n + index[row]] = top;
             }
         });
-    });
+    };
+    over_rows(x.rows, n, threads, [&](int64_t row) { one(row, threads, row_space); }, some);
 }
 
 // index[row] won row; value[row] is its height, or value is null and the height drawn. Out is float32, whatever x is.
-int64_t posterior_gumbel(Matrix x, Key key, const int64_t* index, const float* value, float* out, int threads) {
+int64_t posterior_gumbel(Matrix x, Key key, int threads, const int64_t* index, const float* value, float* out) {
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         posterior_rows<std::remove_pointer_t<decltype(type)>>(x, key, index, value, out, threads, bad);

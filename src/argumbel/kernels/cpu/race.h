@@ -30,7 +30,7 @@ void lanes_keys(const Matrix& x, const Key& key, int64_t row, int lanes, float* 
 }
 
 // The first row that holds NaN or +inf, or allows nothing; for few and short rows.
-int64_t bad_row(Matrix x) {
+int64_t bad_row(Matrix x, Key, int) {
     int64_t found = -1;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -108,7 +108,7 @@ void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to
 // A few long rows are cut into stretches, raced apart and merged; else a task is a number of rows.
 template <class T, class Done>
 void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
-    if (x.rows < 2 * threads && x.items >= 2 * kTask) {
+    if (few_and_long(x.rows, x.items, threads)) {
         const int64_t parts = (x.items + kTask - 1) / kTask;
         std::vector<Winner> winners(static_cast<size_t>(x.rows * parts));
         parallel(x.rows * parts, threads, [&](int64_t task) {
@@ -122,10 +122,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
         }
         return;
     }
-    const Cut cut(x.rows, x.items);
-    const int64_t tasks = (x.rows + cut.rows_per_task - 1) / cut.rows_per_task;
-    parallel(tasks, threads, [&](int64_t task) {
-        const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
+    row_tasks(x.rows, Cut(x.rows, x.items).rows_per_task, threads, [&](int64_t first, int64_t last) {
         if (in_lanes(key, x.rows, x.items)) {
             alignas(64) float keys[kShort * kLanes];
             for (int64_t row = first; row < last; row += kLanes) {
@@ -164,7 +161,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
     });
 }
 
-int64_t gumbel_max(Matrix x, Key key, void* values, int64_t* indices, int threads) {
+int64_t gumbel_max(Matrix x, Key key, int threads, void* values, int64_t* indices) {
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;

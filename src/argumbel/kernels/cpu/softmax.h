@@ -192,29 +192,27 @@ void soft_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_st
         }
         soft_row(x, key, row, tau[row * tau_stride], grad, keys, tiles, to, inner, bad);
     };
-    if (x.rows < 2 * threads && n >= 2 * kTask) {
-        std::vector<Block> tiles;
-        for (int64_t row = 0; row < x.rows; ++row) one(row, tiles, threads);
-        return;
-    }
-    const Cut cut(x.rows, n);
-    parallel((x.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
-        const int64_t first = task * cut.rows_per_task, last = std::min(x.rows, first + cut.rows_per_task);
-        if (in_lanes(key, x.rows, n)) {
-            for (int64_t row = first; row < last; row += kLanes)
-                soft_lanes(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), tau, tau_stride, grad, out, bad);
-            return;
-        }
-        if (in_tiles(key, n)) {
-            soft_tiles(x, key, first, last, tau, tau_stride, grad, out, bad);
-            return;
-        }
-        std::vector<Block> tiles;
-        for (int64_t row = first; row < last; ++row) one(row, tiles, 1);
-    });
+    std::vector<Block> row_tiles;
+    over_rows(
+        x.rows, n, threads, [&](int64_t row) { one(row, row_tiles, threads); },
+        [&](int64_t first, int64_t last) {
+            if (in_lanes(key, x.rows, n)) {
+                for (int64_t row = first; row < last; row += kLanes) {
+                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                    soft_lanes(x, key, row, lanes, tau, tau_stride, grad, out, bad);
+                }
+                return;
+            }
+            if (in_tiles(key, n)) {
+                soft_tiles(x, key, first, last, tau, tau_stride, grad, out, bad);
+                return;
+            }
+            std::vector<Block> tiles;
+            for (int64_t row = first; row < last; ++row) one(row, tiles, 1);
+        });
 }
 
-int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, bool hard, void* out, int threads) {
+int64_t gumbel_softmax(Matrix x, Key key, int threads, const float* tau, int64_t tau_stride, bool hard, void* out) {
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -241,12 +239,13 @@ int64_t gumbel_softmax(Matrix x, Key key, const float* tau, int64_t tau_stride, 
 }
 
 // The gradient with respect to x of a loss, given that with respect to the soft sample, which is made again from its key.
-int64_t gumbel_softmax_backward_keyed(Matrix x, Key key, Matrix grad, const float* tau, int64_t tau_stride, void* out,
-                                      int threads) {
+int64_t gumbel_softmax_backward_keyed(Matrix x, Key key, int threads, const void* grad, int64_t grad_stride,
+                                      const float* tau, int64_t tau_stride, void* out) {
+    const Matrix upstream{grad, x.rows, x.items, grad_stride, x.dtype};
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        soft_rows<T>(x, key, tau, tau_stride, &grad, static_cast<T*>(out), threads, bad);
+        soft_rows<T>(x, key, tau, tau_stride, &upstream, static_cast<T*>(out), threads, bad);
     });
     return bad.result();
 }
@@ -274,7 +273,9 @@ void backward_row(const Matrix& y, const Matrix& grad, int64_t row, float rate, 
     });
 }
 
-int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t tau_stride, void* out, int threads) {
+int64_t gumbel_softmax_backward(Matrix y, Key, int threads, const void* grad_data, int64_t grad_stride, const float* tau,
+                                int64_t tau_stride, void* out) {
+    const Matrix grad{grad_data, y.rows, y.items, grad_stride, y.dtype};
     by_dtype(y.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         T* to = static_cast<T*>(out);
@@ -282,13 +283,7 @@ int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t
         const auto one = [&](int64_t row, int inner) {
             backward_row(y, grad, row, slope(tau[row * tau_stride]), to + row * n, inner);
         };
-        if (y.rows < 2 * threads && n >= 2 * kTask) {
-            for (int64_t row = 0; row < y.rows; ++row) one(row, threads);
-            return;
-        }
-        const Cut cut(y.rows, n);
-        parallel((y.rows + cut.rows_per_task - 1) / cut.rows_per_task, threads, [&](int64_t task) {
-            const int64_t first = task * cut.rows_per_task, last = std::min(y.rows, first + cut.rows_per_task);
+        const auto some = [&](int64_t first, int64_t last) {
             if (n > kShort || y.rows < kFewRows) {
                 for (int64_t row = first; row < last; ++row) one(row, 1);
                 return;
@@ -302,7 +297,8 @@ int64_t gumbel_softmax_backward(Matrix y, Matrix grad, const float* tau, int64_t
                 lanes_gradient(ys, gs, static_cast<int>(n), rate);
                 store_lanes(ys, row, lanes, static_cast<int>(n), to);
             }
-        });
+        };
+        over_rows(y.rows, n, threads, [&](int64_t row) { one(row, threads); }, some);
     });
     return -1;
 }

@@ -25,6 +25,27 @@ struct Cut {
     }
 };
 
+// Calls some(first row, end of rows) for stretches of `together` rows, in parallel.
+template <class Some>
+void row_tasks(int64_t rows, int64_t together, int threads, Some&& some) {
+    parallel((rows + together - 1) / together, threads,
+             [&](int64_t task) { some(task * together, std::min(rows, (task + 1) * together)); });
+}
+
+// Rows so few and so long that all threads had better work on one at a time.
+bool few_and_long(int64_t rows, int64_t items, int threads) { return rows < 2 * threads && items >= 2 * kTask; }
+
+// Calls whole(row) for a few long rows, one after another (all threads work on each), else some(first row, end of rows)
+// in parallel.
+template <class Whole, class Some>
+void over_rows(int64_t rows, int64_t items, int threads, Whole&& whole, Some&& some) {
+    if (few_and_long(rows, items, threads)) {
+        for (int64_t row = 0; row < rows; ++row) whole(row);
+    } else {
+        row_tasks(rows, Cut(rows, items).rows_per_task, threads, some);
+    }
+}
+
 // The first bad row of all, or -1.
 struct BadRow {
     std::atomic<int64_t> first{INT64_MAX};

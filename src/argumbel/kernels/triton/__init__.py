@@ -3,15 +3,15 @@
 Seeds are 0-dimensional tensors on the device, and nothing here looks at a value there, so no call waits for the device
 and all can be captured in a CUDA graph. Bad rows are marked (NaN, -1), never reported.
 
-``tiles.py`` is the noise contract; ``race.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact draws;
+``noise.py`` is the noise contract; ``race.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact draws;
 ``linear.py`` both in the epilogue of a matrix product.
 """
 
 from .law import categorical
 from .linear import linear_categorical, linear_gumbel_max
+from .noise import keyed_noise
 from .race import gumbel_max, gumbel_topk
 from .softmax import gumbel_softmax, gumbel_softmax_backward, gumbel_softmax_backward_keyed
-from .tiles import noise
 
 __all__ = [
     "categorical",
@@ -20,7 +20,7 @@ __all__ = [
     "gumbel_softmax_backward",
     "gumbel_softmax_backward_keyed",
     "gumbel_topk",
+    "keyed_noise",
     "linear_categorical",
     "linear_gumbel_max",
-    "noise",
 ]

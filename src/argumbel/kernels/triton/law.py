@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .noise import as_rows, launch, take, tile, tile_shape
 from .race import LAST, first_of, is_bad, repeated_max
-from .tiles import as_rows, launch, take, tile, tile_shape
 
 __all__ = ["after_blocks", "categorical", "pick_block", "weigh_tile"]
 
@@ -45,10 +45,10 @@ def _weigh(x, x_stride, tops, rests, n, blocks, groups, GROUP: tl.constexpr, BLO
 
 
 @triton.jit
-def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.constexpr, TILE: tl.constexpr):
+def pick_block(tops, rests, line, lines, blocks, seed, row, noise_scale, ROWS: tl.constexpr, TILE: tl.constexpr):
     """Of each row the block that wins, the largest logit of all, the sum of weights relative to it, and if it is bad.
 
-    ``heat`` multiplies the noise (and what else differs between blocks but their largest logits): 0 for the argmax.
+    ``noise_scale`` multiplies the noise (and what else differs between blocks but their largest logits): 0 for the argmax.
     """
     place = tl.arange(0, TILE)[None, :]
     most = tl.full((ROWS, TILE), float("-inf"), tl.float32)
@@ -71,7 +71,7 @@ def pick_block(tops, rests, line, lines, blocks, seed, row, heat, ROWS: tl.const
         rest = tl.load(rests + line * blocks + block, mask=mask, other=0.0)
         noise = tile("gumbel", top, seed, row, line, start, blocks, lines, None, 0, ROWS, TILE)
         # What stands against a block without any weight is -inf, and stays it.
-        keys = top + heat * (noise + tl.where(top == float("-inf"), 0.0, rest))
+        keys = top + noise_scale * (noise + tl.where(top == float("-inf"), 0.0, rest))
         better = keys > best
         best, winner = tl.where(better, keys, best), tl.where(better, block, winner)
         total += tl.where(top == float("-inf"), 0.0, tl.exp(top + rest))
@@ -105,13 +105,17 @@ def _draw(
         tl.store(log_z + line, tl.where(bad, float("nan"), value), mask=row < lines)
 
 
-def categorical(x: Tensor, seed: Tensor, sample_shape: torch.Size, with_log_z: bool) -> tuple[Tensor, Tensor, bool]:
-    """Draws of shape sample_shape + x.shape[:-1], -1 in bad rows, and log Z (float64; empty unless it is wanted)."""
+def categorical(
+    x: Tensor, sample_shape: torch.Size, with_log_z: bool, key: tuple[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """Draws of shape sample_shape + x.shape[:-1], -1 in bad rows, and log Z (float64) where it is wanted."""
+    (seed,) = key
+    sample_shape = torch.Size(sample_shape)
     shape = (*sample_shape, *x.shape[:-1])
     if x.shape[-1] <= BLOCK and not with_log_z:  # one block: the race of its items
-        return repeated_max(x, sample_shape, (seed, None, None))[1], x.new_empty(0, dtype=torch.float64), False
+        return repeated_max(x, sample_shape, (seed, None, None))[1], None
     draws = torch.empty(shape, dtype=torch.int64, device=x.device)
-    log_z = torch.empty(x.shape[:-1] if with_log_z else (0,), dtype=torch.float64, device=x.device)
+    log_z = torch.empty(x.shape[:-1], dtype=torch.float64, device=x.device) if with_log_z else None
     if draws.numel():
         source = as_rows(x)
         lines, n = source.shape
@@ -126,7 +130,7 @@ def categorical(x: Tensor, seed: Tensor, sample_shape: torch.Size, with_log_z: b
         rows = max(1024 // max(tile_size, BLOCK), 1)
         launch(
             _draw, triton.cdiv(draws.numel(), rows),
-            source, source.stride(0), tops, rests, draws, log_z if with_log_z else None,
+            source, source.stride(0), tops, rests, draws, log_z,
             lines, n, blocks, draws.numel(), seed, ROWS=rows, TILE=tile_size, BLOCK=BLOCK,
         )  # fmt: skip
-    return draws, log_z, False
+    return draws, log_z

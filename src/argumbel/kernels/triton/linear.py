@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .law import after_blocks, pick_block, weigh_tile
+from .noise import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
 from .race import first_of, is_bad, settle, store_winner
 from .softmax import COLD, temperature_of, temperature_pointer
-from .tiles import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
 
 __all__ = ["linear_categorical", "linear_gumbel_max"]
 
@@ -85,8 +85,8 @@ def _draw(
     line = tl.program_id(0).to(tl.int64) + tl.zeros((1, 1), tl.int64)
     key, blocks = tl.load(seed), tl.cdiv(n, FEW)
     temperature = temperature_of(tau, tau_stride, line, lines)
-    heat = tl.where(temperature < COLD, 0.0, 1.0)
-    block, height, _, bad = pick_block(tops, rests, line, lines, blocks, key, line, heat, 1, TILE)
+    noise_scale = tl.where(temperature < COLD, 0.0, 1.0)
+    block, height, _, bad = pick_block(tops, rests, line, lines, blocks, key, line, noise_scale, 1, TILE)
     item = block * FEW + tl.arange(0, FEW)[:, None]
     at = tl.arange(0, DEPTH)[None, :]
     logits = tl.zeros((FEW, 1), tl.float32)
@@ -101,7 +101,7 @@ def _draw(
         logits += tl.load(bias + item, mask=item < n, other=0.0).to(tl.float32)
     logits = tl.reshape(tl.where(item < n, _tempered(logits, temperature), float("-inf")), (1, FEW))
     noise = tile("gumbel", logits, key, line, line, after_blocks(blocks, TILE), n, lines, None, 0, 1, FEW)
-    _, index = first_of(logits - height + heat * noise, tl.reshape(item, (1, FEW)))
+    _, index = first_of(logits - height + noise_scale * noise, tl.reshape(item, (1, FEW)))
     one = tl.zeros((1, 1), tl.int32) == 0
     tl.store(draws + line, tl.where(bad, -1, index), mask=one)
     tl.store(heights + line, tl.where(bad, float("nan"), height), mask=one)
@@ -152,9 +152,10 @@ def linear_gumbel_max(
 
 
 def linear_categorical(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, seed: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, key: tuple[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Largest logits and draws; a bad row has NaN and -1."""
+    (seed,) = key
     shape = hidden.shape[:-1]
     draws = torch.empty(shape, dtype=torch.int64, device=hidden.device)
     heights = torch.empty(shape, dtype=torch.float32, device=hidden.device)

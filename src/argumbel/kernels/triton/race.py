@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tiles import (
+from .noise import (
     Key,
     as_rows,
     finish,
@@ -126,9 +126,9 @@ def settle(part_values: Tensor, part_indices: Tensor, values: Tensor, indices: T
     )  # fmt: skip
 
 
-def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
+def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor]:
     """Values and indices of the winners. A bad row has NaN and -1, and is not reported: that would await the device."""
-    return *repeated_max(x, torch.Size(), key), False
+    return repeated_max(x, torch.Size(), key)
 
 
 def repeated_max(x: Tensor, sample_shape: torch.Size, key: Key) -> tuple[Tensor, Tensor]:
@@ -183,11 +183,11 @@ def _perturb(
         tl.store(out + line * n + item, packed, mask=(line < lines) & within(start, n, BLOCK))
 
 
-def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
+def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor]:
     """The first k of each row; where fewer are allowed the rest is NaN and -1, as is all of a bad row."""
     shape = (*x.shape[:-1], k)
     if not (x.numel() and k):
-        return x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device), False
+        return x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device)
     source = as_rows(x)
     lines, n = source.shape
     rows, block = tile_shape(n)
@@ -204,4 +204,4 @@ def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
     indices = LAST.value - (best & 0xFFFFFFFF)
     bad = ~values.isfinite() | (values[:, :1] == torch.inf)
     values, indices = values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
-    return values.to(x.dtype).reshape(shape), indices.reshape(shape), False
+    return values.to(x.dtype).reshape(shape), indices.reshape(shape)

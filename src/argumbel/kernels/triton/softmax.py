@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .noise import Key, as_rows, launch, pointers, put, row_ids, take, tile, tile_shape, within
 from .race import LAST, first_of, is_bad, segments
-from .tiles import Key, as_rows, launch, pointers, put, row_ids, take, tile, tile_shape, within
 
 __all__ = [
     "COLD",
@@ -218,12 +218,12 @@ def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | Non
     return out
 
 
-def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+def gumbel_softmax(x: Tensor, tau: Tensor, hard: bool, key: Key) -> Tensor:
     """tau: float32, of one element (which may lie on the CPU) or one a row. A bad row is NaN, and not reported."""
-    return _run(x, None, tau, hard, key), False
+    return _run(x, None, tau, hard, key)
 
 
-def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor) -> Tensor:
+def gumbel_softmax_backward(y: Tensor, grad: Tensor, tau: Tensor, key: tuple[()]) -> Tensor:
     return _run(y, grad, tau, False, None)
 
 

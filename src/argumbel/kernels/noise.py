@@ -1,15 +1,19 @@
-"""The operations in plain PyTorch: slow, readable, and the truth that every other backend is compared with.
-
-The path from (seed, row, item) to a number is described operation by operation in this folder's README.md;
-the functions below follow it line by line.
+"""Keyed noise. The reference is the noise contract in plain PyTorch: this folder's README.md describes the path from
+(seed, row, item) to a number operation by operation, and the functions below follow it line by line.
 """
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import cpu
+from .dispatch import Key, seed_tensor
+from .operator import Operator
+
+__all__ = ["keyed_noise", "work_dtype"]
 
 MASK = 0xFFFFFFFF
 
@@ -142,28 +146,53 @@ def logistic(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
 TRANSFORMS = {"uniform": uniform, "exponential": exponential, "gumbel": gumbel, "logistic": logistic}
 
 
-def noise(kind: str, seed: Tensor, rows: Tensor, items: Tensor | int, dtype: torch.dtype) -> Tensor:
+def noise(law: str, seed: Tensor, rows: Tensor, items: Tensor | int, dtype: torch.dtype) -> Tensor:
     """Keyed noise of shape ``rows.shape + (n,)``; dtype float32 or float64."""
-    return TRANSFORMS[kind](words(seed, rows, items, 0), words(seed, rows, items, 1), dtype)
+    return TRANSFORMS[law](words(seed, rows, items, 0), words(seed, rows, items, 1), dtype)
 
 
-def categorical(logits: Tensor, seed: Tensor, sample_shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Draws of shape ``sample_shape + logits.shape[:-1]`` (items in the last dimension), and log Z of each row.
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that noise and comparisons live in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
-    The race is run in two rounds over about sqrt(n) runners each: first the blocks, each as one Gumbel at its
-    logsumexp, then the items of the winning block.
-    """
-    x = logits if logits.dtype == torch.float64 else logits.float()
-    n = x.shape[-1]
-    size = max(1, math.isqrt(n - 1) + 1) if n else 1
-    blocks = -(-n // size)
-    x = torch.nn.functional.pad(x, (0, blocks * size - n), value=-torch.inf).unflatten(-1, (blocks, size))
-    heights = x.logsumexp(-1)
-    shape = (*sample_shape, *x.shape[:-2])
-    rows = torch.arange(math.prod(shape), device=x.device).reshape(shape)
-    g = noise("gumbel", seed, rows, blocks + size, x.dtype)
-    block = (heights + g[..., :blocks]).argmax(-1)
-    x = x.expand(*shape, blocks, size)
-    winners = x.gather(-2, block[..., None, None].expand(*shape, 1, size)).squeeze(-2)
-    item = (winners + g[..., blocks:]).argmax(-1)
-    return block * size + item, heights.logsumexp(-1)
+
+# --- the operation -----------------------------------------------------------------------------------------------
+
+
+def _reference(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key) -> tuple[Tensor, bool]:
+    seed, rows, items = key
+    lead, n = torch.Size(shape[:-1]), shape[-1]
+    if rows is None:
+        rows = torch.arange(lead.numel(), device=device)
+    ids = n if items is None else items
+    out = noise(law, seed_tensor(seed, device), rows.reshape(lead), ids, work_dtype(dtype))
+    return out.to(dtype), False
+
+
+def _cpu(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key) -> tuple[Tensor, bool]:
+    out = torch.empty(shape, dtype=dtype, device="cpu")
+    cpu.call("keyed_noise", out, key, cpu.LAWS[law], out.data_ptr())
+    return out, False
+
+
+def _outputs(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: Tensor, *_: Any) -> Tensor:
+    return seed.new_empty(shape, dtype=dtype)
+
+
+def _describe(
+    law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key
+) -> tuple[torch.device, torch.dtype, int]:
+    return device, dtype, shape[-1]
+
+
+#: ``keyed_noise(law, shape, dtype, device, key) -> (noise, False)``: the law is "uniform", "exponential", "gumbel" or
+#: "logistic"; the last dimension of shape is items.
+keyed_noise = Operator(
+    "keyed_noise(str law, SymInt[] shape, ScalarType dtype, Device device, "
+    "Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
+    outputs=_outputs,
+    reference=_reference,
+    cpu=_cpu,
+    float64=True,
+    describe=_describe,
+)

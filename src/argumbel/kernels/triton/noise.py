@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import reference
+from .. import noise as reference
 
 __all__ = [
     "FUSED",
@@ -25,8 +25,8 @@ __all__ = [
     "fill",
     "finish",
     "gumbel_bound",
+    "keyed_noise",
     "launch",
-    "noise",
     "pointers",
     "put",
     "row_ids",
@@ -236,9 +236,10 @@ def tile_shape(n: int, most: int = 1024) -> tuple[int, int]:
     return max(most // block // 2, 1), block
 
 
-def noise(law: str, shape: torch.Size, dtype: torch.dtype, key: Key) -> Tensor:
+def keyed_noise(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key) -> Tensor:
     """float32, float16 or bfloat16."""
-    out = torch.empty(shape, dtype=dtype, device=key[0].device)
+    shape = torch.Size(shape)
+    out = torch.empty(shape, dtype=dtype, device=device)
     if out.numel():
         n = shape[-1]
         lines = out.numel() // n

@@ -121,8 +121,9 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
     return true;
 }
 
-// keys[row][place], items[row][place] in the order drawn; NaN and -1 throughout a bad row.
-int64_t sample_without_replacement(Matrix x, uint64_t seed, int64_t k, void* keys, int64_t* items, int threads) {
+// values[row][place], indices[row][place] in the order drawn; NaN and -1 throughout a bad row.
+int64_t sample_without_replacement(Matrix x, Key key, int threads, int64_t k, void* values, int64_t* indices) {
+    const uint64_t seed = key.seed;
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -131,17 +132,16 @@ int64_t sample_without_replacement(Matrix x, uint64_t seed, int64_t k, void* key
             if (!good) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {
                 from_float(good ? static_cast<float>(arrivals.keys[static_cast<size_t>(p)]) : kNan,
-                           static_cast<T*>(keys) + row * k + p);
-                items[row * k + p] = good ? arrivals.items[static_cast<size_t>(p)] : -1;
+                           static_cast<T*>(values) + row * k + p);
+                indices[row * k + p] = good ? arrivals.items[static_cast<size_t>(p)] : -1;
             }
         };
         if (x.rows >= 2 * threads) {
             const int64_t group = std::max<int64_t>(1, kTask / x.items);
-            parallel((x.rows + group - 1) / group, threads, [&](int64_t task) {
+            row_tasks(x.rows, group, threads, [&](int64_t first, int64_t last) {
                 Workspace w;
                 Arrivals arrivals;
-                for (int64_t row = task * group; row < std::min(x.rows, (task + 1) * group); ++row)
-                    draw_row(row, 1, w, arrivals);
+                for (int64_t row = first; row < last; ++row) draw_row(row, 1, w, arrivals);
             });
         } else {
             Workspace w;

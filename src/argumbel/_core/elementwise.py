@@ -1,0 +1,26 @@
+"""Functions of one number whose rounding does not depend on where the number stands.
+
+PyTorch runs a loop over a tensor in vectors, and what fills no vector one by one. Of some functions (``sigmoid``,
+``softplus``, ``logaddexp``, ``pow``) the two ways round differently, so a row's result would depend on the rows beside
+it. ``exp``, ``log``, ``log1p``, ``expm1`` and the four operations do not have this fault: results that promise to depend
+on a key alone are made of these. (Sums and softmax have it along every dimension but the last, of contiguous tensors.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["logaddexp", "sigmoid"]
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """``1 / (1 + exp(-x))``, in float32 or float64."""
+    tail = x < (-700 if x.dtype == torch.float64 else -80)  # where exp(-x) may overflow, and its gradient be 0 * inf
+    return torch.where(tail, torch.exp(x.masked_fill(~tail, 0)), 1 / (1 + torch.exp(-x.masked_fill(tail, 0))))
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """``log(exp(a) + exp(b))``."""
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return high + torch.log1p(torch.exp((low - high).masked_fill(low == high, 0)))

@@ -1,0 +1,28 @@
+// The one list of operations: what the paths offer, what the module binds, and what Python calls by name. A row is a name
+// and what the operation takes of its own, after the matrix, the key and the number of threads. Its function is defined in
+// one of the headers below, which path.cpp alone wants.
+#ifndef ARGUMBEL_OPERATIONS
+#define ARGUMBEL_OPERATIONS(X)                                                                                          \
+    X(keyed_noise, Law law, void* out)                                                                                  \
+    X(bad_row)                                                                                                          \
+    X(gumbel_max, void* values, int64_t* indices)                                                                       \
+    X(gumbel_topk, int64_t k, void* values, int64_t* indices)                                                           \
+    X(gumbel_softmax, const float* tau, int64_t tau_stride, bool hard, void* out)                                       \
+    X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride, void* out)  \
+    X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride,       \
+      void* out)                                                                                                        \
+    X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                           \
+    X(categorical, int64_t draws, double* log_z, int64_t* out)                                                          \
+    X(sample_without_replacement, int64_t k, void* values, int64_t* indices)
+
+#endif
+
+#ifdef ARGUMBEL_DEFINITIONS
+#include "fill.h"
+#include "law.h"
+#include "posterior.h"
+#include "race.h"
+#include "softmax.h"
+#include "topk.h"
+#include "without_replacement.h"
+#endif

@@ -1,0 +1,105 @@
+"""The race under keyed noise: who wins, and who are the first k."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import can_raise
+from . import cpu
+from .dispatch import Key
+from .noise import keyed_noise, work_dtype
+from .operator import Operator
+
+__all__ = ["first", "gumbel_max", "gumbel_topk", "perturb"]
+
+
+def perturb(x: Tensor, key: Key) -> Tensor:
+    """``x + noise``, in float32 or float64; items last."""
+    dtype = work_dtype(x.dtype)
+    return x.to(dtype) + keyed_noise("gumbel", x.shape, dtype, x.device, key)[0]
+
+
+def first(values: Tensor, k: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
+    """Of perturbed logits the largest of every row, or for a number k the k largest, in dtype; their items; and whether
+    a row was bad. A bad row has NaN and -1, and so have places beyond the allowed items."""
+    best, indices = values.max(-1) if k is None else values.topk(k, -1)
+    bad = ~best.isfinite()
+    if k:  # where the first is NaN or +inf, nothing of the row is sound
+        bad = bad | best[..., :1].isnan() | (best[..., :1] == torch.inf)
+    best, indices = best.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
+    return best.to(dtype), indices, can_raise(bad) and bool(bad.any())
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.shape = inputs[0].shape
+
+
+def _backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor]:
+    """The gradient of perturbed values goes to the items they belong to."""
+    (indices,) = ctx.saved_tensors
+    if indices.ndim < len(ctx.shape):
+        indices, grad = indices.unsqueeze(-1), grad.unsqueeze(-1)
+    # Places beyond the support are marked by -1, and get nothing.
+    own = grad.masked_fill(indices < 0, 0)
+    return (grad.new_zeros(ctx.shape).scatter_add(-1, indices.clamp(min=0), own),)
+
+
+# --- the winner --------------------------------------------------------------------------------------------------
+
+
+def _max_reference(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
+    return first(perturb(x, key), None, x.dtype)
+
+
+def _max_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = x.shape[:-1]
+    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+
+
+def _max_cpu(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
+    values, indices = _max_outputs(x)
+    return values, indices, cpu.call("gumbel_max", x, key, values.data_ptr(), indices.data_ptr())
+
+
+#: ``gumbel_max(x, key) -> (values, indices, bad)``; items last.
+gumbel_max = Operator(
+    "gumbel_max(Tensor x, Tensor seed, Tensor? rows, Tensor? items) -> (Tensor, Tensor)",
+    outputs=_max_outputs,
+    reference=_max_reference,
+    cpu=_max_cpu,
+    setup=_setup,
+    backward=_backward,
+)
+
+# --- the first k -------------------------------------------------------------------------------------------------
+
+
+def _topk_reference(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
+    return first(perturb(x, key), k, x.dtype)
+
+
+def _topk_outputs(x: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = (*x.shape[:-1], k)
+    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+
+
+def _topk_cpu(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
+    values, indices = _topk_outputs(x, k)
+    bad = k > 0 and cpu.call("gumbel_topk", x, key, k, values.data_ptr(), indices.data_ptr())
+    return values, indices, bad
+
+
+#: ``gumbel_topk(x, k, key) -> (values, indices, bad)``, falling; items last.
+gumbel_topk = Operator(
+    "gumbel_topk(Tensor x, SymInt k, Tensor seed, Tensor? rows, Tensor? items) -> (Tensor, Tensor)",
+    outputs=_topk_outputs,
+    reference=_topk_reference,
+    cpu=_topk_cpu,
+    setup=_setup,
+    backward=_backward,
+)

@@ -1,0 +1,255 @@
+"""The relaxed race: ``softmax((x + noise) / tau)`` under keyed noise, its gradient, and the one-hot of its argmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import EXACT_BELOW, can_raise, is_traced
+from . import cpu
+from .dispatch import Key
+from .noise import work_dtype
+from .operator import Operator
+from .race import perturb
+
+__all__ = ["at_winner", "gumbel_softmax", "over", "relaxed", "row_taus", "straight_through", "tempered"]
+
+# --- in plain PyTorch --------------------------------------------------------------------------------------------
+
+
+def over(values: Tensor, tau: float | Tensor) -> Tensor:
+    """``values / tau`` for tau > 0, infinite values staying what they are: meeting tau, they would make NaN of an
+    infinite one, and of the gradient of any. So would values whose quotient is too large for the dtype."""
+    quotient = values.detach() / (tau.detach() if isinstance(tau, Tensor) else tau)
+    infinite = values.isinf() | quotient.isinf()
+    return torch.where(infinite, values.detach() * torch.inf, values.masked_fill(infinite, 0) / tau)
+
+
+def tempered(
+    values: Tensor,
+    tau: float | Tensor,
+    dim: int,
+    softmax: Callable[[Tensor, int], Tensor],
+    one: float,
+    zero: float,
+) -> Tensor:
+    """``softmax(values / tau)``; the exact argmax (``one`` there, else ``zero``) where tau is 0."""
+    if not isinstance(tau, Tensor):
+        return softmax(over(values, tau), dim) if tau > 0 else at_winner(values, values, dim, one, zero)
+    frozen = tau < EXACT_BELOW
+    soft = softmax(over(values, torch.where(frozen, 1, tau)), dim)
+    if can_raise(tau) and not bool(frozen.any()):
+        return soft
+    return torch.where(frozen, at_winner(values, soft, dim, one, zero), soft)
+
+
+def at_winner(values: Tensor, like: Tensor, dim: int, one: float, zero: float) -> Tensor:
+    """``one`` at the argmax of values and ``zero`` elsewhere, in the shape of ``like``; NaN in a bad row.
+
+    By index: two items may tie in value, never in index.
+    """
+    index = values.argmax(dim, keepdim=True).expand_as(like.narrow(dim, 0, 1))
+    exact = torch.full_like(like, zero, requires_grad=False).scatter(dim, index, one)
+    return exact + 0 * values.amax(dim, keepdim=True)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """hard, with the gradient of soft. The bracket is exactly zero, so the value stays exactly hard."""
+    return hard + (soft - soft.detach())
+
+
+def shifted(values: Tensor, k: int = 1) -> tuple[Tensor, bool]:
+    """Perturbed logits, items last, moved to a maximum of 0 (no softmax minds, and no tau makes it overflow); whether a
+    row was bad, or allows fewer than k items. A bad row is NaN throughout."""
+    height = values.detach().amax(-1, keepdim=True)
+    last = height if k <= 1 else values.detach().topk(k, -1).values[..., k - 1 : k]
+    sound = height.isfinite() & last.isfinite()
+    return values - height + 0 * last, can_raise(values) and not bool(sound.all())
+
+
+def relaxed(values: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bool]:
+    """The relaxed sample of perturbed logits, items last; tau may be of any shape that broadcasts against them."""
+    values, bad = shifted(values)
+    soft = tempered(values, tau, -1, torch.softmax, 1.0, 0.0)
+    return (straight_through(at_winner(values, soft, -1, 1.0, 0.0), soft) if hard else soft), bad
+
+
+def row_taus(tau: float | Tensor, x: Tensor) -> Tensor | None:
+    """tau as :data:`gumbel_softmax` takes it: of one element, or one a row; None where it is more than that, lies on
+    another device, or is somewhere 0.
+
+    A number is kept on the CPU, where it costs a GPU nothing; of code that is compiled, on the device, for else the
+    code could not become a CUDA graph.
+    """
+    dtype = work_dtype(x.dtype)
+    if not isinstance(tau, Tensor):
+        if torch.compiler.is_compiling():
+            return torch.full((1,), tau, dtype=dtype, device=x.device)
+        return _number(float(tau), dtype)
+    if tau.device != x.device or (can_raise(tau) and not bool((tau >= EXACT_BELOW).all())):
+        return None
+    if tau.numel() == 1 and tau.ndim <= x.ndim:
+        return tau.to(dtype).reshape(1)
+    rows = (*x.shape[:-1], 1)
+    try:
+        if torch.broadcast_shapes(tau.shape, rows) != rows:
+            return None
+    except RuntimeError:
+        return None
+    return tau.to(dtype).expand(rows).squeeze(-1).contiguous()
+
+
+def _number(tau: float, dtype: torch.dtype) -> Tensor:
+    found = _NUMBERS.get((tau, dtype))
+    if found is None:
+        with torch.inference_mode(False):  # shared by all, also by those who train; and written by nobody
+            found = torch.full((1,), tau, dtype=dtype, device="cpu")
+        if not is_traced(found):  # not where PyTorch only pretends, or transforms
+            if len(_NUMBERS) > 64:
+                _NUMBERS.clear()
+            _NUMBERS[tau, dtype] = found
+    return found
+
+
+_NUMBERS: dict[tuple[float, torch.dtype], Tensor] = {}
+
+
+def _reference(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+    y, bad = relaxed(perturb(x, key).contiguous(), _per_row(tau, x), hard)
+    return y.to(x.dtype), bad
+
+
+def _per_row(tau: Tensor, x: Tensor) -> Tensor:
+    tau = tau.to(x.device)
+    return tau.reshape((*x.shape[:-1], 1)) if tau.numel() > 1 else tau.reshape(())
+
+
+# --- the gradient ------------------------------------------------------------------------------------------------
+
+
+def _backward_reference(y: Tensor, grad: Tensor, tau: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
+    rows = _per_row(tau, y)
+    slope = torch.where(rows > 0, 1 / rows, 0)  # at tau = 0 the sample is exact and does not move
+    return (y * (grad - (y * grad).sum(-1, keepdim=True)) * slope).to(y.dtype), False
+
+
+def _backward_outputs(y: Tensor, *_: Any) -> Tensor:
+    return y.new_empty(y.shape)
+
+
+def _backward_cpu(y: Tensor, grad: Tensor, tau: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
+    out, (grad, stride) = _empty_like(y), cpu.rows_of(grad)
+    cpu.call("gumbel_softmax_backward", y, cpu.NO_KEY, grad.data_ptr(), stride, *_address(tau), out.data_ptr())
+    return out, False
+
+
+#: ``gumbel_softmax_backward(y, grad, tau, ()) -> (x_grad, False)``: from the sample y.
+gumbel_softmax_backward = Operator(
+    "gumbel_softmax_backward(Tensor y, Tensor grad, Tensor tau) -> Tensor",
+    outputs=_backward_outputs,
+    reference=_backward_reference,
+    cpu=_backward_cpu,
+)
+
+
+def _backward_keyed_reference(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> tuple[Tensor, bool]:
+    return gumbel_softmax_backward(gumbel_softmax(x, tau, False, key)[0], grad, tau, ())
+
+
+def _backward_keyed_cpu(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> tuple[Tensor, bool]:
+    out, (grad, stride) = _empty_like(x), cpu.rows_of(grad)
+    cpu.call("gumbel_softmax_backward_keyed", x, key, grad.data_ptr(), stride, *_address(tau), out.data_ptr())
+    return out, False
+
+
+#: ``gumbel_softmax_backward_keyed(x, grad, tau, key) -> (x_grad, False)``: from the logits x; the soft sample is made
+#: again from its key.
+gumbel_softmax_backward_keyed = Operator(
+    "gumbel_softmax_backward_keyed(Tensor x, Tensor grad, Tensor tau, Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
+    outputs=_backward_outputs,
+    reference=_backward_keyed_reference,
+    cpu=_backward_keyed_cpu,
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, tau, ctx.hard, *key = inputs
+    # A hard sample recomputes the soft one, noise and all, from the key: nothing of the size of the noise is stored. A
+    # seed, or an id, that has been written to meanwhile is an error.
+    ctx.seed = None if isinstance(key[0], Tensor) else key[0]
+    ctx.save_for_backward(x if ctx.hard else output, tau, *(k if isinstance(k, Tensor) else None for k in key))
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of ``softmax(values / tau)`` with respect to values and tau."""
+    saved, tau, seed, rows, items = ctx.saved_tensors
+    key = (ctx.seed if seed is None else seed, rows, items)
+    # Plain PyTorch where the gradient is differentiated again, or batched (is_grads_batched).
+    again = torch.is_grad_enabled() or is_traced(grad)
+    if ctx.hard and not (again or ctx.needs_input_grad[1]):
+        return gumbel_softmax_backward_keyed(saved, grad, tau, key)[0], None
+    y = gumbel_softmax(saved, tau, False, key)[0] if ctx.hard else saved
+    x_grad, _ = (_backward_reference if again else gumbel_softmax_backward)(y, grad, tau, ())
+    if not ctx.needs_input_grad[1]:
+        return x_grad, None
+    # values / tau is log y up to a constant of the row, which the gradient (its sum is zero) does not see.
+    log_y = torch.where(y > 0, y, 1).to(work_dtype(y.dtype)).log()
+    tau_grad = -(x_grad * log_y).sum(-1)
+    return x_grad, tau_grad.reshape(tau.shape) if tau.numel() > 1 else tau_grad.sum().reshape(tau.shape)
+
+
+# --- the sample --------------------------------------------------------------------------------------------------
+
+
+def _address(tau: Tensor) -> tuple[int, int]:
+    """As the C++ takes it, with its stride between rows."""
+    return tau.data_ptr(), int(tau.numel() > 1)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty_like(x) if x.is_contiguous() else x.new_empty(x.shape)
+
+
+def _outputs(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _cpu(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
+    out = _empty_like(x)
+    return out, cpu.call("gumbel_softmax", x, key, *_address(tau), hard, out.data_ptr())
+
+
+SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own
+
+
+def _small(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool] | None:
+    """The same value (up to rounding) and gradient, the graph made of PyTorch's own nodes."""
+    if not 0 < x.numel() <= SMALL or x.dtype != torch.float32 or tau.numel() > 1 or tau.requires_grad:
+        return None
+    number = tau.item()
+    if not number > 1e-3:  # colder, a quotient may overflow
+        return None
+    noise = _empty_like(x)
+    cpu.call("keyed_noise", noise, key, cpu.LAWS["gumbel"], noise.data_ptr())
+    values = x + noise
+    soft = torch.softmax(values if number == 1 else values / number, -1)
+    if not hard:
+        return soft, cpu.call("bad_row", x, cpu.NO_KEY)
+    one_hot, bad = _cpu(x, tau, True, key)
+    return one_hot + (soft - soft.detach()), bad
+
+
+#: ``gumbel_softmax(x, tau, hard, key) -> (y, bad)``; items last; tau as :func:`row_taus` makes it.
+gumbel_softmax = Operator(
+    "gumbel_softmax(Tensor x, Tensor tau, bool hard, Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
+    outputs=_outputs,
+    reference=_reference,
+    cpu=_cpu,
+    differentiable=(0, 1),
+    setup=_setup,
+    backward=_backward,
+    small=_small,
+)

@@ -1,0 +1,124 @@
+"""A linear layer whose outputs are logits: its parts, their checks, and the score of one item."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core.checks import EXACT_BELOW, can_raise, floating
+from ..kernels.linear import divisor, row_temperatures
+from ..noise import work_dtype
+
+__all__ = ["Layer", "layer_of", "score", "sound"]
+
+
+class Layer(NamedTuple):
+    """What logits are made of: (hidden @ weight.T + bias) / temperature."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    temperature: float | Tensor
+
+    def detach(self) -> Layer:
+        bias = None if self.bias is None else self.bias.detach()
+        own = self.temperature
+        return Layer(self.hidden.detach(), self.weight.detach(), bias, own.detach() if isinstance(own, Tensor) else own)
+
+
+def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float | Tensor) -> Layer:
+    for name, x in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if x is None and name == "bias":
+            continue
+        floating(name, x)
+        if x.device != hidden.device:
+            raise ValueError(f"{name} must be on the device of hidden, {hidden.device}, but it is on {x.device}")
+    if hidden.ndim == 0:
+        raise ValueError("hidden must have at least one dimension, the features; pass hidden.reshape(1)")
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
+        raise ValueError(
+            f"weight must have a row for each item, at least one, and a column for each of the {hidden.shape[-1]} "
+            f"features of hidden, but its shape is {tuple(weight.shape)}; it is that of torch.nn.Linear"
+        )
+    if weight.dtype != hidden.dtype:
+        raise TypeError(
+            f"weight must have the dtype of hidden, {hidden.dtype}, but it is {weight.dtype}; "
+            "pass hidden.to(weight.dtype)"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"bias must have a number for each item, the shape ({weight.shape[0]},), but its shape is "
+            f"{tuple(bias.shape)}"
+        )
+    return Layer(hidden, weight, bias, _check_temperature(temperature, hidden))
+
+
+def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | Tensor:
+    """As it is; 0 for a number so small that it counts as 0; a tensor in the dtype of the logits."""
+    if not isinstance(temperature, Tensor):
+        if type(temperature) not in (int, float):
+            if isinstance(temperature, bool) or not isinstance(temperature, Real):
+                what = type(temperature).__name__
+                raise TypeError(
+                    f"temperature must be a number or a tensor, but it is a {what}; pass float(temperature)"
+                )
+            temperature = float(temperature)
+        if not 0 <= temperature < torch.inf:
+            raise ValueError(f"temperature must be at least 0 and finite, but it is {temperature}; 0 gives the argmax")
+        return temperature if temperature >= EXACT_BELOW else 0
+    lead = hidden.shape[:-1]
+    try:
+        fits = torch.broadcast_shapes(temperature.shape, lead) == lead
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"temperature must be one number, or one for each row of hidden: a shape that broadcasts to {tuple(lead)}, "
+            f"but its shape is {tuple(temperature.shape)}"
+        )
+    if can_raise(temperature) and not bool(((temperature >= 0) & (temperature < torch.inf)).all()):
+        raise ValueError(
+            "temperature must be at least 0 and finite everywhere, but some of it is negative, infinite or NaN; "
+            "use temperature.clamp(min=0)"
+        )
+    return temperature.to(hidden.device, work_dtype(hidden.dtype))
+
+
+def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:
+    """The winner's logit (and noise) once more, as a function that can be differentiated."""
+    hidden, weight, bias, temperature = layer
+    work = work_dtype(hidden.dtype)
+    score = (hidden.to(work) * weight[index].to(work)).sum(-1)
+    if bias is not None:
+        score = score + bias[index].to(work)
+    scale, greedily = divisor(row_temperatures(temperature, hidden).to(hidden.device))
+    if scale is not None:
+        score = score / scale
+    if noise is None or greedily is True:
+        return score
+    own = noise.gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    return score + (own if greedily is None else own.masked_fill(greedily, 0))
+
+
+def sound(values: Tensor, indices: Tensor, layer: Layer, noise: object) -> tuple[Tensor, Tensor]:
+    """Bad rows raise where they may be looked at, else become NaN and -1."""
+    bad = ~values.isfinite()
+    if not can_raise(bad):
+        return values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
+    if bool(bad.any()):
+        hidden, weight, bias, _ = layer
+        for name, x in (("hidden", hidden), ("weight", weight), ("noise", noise)):
+            if isinstance(x, Tensor) and not bool(x.isfinite().all()):
+                raise ValueError(f"{name} must be finite, but some is not; find where it comes from")
+        if bias is not None and not bool((bias < torch.inf).all()):
+            raise ValueError("bias must not be NaN or +inf, but some is; to forbid an item, make its bias -inf")
+        if bias is not None and bool((bias == -torch.inf).all()):
+            raise ValueError("bias must allow at least one item, but it is -inf throughout")
+        raise ValueError(
+            f"logits, (hidden @ weight.T + bias) / temperature, must be finite in {work_dtype(hidden.dtype)}, but some "
+            "overflow; scale hidden or weight down, or raise the temperature"
+        )
+    return values, indices

@@ -1,0 +1,132 @@
+"""The winner, or a draw, from a linear layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .. import kernels
+from ..choice import Choice
+from ..kernels.linear import over_chunks, row_temperatures
+from ..noise import KeyedNoise, as_keyed, draw_like, seed_from, work_dtype
+from ._layer import layer_of, score, sound
+
+__all__ = ["linear_categorical", "linear_gumbel_max"]
+
+
+def linear_gumbel_max(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Choice:
+    """``torch.max((hidden @ weight.T + bias) / temperature + noise, -1)`` with standard Gumbel noise, and the logits
+    never in memory: they are made a chunk of items at a time, and of each chunk only its winner is kept.
+
+    A *keyed* function: the choice of :func:`argumbel.gumbel_max` on these logits under the same noise, up to the
+    rounding of the matrix product. The index is an exact draw from their softmax. Logits are float32, or float64 for
+    float64 inputs: in half precision they would tie for the lead.
+
+    Args:
+        hidden: ``(..., D)``, any floating dtype.
+        weight: ``(V, D)``, in the dtype of hidden; its rows are the items.
+        bias: ``(V,)``, any floating dtype; -inf forbids an item.
+        temperature: at least 0, a number or a tensor that broadcasts to ``hidden.shape[:-1]``, one for each row. Where
+            it is 0 (or below 2^-60) the logits are neither divided nor perturbed: the choice is their argmax, and its
+            value the largest logit.
+        noise: a ``KeyedNoise``, whose items may be the ids of a part of the vocabulary; or a tensor ``(..., V)``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        ``(values, indices)`` of shape ``hidden.shape[:-1]``. Values are in the dtype of the logits, so float32 for
+        hidden in half precision: winners of several shards can be compared. int64 indices are rows of weight, of equal
+        values the lowest. The gradient of a value is that of the winner's logit over temperature (and of its noise).
+
+    Raises:
+        ValueError: shapes that do not fit, a negative or infinite temperature, NaN or infinities in hidden or weight,
+            NaN or +inf in bias, a bias of -inf throughout, logits that overflow, noise or ids of the wrong shape, both
+            noise and generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives value NaN
+            and index -1 instead.
+        TypeError: an argument is not a floating tensor, or hidden and weight differ in dtype.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> hidden, weight = torch.randn(4, 16), torch.randn(50_000, 16)
+        >>> noise = ag.KeyedNoise(seed=0)
+        >>> token = ag.linear_gumbel_max(hidden, weight, temperature=0.8, noise=noise).indices
+        >>> bool((token == ag.gumbel_max(hidden @ weight.T / 0.8, noise=noise).indices).all())
+        True
+
+    Source: Ruiz, Qin, Zhang, Shen, Zhong and Wang 2026, "FlashSampling: fast and memory-efficient exact sampling"
+    (arXiv:2603.15854); Yellott 1977, as :func:`argumbel.gumbel_max`.
+    """
+    layer = layer_of(hidden, weight, bias, temperature)
+    shape = torch.Size((*hidden.shape[:-1], weight.shape[0]))
+    g = None
+    with torch.no_grad():
+        parts = layer.detach()
+        parts = (*parts[:3], row_temperatures(parts.temperature, hidden))
+        if isinstance(noise, Tensor):
+            g = draw_like(hidden.new_empty(()).expand(shape), -1, noise, generator, "gumbel")
+            fixed = g.detach()
+            values, indices = over_chunks(*parts, lambda x, start, stop: (x + fixed[..., start:stop]).max(-1))
+        else:
+            key = as_keyed(noise, generator, hidden.device).key(shape, hidden.device)
+            values, indices, _ = kernels.linear_gumbel_max(*parts, key)
+        values, indices = sound(values, indices, layer, noise)
+    needs_grad = any(isinstance(x, Tensor) and x.requires_grad for x in (*layer, g)) and torch.is_grad_enabled()
+    if needs_grad or forward_ad._current_level >= 0:
+        differentiable = score(layer, g, indices.clamp(min=0))
+        values = values + (differentiable - differentiable.detach())
+    return Choice(values.to(work_dtype(hidden.dtype)), indices)
+
+
+def linear_categorical(
+    hidden: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float | Tensor = 1,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw ``i`` with probability ``softmax((hidden @ weight.T + bias) / temperature)[i]``, the logits never in memory.
+
+    A *law* function: the outcome has exactly this law, by the fastest algorithm there is, which may differ between
+    backends and versions. By max-stability a chunk of items races against the others as one Gumbel at its logsumexp.
+    With ``noise=`` it is keyed instead: the index of :func:`linear_gumbel_max`.
+
+    Args:
+        hidden, weight, bias, temperature, noise: as :func:`linear_gumbel_max`.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        int64 indices of shape ``hidden.shape[:-1]``: rows of weight. At temperature 0, the argmax. No gradient.
+
+    Raises:
+        ValueError, TypeError: as :func:`linear_gumbel_max`; a bad row that may not raise gives index -1.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> hidden, weight = torch.zeros(1000, 16), torch.randn(50_000, 16)
+        >>> token = ag.linear_categorical(hidden, weight)
+        >>> token.shape, bool(400 < (token < 25_000).sum() < 600)
+        (torch.Size([1000]), True)
+
+    Source: Maddison, Tarlow and Minka 2014, "A* sampling" (max-stability); Ruiz et al. 2026, as
+    :func:`linear_gumbel_max`.
+    """
+    if noise is not None:
+        layer = layer_of(hidden, weight, bias, temperature).detach()
+        return linear_gumbel_max(
+            *layer[:2], bias=layer.bias, temperature=layer.temperature, noise=noise, generator=generator
+        ).indices
+    layer = layer_of(hidden, weight, bias, temperature).detach()
+    seed = seed_from(generator, hidden.device)
+    temperatures = row_temperatures(layer.temperature, hidden)
+    values, indices, _ = kernels.linear_categorical(*layer[:3], temperatures, (seed,))
+    return sound(values, indices, layer, None)[1]

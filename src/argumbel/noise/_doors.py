@@ -1,0 +1,86 @@
+"""The two doors by which randomness comes into a function, ``noise=`` and ``generator=``."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+from ..kernels import Key, work_dtype
+from ._keyed import SEEDS, KeyedNoise, fresh_seed
+
+__all__ = ["as_keyed", "draw_like", "key_for", "perturb", "seed_from"]
+
+
+def perturb(logits: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
+    """``logits + noise`` in the layout of logits, in float32 or float64; items lie along ``dim``."""
+    return logits.to(work_dtype(logits.dtype)) + draw_like(logits, dim, noise, generator, "gumbel")
+
+
+def draw_like(
+    x: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None, kind: str
+) -> Tensor:
+    """The noise of one of the two doors, ``noise=`` or ``generator=``, in the shape of x and at least float32."""
+    if isinstance(noise, Tensor):
+        if generator is not None:
+            raise ValueError("generator and noise are two doors for the same thing; pass one of them")
+        if noise.shape != x.shape:
+            raise ValueError(
+                f"noise must have the shape {tuple(x.shape)} of logits, but its shape is {tuple(noise.shape)}; "
+                "expand noise that rows are meant to share"
+            )
+        if not noise.dtype.is_floating_point:
+            raise TypeError(f"noise must have a floating dtype, but it is {noise.dtype}")
+        if noise.device != x.device:
+            raise ValueError(f"noise must be on the device of logits, {x.device}, but it is on {noise.device}")
+        return noise.to(torch.promote_types(work_dtype(x.dtype), work_dtype(noise.dtype)))
+    keyed = as_keyed(noise, generator, x.device)
+    if x.ndim == 0:
+        return getattr(keyed, kind)((), dtype=work_dtype(x.dtype), device=x.device)
+    shape = (*x.shape[:dim], *x.shape[dim + 1 :], x.shape[dim])
+    return getattr(keyed, kind)(shape, dtype=work_dtype(x.dtype), device=x.device).movedim(-1, dim)
+
+
+def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
+    """A fresh seed; a number where nobody records what happens, for that is faster."""
+    if device.type == "cpu" and (generator is None or generator.device.type == "cpu") and _is_eager():
+        buffer = getattr(_OWN, "buffer", None)
+        if buffer is None:
+            with torch.inference_mode(False):
+                buffer = _OWN.buffer = torch.zeros((), dtype=torch.int64, device="cpu")
+        return buffer.random_(*SEEDS, generator=generator).item()
+    if generator is None:
+        return fresh_seed(None, device)
+    return KeyedNoise.from_generator(generator, device).seed
+
+
+_OWN = threading.local()
+
+
+def _is_eager() -> bool:
+    """Whether calls are neither recorded, nor traced, nor transformed."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def key_for(x: Tensor, noise: KeyedNoise | None, generator: torch.Generator | None) -> Key:
+    """The key of one of the two doors for noise in the shape of x, items last."""
+    if noise is None:
+        return seed_from(generator, x.device), None, None
+    return as_keyed(noise, generator, x.device).key(x.shape, x.device)
+
+
+def as_keyed(noise: KeyedNoise | None, generator: torch.Generator | None, device: torch.device) -> KeyedNoise:
+    """The key behind ``noise=`` (a KeyedNoise) or ``generator=``."""
+    if noise is None:
+        return KeyedNoise.from_generator(generator, device)
+    if not isinstance(noise, KeyedNoise):
+        raise TypeError(f"noise must be a tensor or an argumbel.KeyedNoise, but it is a {type(noise).__name__}")
+    if generator is not None:
+        raise ValueError("generator and noise are two doors for the same thing; pass one of them")
+    return noise

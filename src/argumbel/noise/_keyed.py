@@ -1,0 +1,186 @@
+"""Noise under a key, and the seed of a key from a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._core.checks import integers
+from ..kernels import Key, keyed_noise, work_dtype
+
+__all__ = ["SEEDS", "KeyedNoise", "fresh_seed"]
+
+
+def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
+    if ids is None:
+        return None
+    if not isinstance(ids, Tensor):
+        ids = torch.tensor(ids) if len(ids) else torch.empty(0, dtype=torch.int64)
+    return integers(name, ids).to(torch.int64)
+
+
+SEEDS = -(1 << 63), (1 << 63) - 1
+
+
+def fresh_seed(generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
+    """One 64-bit draw."""
+    return torch.randint(*SEEDS, (), generator=generator, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class KeyedNoise:
+    r"""``noise[row, item] = law(bits(seed, row, item))``: noise that is a function of ids, not of state.
+
+    The bits are Philox4x32-10 with ``seed`` as key and (row, item) as counter, so a number depends on nothing else:
+    not on the batch or chunk it is drawn in, the number of threads, the shard or the device. Ask twice and get the
+    same; ask for part of it and get that part.
+
+    With u in (0, 1) resolved to 2^-65 at both ends: ``uniform`` is u, ``exponential`` is E = -log(1 - u), ``gumbel``
+    is G = -log(E), and ``logistic`` is log(1 - u) - log(u), all of the same u.
+
+    Args:
+        seed: any 64-bit integer, or a 0-dimensional int64 tensor (which ``torch.compile`` does not specialise on).
+        rows: ids of the rows, in the shape of all dimensions but the last, or flat. Default 0, 1, 2, ...
+        items: ids of the items, of shape ``(n,)``, or in a shape that broadcasts to the whole. Default 0, 1, 2, ...
+
+    Shapes: in the ``shape`` given to the methods the last dimension is items, the others flattened are rows.
+    ``dtype`` may be any floating dtype; float16 and bfloat16 are rounded from float32, float64 has noise of its own
+    precision (from the same bits). Default: PyTorch's default dtype.
+
+    Raises:
+        TypeError: seed or ids are not integers, or ``dtype`` is not floating.
+        ValueError: the number of ids does not fit ``shape``.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> whole = ag.KeyedNoise(seed=1).gumbel((4, 6))
+        >>> part = ag.KeyedNoise(seed=1, rows=[2, 3], items=[5, 0, 1]).gumbel((2, 3))
+        >>> bool((part == whole[2:][:, [5, 0, 1]]).all())
+        True
+
+    Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
+    """
+
+    seed: int | Tensor
+    rows: Tensor | None = None
+    items: Tensor | None = None
+
+    def __init__(
+        self,
+        seed: int | Tensor,
+        rows: Tensor | Sequence[int] | None = None,
+        items: Tensor | Sequence[int] | None = None,
+    ) -> None:
+        if isinstance(seed, Tensor):
+            if seed.dtype != torch.int64 or seed.ndim != 0:
+                raise TypeError(
+                    f"seed must be an integer or a 0-dimensional int64 tensor, but it is a {seed.dtype} tensor of "
+                    f"shape {tuple(seed.shape)}; pass seed.to(torch.int64).reshape(())"
+                )
+        elif isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, but it is a {type(seed).__name__}; pass int(seed)")
+        elif not -(1 << 63) <= seed < 1 << 64:
+            raise ValueError(f"seed must fit 64 bits, but it is {seed}; pass seed % 2**64")
+        if isinstance(seed, int) and seed >= 1 << 63:
+            seed -= 1 << 64
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "rows", _as_ids("rows", rows))
+        object.__setattr__(self, "items", _as_ids("items", items))
+
+    @staticmethod
+    def from_generator(
+        generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> KeyedNoise:
+        """Noise under a fresh seed: one 64-bit draw from ``generator`` (default: PyTorch's global one)."""
+        if generator is not None and device is None:
+            device = generator.device
+        if generator is not None and generator.device.type != torch.device(device or "cpu").type:
+            raise ValueError(
+                f"generator must live where the noise is wanted, on {device}, but it is on {generator.device}; "
+                f"make one with torch.Generator(device={str(device)!r})"
+            )
+        noise = object.__new__(KeyedNoise)  # nothing to check
+        noise.__dict__.update(seed=fresh_seed(generator, device), rows=None, items=None)
+        return noise
+
+    def gumbel(
+        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Standard Gumbel noise, ``-log(-log(1 - u))``: location 0, mean 0.5772, range about [-3.8, 45]."""
+        return self._draw("gumbel", shape, dtype, device)
+
+    def exponential(
+        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Standard exponential noise, ``-log(1 - u)``: mean 1, never zero."""
+        return self._draw_positive("exponential", shape, dtype, device)
+
+    def uniform(
+        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Uniform noise u, strictly inside (0, 1)."""
+        u = self._draw_positive("uniform", shape, dtype, device)
+        return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
+
+    def logistic(
+        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Standard logistic noise, ``log(1 - u) - log(u)``: the law of the difference of two Gumbels."""
+        return self._draw("logistic", shape, dtype, device)
+
+    def _draw_positive(
+        self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> Tensor:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        x = self._draw(kind, shape, work_dtype(dtype), device)
+        if x.dtype == dtype:
+            return x
+        info = torch.finfo(dtype)  # float16 would round 1 in 3e7 to zero
+        return x.to(dtype).clamp(min=info.tiny * info.eps)
+
+    def _draw(
+        self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> Tensor:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise TypeError(f"dtype must be a floating dtype, but it is {dtype}; pass torch.float32, say")
+        if device is None:
+            device = self.seed.device if isinstance(self.seed, Tensor) else torch.empty(0).device
+        device, shape = torch.device(device), torch.Size(shape)
+        if not shape:
+            return self._draw(kind, (1,), dtype, device).squeeze(0)
+        return keyed_noise(kind, shape, dtype, device, self.key(shape, device))[0]
+
+    def key(self, shape: torch.Size, device: torch.device) -> Key:
+        """Seed, row ids and item ids as the kernels take them, for noise of this shape."""
+        if self.rows is None and self.items is None:
+            return self.seed, None, None
+        return self.seed, self._rows(shape[:-1], device), self._items(shape, device)
+
+    def _rows(self, lead: torch.Size, device: torch.device) -> Tensor | None:
+        if self.rows is None:
+            return None
+        if self.rows.shape != lead and self.rows.shape != (lead.numel(),):
+            raise ValueError(
+                f"rows must give one id per row: the shape {tuple(lead)} or ({lead.numel()},), but its shape is "
+                f"{tuple(self.rows.shape)}"
+            )
+        return self.rows.to(device).reshape(lead)
+
+    def _items(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+        if self.items is None:
+            return None
+        n = shape[-1]
+        try:
+            fits = torch.broadcast_shapes(self.items.shape, shape) == shape
+        except RuntimeError:
+            fits = False
+        if not fits or self.items.shape[-1:] != (n,):
+            raise ValueError(
+                f"items must give one id per item: the shape ({n},), or one that broadcasts to {tuple(shape)}, but its "
+                f"shape is {tuple(self.items.shape)}"
+            )
+        return self.items.to(device)

@@ -1,0 +1,66 @@
+"""A relaxed Bernoulli draw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._core.checks import EXACT_BELOW, can_raise, check_logits, check_tau
+from .._core.elementwise import sigmoid
+from ..kernels.softmax import over, straight_through
+from ..noise import KeyedNoise, draw_like
+
+__all__ = ["gumbel_sigmoid"]
+
+
+def gumbel_sigmoid(
+    logits: Tensor,
+    tau: float | Tensor = 1,
+    hard: bool = False,
+    *,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """``sigmoid((logits + noise) / tau)`` with standard logistic noise: relaxed Bernoulli draws.
+
+    Logistic noise is the difference of two Gumbels, so this is :func:`gumbel_softmax` over two items. The sample is
+    above 1/2 with probability sigmoid(logits) at every temperature. A *keyed* function.
+
+    Args:
+        logits: log odds, any shape, any floating dtype; +-inf are certain.
+        tau: temperature, a number or a tensor that broadcasts against logits; 0 gives exactly 0 or 1.
+        hard: return exactly 0 or 1, with the gradient of the soft sample (straight-through).
+        noise: a tensor of logistic noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        A tensor in the shape and dtype of logits.
+
+    Raises:
+        ValueError: NaN in logits (NaN results where they may not be looked at), tau < 0, noise of the wrong shape, both
+            noise and generator.
+        TypeError: logits are not a floating tensor.
+
+    Example:
+        >>> import torch, argumbel as ag
+        >>> ag.gumbel_sigmoid(torch.tensor([-torch.inf, torch.inf]), hard=True)
+        tensor([0., 1.])
+
+    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix B.
+    """
+    if isinstance(logits, Tensor) and logits.ndim == 0:
+        if isinstance(noise, Tensor) and noise.ndim == 0:
+            noise = noise.reshape(1)
+        return gumbel_sigmoid(logits.reshape(1), tau, hard, noise=noise, generator=generator).squeeze(0)
+    check_logits(logits)
+    tau = check_tau(tau, logits, None)
+    values = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
+    if can_raise(values) and bool(values.isnan().any()):
+        raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
+    winner = torch.where(values.isnan(), torch.nan, (values > 0).to(values.dtype))
+    if isinstance(tau, Tensor) or tau == 0:
+        frozen = torch.as_tensor(tau, device=values.device) < EXACT_BELOW
+        soft = torch.where(frozen, winner, sigmoid(over(values, torch.where(frozen, 1, tau))))
+    else:
+        soft = sigmoid(over(values, tau))
+    return (straight_through(winner, soft) if hard else soft).to(logits.dtype)
