@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..distributions.densities import exp_concrete
+from ..distributions import ExpRelaxedCategorical
 from ..noise import KeyedNoise
 from ..relax import log_gumbel_softmax
 from .estimator import Estimator
@@ -72,9 +72,9 @@ def relaxed_kl(logits: Tensor, log_y: Tensor, tau: float, prior_tau: float) -> T
 
     Source: Maddison, Mnih and Teh 2017, appendix C.
     """
-    posterior, prior = (torch.tensor([t], dtype=logits.dtype, device=logits.device) for t in (tau, prior_tau))
-    log_ratio = exp_concrete(log_y, logits, posterior) - exp_concrete(log_y, torch.zeros_like(logits), prior)
-    return log_ratio.sum(-1)
+    posterior = ExpRelaxedCategorical(tau, logits=logits, validate_args=False)
+    prior = ExpRelaxedCategorical(prior_tau, logits=torch.zeros_like(logits), validate_args=False)
+    return (posterior.log_prob(log_y) - prior.log_prob(log_y)).sum(-1)
 
 
 class CategoricalVAE(nn.Module):
