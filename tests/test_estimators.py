@@ -17,7 +17,7 @@ from argumbel.estimators import ESTIMATORS
 from .strategies import DTYPES, logits, seeds
 
 BINARY = {"arm", "disarm"}
-RELAXED = {name for name, est in ESTIMATORS.items() if est.__module__.endswith((".relaxed", ".control_variates"))}
+RELAXED = {name for name, est in ESTIMATORS.items() if est.__module__.endswith(("._relaxed", "._control_variates"))}
 EXACT = {"exact"}
 WEIGHTED = {"sum_and_sample", "unordered_set"}  # the value is a weighted sum over different outcomes, not a mean
 

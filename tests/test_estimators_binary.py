@@ -7,7 +7,7 @@ import torch
 
 import argumbel as ag
 from argumbel.estimators import arm, arsm, disarm, reinforce_loo
-from argumbel.estimators.binary import _swaps
+from argumbel.estimators._binary import _swaps
 
 from .problems import Problem, check_unbiased, problem, problems, replicates, total_variance
 

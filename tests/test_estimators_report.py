@@ -16,7 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from argumbel import cli, estimators, plots
-from argumbel.estimators import ESTIMATORS, Report, _report, report
+from argumbel.estimators import ESTIMATORS, Report, _quality, report
 from argumbel.experiments import Config, fit, problems
 
 from .statistics import Z, check_frequency
@@ -163,7 +163,7 @@ def test_rows_of_a_batch_add_up() -> None:
 
 def test_too_many_outcomes_are_compared_with_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = report(quadratic, COST, ["reinmax", "exact"], num_repeats=400, generator=generator())
-    monkeypatch.setattr(_report, "ENUMERATED", 0)
+    monkeypatch.setattr(_quality, "ENUMERATED", 0)
     many = functools.partial(estimators.reinforce_loo, num_samples=64)
     long = report(quadratic, COST, ["reinmax", ("many", many)], num_repeats=400, generator=generator())
     assert not long.enumerated
@@ -317,7 +317,7 @@ def test_the_picture_shows_the_figures() -> None:
 
 
 def test_the_picture_without_exact_gradient_or_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_report, "ENUMERATED", 0)
+    monkeypatch.setattr(_quality, "ENUMERATED", 0)
     r = report(quadratic, COST, ["reinforce", "arm"], num_repeats=20, generator=generator())
     error = plots.estimator_report(r).axes[0]
     assert [line.get_label() for line in error.lines] == ["variance"]

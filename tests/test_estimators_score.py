@@ -12,7 +12,7 @@ from torch import Tensor
 
 import argumbel as ag
 from argumbel.estimators import exact, reinforce, reinforce_loo, stratified, vimco
-from argumbel.estimators.score_function import inverse_cdf, uniform
+from argumbel.estimators._score_function import inverse_cdf, uniform
 
 from . import oracles
 from .problems import CHUNK, Problem, check_equal_means, check_unbiased, problem, problems, replicates, total_variance

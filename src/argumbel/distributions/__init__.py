@@ -14,15 +14,15 @@
 | `TopKSubset` | k-hot vectors, relaxed gradient | the mass of the set |
 """
 
-from .binary import LogitRelaxedBernoulli, RelaxedBernoulli
-from .categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
-from .gumbel import Gumbel
+from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
+from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
+from ._gumbel import Gumbel
 from .hard_concrete import HardConcrete
-from .monte_carlo import NUM_SAMPLES, kl_monte_carlo
-from .straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
-from .subset import PlackettLuce, TopKSubset
+from ._monte_carlo import NUM_SAMPLES, kl_monte_carlo
+from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
+from ._subset import PlackettLuce, TopKSubset
 
-from . import kl  # isort: skip  (registers the divergences of all of the above with torch)
+from . import _kl  # noqa: F401  # isort: skip  (registers the divergences of all of the above with torch)
 
 __all__ = [
     "NUM_SAMPLES",
@@ -36,6 +36,5 @@ __all__ = [
     "RelaxedOneHotCategorical",
     "RelaxedOneHotCategoricalStraightThrough",
     "TopKSubset",
-    "kl",
     "kl_monte_carlo",
 ]

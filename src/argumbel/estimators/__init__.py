@@ -9,19 +9,19 @@ from collections.abc import Callable
 from torch import Tensor
 
 # how good is each on a problem of yours
-from ._report import Report, report
+from ._quality import Report, report
 
 # antithetic pairs of two items, and swaps of many
-from .binary import arm, arsm, disarm
+from ._binary import arm, arsm, disarm
 
 # relaxed control variates of the score function
-from .control_variates import rebar, relax
+from ._control_variates import rebar, relax
 
 # all outcomes
-from .enumeration import exact
+from ._enumeration import exact
 
 # f differentiated at (or near) the samples: biased, low variance
-from .relaxed import (
+from ._relaxed import (
     decoupled_straight_through,
     gapped_straight_through,
     gumbel_rao,
@@ -32,10 +32,10 @@ from .relaxed import (
 )
 
 # the score function: f may be a black box
-from .score_function import reinforce, reinforce_loo, stratified, vimco
+from ._score_function import reinforce, reinforce_loo, stratified, vimco
 
 # choices of k items
-from .subset import subset_reinforce, subset_straight_through
+from ._subset import subset_reinforce, subset_straight_through
 
 # the score function without drawing an outcome twice
 from .without_replacement import sum_and_sample, unordered_set

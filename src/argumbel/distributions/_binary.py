@@ -11,9 +11,9 @@ from torch.distributions.utils import lazy_property
 
 from ..noise import logistic
 from ..relax import gumbel_sigmoid
-from . import densities
-from .base import Relaxed, Size, check, floor
-from .monte_carlo import NUM_SAMPLES, expectation
+from . import _densities as densities
+from ._base import Relaxed, Size, check, floor
+from ._monte_carlo import NUM_SAMPLES, expectation
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli"]
 

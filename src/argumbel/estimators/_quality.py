@@ -16,8 +16,8 @@ from torch import Tensor
 from .._core.checks import check_logits
 from ..noise import KeyedNoise, fresh_seed
 from ._common import Loss, call, check_problem, one_hot
-from .enumeration import exact
-from .score_function import reinforce_loo
+from ._enumeration import exact
+from ._score_function import reinforce_loo
 
 __all__ = ["Report", "Row", "report"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import Reparameterized
+from ._base import Reparameterized
 
 __all__ = ["NUM_SAMPLES", "expectation", "kl_monte_carlo"]
 

@@ -12,9 +12,9 @@ from torch.distributions.utils import euler_constant
 
 from .. import noise
 from ..noise import work_dtype
-from . import densities
-from .base import Reparameterized, Size, as_tensors, check, check_positive, wants_checks
-from .monte_carlo import NUM_SAMPLES
+from . import _densities as densities
+from ._base import Reparameterized, Size, as_tensors, check, check_positive, wants_checks
+from ._monte_carlo import NUM_SAMPLES
 
 __all__ = ["Gumbel"]
 

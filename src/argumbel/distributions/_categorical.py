@@ -8,9 +8,9 @@ from torch.distributions import constraints
 from torch.distributions.utils import euler_constant, lazy_property
 
 from ..relax import gumbel_softmax, log_gumbel_softmax
-from . import densities
-from .base import Relaxed, Simplex, Size, check, floor, simplex
-from .monte_carlo import NUM_SAMPLES, expectation
+from . import _densities as densities
+from ._base import Relaxed, Simplex, Size, check, floor, simplex
+from ._monte_carlo import NUM_SAMPLES, expectation
 
 __all__ = ["ExpRelaxedCategorical", "RelaxedOneHotCategorical"]
 

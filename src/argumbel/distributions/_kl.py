@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical, kl_divergence, register_kl
 from torch.distributions.utils import euler_constant
 
-from .binary import LogitRelaxedBernoulli, RelaxedBernoulli
-from .categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
-from .gumbel import Gumbel
+from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
+from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
+from ._gumbel import Gumbel
 from .hard_concrete import HardConcrete
-from .monte_carlo import kl_monte_carlo
-from .straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
+from ._monte_carlo import kl_monte_carlo
+from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
 
 __all__: list[str] = []
 

@@ -15,8 +15,8 @@ from .._core.checks import can_raise, check_k, check_logits
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob
-from .base import Reparameterized, Size, check, wants_checks
-from .monte_carlo import NUM_SAMPLES
+from ._base import Reparameterized, Size, check, wants_checks
+from ._monte_carlo import NUM_SAMPLES
 
 __all__ = ["PlackettLuce", "TopKSubset"]
 

@@ -8,11 +8,11 @@ from torch.distributions import Bernoulli, OneHotCategorical, constraints
 from torch.nn.functional import logsigmoid, one_hot
 
 from ..relax import gumbel_sigmoid, gumbel_softmax
-from . import densities
-from .base import Size
-from .binary import RelaxedBinary
-from .categorical import RelaxedCategorical
-from .monte_carlo import NUM_SAMPLES
+from . import _densities as densities
+from ._base import Size
+from ._binary import RelaxedBinary
+from ._categorical import RelaxedCategorical
+from ._monte_carlo import NUM_SAMPLES
 
 __all__ = ["RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightThrough"]
 
