@@ -12,10 +12,10 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 from ..relax import gumbel_sigmoid
-from . import densities
-from .base import Size, check, floor, wants_checks
-from .binary import RelaxedBinary
-from .monte_carlo import NUM_SAMPLES
+from . import _densities as densities
+from ._base import Size, check, floor, wants_checks
+from ._binary import RelaxedBinary
+from ._monte_carlo import NUM_SAMPLES
 
 __all__ = ["HardConcrete"]
 

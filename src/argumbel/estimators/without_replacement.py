@@ -14,7 +14,7 @@ from torch import Tensor
 from ..noise import KeyedNoise, draw_like
 from ..reverse import condition_max
 from ._common import Loss, call, check_problem, factor_dims, joint_log_prob, one_hot, with_gradient
-from .score_function import Baseline, constant
+from ._score_function import Baseline, constant
 
 __all__ = ["sum_and_sample", "unordered_set"]
 
