@@ -23,7 +23,7 @@ def test_checks_pass(name: str, classes: int) -> None:
     estimators.check(name, classes)
 
 
-@pytest.mark.parametrize(("name", "fault"), [("reinforce", "gumbel_softmax"), ("disarm", "straight_through")])
+@pytest.mark.parametrize(("name", "fault"), [("reinforce", "gumbel_softmax"), ("disarm", "softmax_straight_through")])
 def test_a_biased_estimator_does_not_pass_for_an_unbiased_one(
     name: str, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

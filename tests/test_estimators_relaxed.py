@@ -18,7 +18,7 @@ from argumbel.estimators import (
     gumbel_softmax,
     gumbel_straight_through,
     reinmax,
-    straight_through,
+    softmax_straight_through,
     subset_reinforce,
     subset_straight_through,
 )
@@ -26,7 +26,7 @@ from argumbel.estimators import (
 from .problems import Problem, check_equal_means, problem, problems, replicates, total_variance
 
 THROUGH: dict[str, Callable[..., Tensor]] = {
-    "softmax": straight_through,
+    "softmax": softmax_straight_through,
     "gumbel": gumbel_straight_through,
     "gumbel-rao": gumbel_rao,
     "reinmax": reinmax,
@@ -36,7 +36,7 @@ THROUGH: dict[str, Callable[..., Tensor]] = {
 OWN: dict[str, dict[str, float]] = {
     "gumbel-rao": {"num_conditional": 3},
     "gapped": {"gap": 0.5},
-    "decoupled": {"forward_tau": 2.0},
+    "decoupled": {"temperature": 2.0},
 }
 
 
@@ -54,7 +54,7 @@ def mean_by_enumeration(name: str, p: Problem, tau: float) -> Tensor:
     the equation says of each factor, with the slope of the loss at that draw."""
     factors, n = p.logits.shape
     logits = p.logits.numpy()
-    drawn_from = [softmax(x / OWN["decoupled"]["forward_tau"] if name == "decoupled" else x) for x in logits]
+    drawn_from = [softmax(x / OWN["decoupled"]["temperature"] if name == "decoupled" else x) for x in logits]
     mean = np.zeros((factors, n))
     for outcome in itertools.product(range(n), repeat=factors):
         z = torch.eye(n, dtype=torch.float64)[list(outcome)].requires_grad_()
@@ -124,7 +124,7 @@ def test_value_and_parameters_are_those_of_discrete_samples(name: str, p: Proble
     own = OWN.get(name, {})
     values, _, of_a = replicates(THROUGH[name], p, 20_000, **own)
     if name == "decoupled":
-        p = Problem(p.name, p.logits / own["forward_tau"], p.a, p.loss)
+        p = Problem(p.name, p.logits / own["temperature"], p.a, p.loss)
     mean, _, mean_of_a = p.exact()
     check_equal_means(values, mean)
     check_equal_means(of_a, mean_of_a)
@@ -195,7 +195,7 @@ def test_own_errors(name: str) -> None:
     with pytest.raises(ValueError, match="tau must be at least 0"):
         THROUGH[name](lambda z: z.sum(-1), torch.zeros(3), tau=-1.0)
     with pytest.raises(TypeError, match="unexpected keyword argument"):
-        THROUGH[name](lambda z: z.sum(-1), torch.zeros(3), temperature=1.0)
+        THROUGH[name](lambda z: z.sum(-1), torch.zeros(3), forward_tau=1.0)
 
 
 # --- subsets -----------------------------------------------------------------------------------------------------

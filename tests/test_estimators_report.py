@@ -100,7 +100,7 @@ def test_unbiased_estimators_show_no_bias_and_exact_has_no_error() -> None:
     for label in unbiased:
         assert r[label].bias < Z * r[label].stderr, label
         assert r[label].cosine > 0.99, label
-    for label in ("gumbel_softmax", "straight_through", "gumbel_straight_through"):
+    for label in ("gumbel_softmax", "softmax_straight_through", "gumbel_straight_through"):
         assert r[label].bias > Z * r[label].stderr, label
     assert r["unordered_set"].variance < r["reinforce_loo"].variance < r["reinforce"].variance
     exact = r["exact"]
@@ -149,12 +149,18 @@ def test_rows_of_a_batch_add_up() -> None:
     """A batch of two problems has the gradient of both: variances side by side, biases by Pythagoras."""
     x = torch.stack([LOGITS, 2 * LOGITS])
     weight = torch.tensor([1.0, 3.0], dtype=torch.float64)
-    both = report(lambda z: weight * toy(z), x, ["straight_through"], num_repeats=5000, generator=generator()).rows[0]
+    both = report(
+        lambda z: weight * toy(z), x, ["softmax_straight_through"], num_repeats=5000, generator=generator()
+    ).rows[0]
     assert both.variances.shape == x.shape
     assert both.variance == pytest.approx(float(both.variances.sum()))
     for i in range(2):
         alone = report(
-            lambda z, i=i: weight[i] * toy(z), x[i], ["straight_through"], num_repeats=5000, generator=generator(5)
+            lambda z, i=i: weight[i] * toy(z),
+            x[i],
+            ["softmax_straight_through"],
+            num_repeats=5000,
+            generator=generator(5),
         ).rows[0]
         # Another draw of the noise: means and variances within their errors.
         error = (alone.variances / 5000).sqrt()
@@ -163,7 +169,7 @@ def test_rows_of_a_batch_add_up() -> None:
 
 def test_too_many_outcomes_are_compared_with_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = report(quadratic, COST, ["reinmax", "exact"], num_repeats=400, generator=generator())
-    monkeypatch.setattr(_quality, "ENUMERATED", 0)
+    monkeypatch.setattr(_quality, "MAX_ENUMERATED", 0)
     many = functools.partial(estimators.reinforce_loo, num_samples=64)
     long = report(quadratic, COST, ["reinmax", ("many", many)], num_repeats=400, generator=generator())
     assert not long.enumerated
@@ -209,8 +215,8 @@ def test_a_black_box_has_no_gradient() -> None:
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)  # a gradient for something else is no help
     for factor in (1.0, weight):
         r = report(lambda z, c=factor: c * z.argmax(-1).double(), LOGITS, num_repeats=10, generator=generator())
-        for label in ("straight_through", "reinmax", "gumbel_softmax"):
-            assert r[label].reason == "f has no gradient with respect to its samples"
+        for label in ("softmax_straight_through", "reinmax", "gumbel_softmax"):
+            assert r[label].reason == "f must have a gradient with respect to its samples, but it has none"
         assert r["reinforce_loo"].reason is None
 
 
@@ -295,21 +301,21 @@ def test_errors() -> None:
 
 
 def test_the_picture_shows_the_figures() -> None:
-    names = ["straight_through", "reinforce", "exact", "arm"]
+    names = ["softmax_straight_through", "reinforce", "exact", "arm"]
     r = report(quadratic, COST, names, num_repeats=2000, generator=generator())
     figure = plots.estimator_report(r, title="mine")
     error, direction, time = figure.axes
-    order = ["exact", "straight_through", "reinforce"]  # by variance + bias^2; arm does not apply
+    order = ["exact", "softmax_straight_through", "reinforce"]  # by variance + bias^2; arm does not apply
     assert [tick.get_text() for tick in error.get_yticklabels()] == order
     lines = {line.get_label(): dict(zip(order, line.get_xdata(), strict=True)) for line in error.lines}
     assert math.isnan(lines["variance"]["exact"])
     assert [text.get_text() for text in error.texts] == ["0"]
     assert lines["variance"]["reinforce"] == r["reinforce"].variance
-    assert lines["squared bias"]["straight_through"] == r["straight_through"].bias ** 2
+    assert lines["squared bias"]["softmax_straight_through"] == r["softmax_straight_through"].bias ** 2
     assert math.isnan(lines["squared bias"]["reinforce"])
     (hidden,) = (label for label in lines if "hidden" in label)
     assert lines[hidden]["reinforce"] == r["reinforce"].stderr ** 2
-    assert math.isnan(lines[hidden]["straight_through"])
+    assert math.isnan(lines[hidden]["softmax_straight_through"])
     assert list(direction.lines[0].get_xdata()) == [r[name].mean_cosine for name in order]
     assert list(time.lines[0].get_xdata()) == [1e3 * r[name].seconds for name in order]
     assert figure.get_suptitle() == "mine"
@@ -317,7 +323,7 @@ def test_the_picture_shows_the_figures() -> None:
 
 
 def test_the_picture_without_exact_gradient_or_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_quality, "ENUMERATED", 0)
+    monkeypatch.setattr(_quality, "MAX_ENUMERATED", 0)
     r = report(quadratic, COST, ["reinforce", "arm"], num_repeats=20, generator=generator())
     error = plots.estimator_report(r).axes[0]
     assert [line.get_label() for line in error.lines] == ["variance"]

@@ -1,15 +1,12 @@
 """Differentiate: how does the expected loss move with the logits?
 
-Every estimator is one function with one signature, ``est(f, logits, *, num_samples, generator, noise, ...)``. What it
-returns has the batch shape of f's losses; its value is the loss at discrete samples, its gradient the estimate.
+Every estimator is one function with one signature: ``est(f, logits, *, num_samples, ..., noise, generator)``. The
+result has the batch shape of f's losses. Its value is the loss at discrete samples; its gradient is the estimate.
 """
 
 from collections.abc import Callable
 
 from torch import Tensor
-
-# how good is each on a problem of yours
-from ._quality import Report, report
 
 # antithetic pairs of two items, and swaps of many
 from ._binary import arm, arsm, disarm
@@ -20,7 +17,10 @@ from ._control_variates import rebar, relax
 # all outcomes
 from ._enumeration import exact
 
-# f differentiated at (or near) the samples: biased, low variance
+# how good is each estimator on a problem of yours
+from ._quality import Report, ReportRow, report
+
+# f is differentiated at (or near) the samples: biased, low variance
 from ._relaxed import (
     decoupled_straight_through,
     gapped_straight_through,
@@ -28,7 +28,7 @@ from ._relaxed import (
     gumbel_softmax,
     gumbel_straight_through,
     reinmax,
-    straight_through,
+    softmax_straight_through,
 )
 
 # the score function: f may be a black box
@@ -52,20 +52,21 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "arsm": arsm,
     "rebar": rebar,
     "gumbel_softmax": gumbel_softmax,
-    "straight_through": straight_through,
+    "softmax_straight_through": softmax_straight_through,
     "gumbel_straight_through": gumbel_straight_through,
     "gumbel_rao": gumbel_rao,
     "reinmax": reinmax,
     "gapped_straight_through": gapped_straight_through,
     "decoupled_straight_through": decoupled_straight_through,
 }
-"""Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Missing are those of another quantity: `vimco`
-(an importance-weighted bound), `subset_reinforce` and `subset_straight_through` (z is k-hot); and `relax`, which needs
-a control variate of yours."""
+"""Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Four estimators are not in it: `vimco`
+estimates another quantity (an importance-weighted bound), `subset_reinforce` and `subset_straight_through` draw k-hot
+z, and `relax` needs a control variate of yours."""
 
 __all__ = [
     "ESTIMATORS",
     "Report",
+    "ReportRow",
     "arm",
     "arsm",
     "decoupled_straight_through",
@@ -81,7 +82,7 @@ __all__ = [
     "reinmax",
     "relax",
     "report",
-    "straight_through",
+    "softmax_straight_through",
     "stratified",
     "subset_reinforce",
     "subset_straight_through",

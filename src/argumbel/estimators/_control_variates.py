@@ -1,9 +1,10 @@
-"""The score function with a relaxed control variate: unbiased for any f, and of little variance if f is nearly smooth.
+"""The score function with a relaxed control variate: unbiased for any f; of little variance if f is nearly smooth.
 
-With z = log softmax(logits) + G, b its argmax and z~ a draw of z given b, the score of c(z~) is known in two ways, by
-its path and by its score; their difference has mean zero, whatever c is.
+With z = log softmax(logits) + G, b the argmax of z, and z~ a draw of z given b, the derivative of ``E c(z~)`` is known
+in two ways: along the path of z~, and by the score function. The difference of the two estimates has mean zero,
+whatever c is, so it can be added to the estimate for f.
 
-z~ may be the very z (*coupled*), which has the law of z given b: the two paths then differ in their derivatives alone.
+z~ may be z itself (*coupled*): z has the law of z given b. The derivatives along the two paths then still differ.
 """
 
 from __future__ import annotations
@@ -29,47 +30,50 @@ def rebar(
     logits: Tensor,
     *,
     num_samples: int = 1,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     eta: float | Tensor = 1.0,
     tau: float | Tensor = 0.5,
     coupled: bool = False,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``mean_s [(f(b) - c(z~)) grad log p(b) + grad c(z) - grad c(z~)]`` with ``c(z) = eta f(softmax(z / tau))``:
-    :func:`reinforce` with the relaxed loss as its control variate.
+    """``mean_s [(f(b) - c(z~)) grad log p(b) + grad c(z) - grad c(z~)]`` with ``c(z) = eta f(softmax(z / tau))``.
 
-    Unbiased, for any f, eta and tau > 0. f is called on 3 num_samples samples, of which num_samples are one-hot and the
-    others *relaxed*, which it must accept; coupled, on 2 num_samples. A *keyed* function.
+    :func:`reinforce` with the relaxed loss as its control variate: z = log softmax(logits) + noise, b is the argmax of
+    z, and z~ is a draw of z given b. Unbiased, for any f, any eta and any tau > 0. f is called on 3 num_samples samples
+    (coupled: 2 num_samples). Of these samples num_samples are one-hot and the others are *relaxed*; f must accept both
+    kinds. A *keyed* function.
 
-    **Tuning.** Where eta or tau is a tensor that requires a gradient, it gets that of the variance: of ``sum(g ** 2)``
-    where g is the gradient that reaches logits. As the mean of g is the true gradient whatever they are, one step down
-    it is a step of less variance, whatever the sign of the loss::
+    **Tuning.** If eta or tau is a tensor that requires a gradient, its gradient is the gradient of the variance: of
+    ``sum(g ** 2)``, where g is the gradient that reaches logits. The mean of g is the true gradient for all eta and
+    tau, so a step down this gradient lowers the variance, whatever the sign of the loss::
 
         log_eta, log_tau = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
         rebar(f, logits, eta=log_eta.exp(), tau=log_tau.exp()).mean().backward()
 
     Args:
-        f: from one-hot and from relaxed samples of shape ``(num_samples, *logits.shape)`` to losses ``(num_samples,
-            *batch)``. ``batch`` is a leading part of ``logits.shape[:-1]``; the dimensions after it are independent
-            factors of one joint choice. It may not change buffers (batch normalisation in training mode does).
-        logits: shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
-        num_samples: how many samples the estimate is the mean of.
-        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
-        noise: a tensor of Gumbel noise of shape ``(num_samples, *logits.shape)``, or a ``KeyedNoise``.
+        f: a function from one-hot and from relaxed samples of shape ``(num_samples, *batch, *factors, n)`` to losses of
+            shape ``(num_samples, *batch)``. The dimensions that f sums away, ``*factors``, are independent factors of
+            one joint choice. f may not change buffers (batch normalisation in training mode does).
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
+        num_samples: the number of one-hot samples; the estimate is their mean.
         eta: strength of the control variate, a number or a tensor that broadcasts to ``(num_samples, *batch)``; 0 is
             :func:`reinforce`.
-        tau: its temperature, above 0, a number or a tensor that broadcasts against logits with size 1 at the items.
-        coupled: take z itself as z~, as the authors do, rather than another draw given b. Faster, of about the same
-            variance: now less, now more.
+        tau: divides the perturbed logits in the control variate: a number, or a tensor that broadcasts against
+            ``(num_samples, *batch, *factors, 1)``; above 0.
+        coupled: take z itself as z~, as the authors do, in place of another draw given b. Faster. The variance is about
+            the same: sometimes smaller, sometimes larger.
+        noise: Gumbel noise of shape ``(num_samples, *batch, *factors, n)``, or a ``KeyedNoise``.
+        generator: a ``torch.Generator``; one 64-bit seed is drawn from it. Default: PyTorch's global generator.
 
     Returns:
-        The mean loss at the one-hot samples, of shape ``batch`` (float32 for half precision). Its gradient for logits
-        is the estimate (once: it has no second derivative); for parameters inside f, the plain gradient of that mean.
+        The mean loss at the one-hot samples, shape ``(*batch,)`` (float32 for half precision). Its gradient for logits
+        is the estimate; there is no second derivative. Parameters inside f get the plain gradient of that mean.
 
     Raises:
-        ValueError: bad logits, losses of another shape, noise of another shape, both noise and generator, tau <= 0.
-            Where values may not be looked at (accelerators, ``torch.compile``, ``vmap``) a bad row gives NaN instead.
-        TypeError: logits or losses that are not floating tensors.
+        ValueError: NaN, +inf or a row without an allowed item in logits; losses or noise of another shape; both noise
+            and generator; num_samples < 1; tau <= 0. Where values may not be looked at (accelerators,
+            ``torch.compile``, ``vmap``) a bad row gives NaN instead.
+        TypeError: logits or losses that are not floating tensors; num_samples not an integer.
 
     Example:
         >>> import torch
@@ -84,15 +88,16 @@ def rebar(
     """
     check_problem(f, logits, num_samples)
     tau = check_tau(tau, logits.expand(num_samples, *logits.shape), logits.ndim)
-    frozen = can_raise(tau) and bool((tau < EXACT_BELOW).any()) if isinstance(tau, Tensor) else tau == 0
-    if frozen:
-        raise ValueError("tau must be above 0: the relaxed loss has no gradient at 0")
+    at_zero = can_raise(tau) and bool((tau < EXACT_BELOW).any()) if isinstance(tau, Tensor) else tau == 0
+    if at_zero:
+        least = float(tau.detach().min()) if isinstance(tau, Tensor) else tau
+        raise ValueError(f"tau must be above 0, but it is {least}: the relaxed loss has no gradient at 0; try 0.5")
 
     def c(z: Tensor) -> Tensor:
-        y = gumbel_softmax(z, tau, noise=torch.zeros_like(z))  # softmax(z / tau), -inf and large quotients minded
+        y = gumbel_softmax(z, tau, noise=torch.zeros_like(z))  # softmax(z / tau); -inf and large quotients are safe
         return eta * call(f, y.to(logits.dtype), logits)
 
-    return _estimate(f, c, logits, num_samples, generator, noise, [eta, tau], coupled)
+    return _estimate(f, c, logits, num_samples, noise, generator, [eta, tau], coupled)
 
 
 def relax(
@@ -101,29 +106,37 @@ def relax(
     *,
     c: Callable[[Tensor], Tensor],
     num_samples: int = 1,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     parameters: Iterable[Tensor] | None = None,
     coupled: bool = False,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``mean_s [(f(b) - c(z~)) grad log p(b) + grad c(z) - grad c(z~)]`` with a control variate c of yours.
 
-    Unbiased, for any f and c: f may be a black box, c must be differentiable. f is called once, on num_samples one-hot
-    samples, and c twice; coupled, once. A *keyed* function.
+    z = log softmax(logits) + noise, b its argmax, and z~ is a draw of z given b. Unbiased, for any f and c: f may be a
+    black box, c must be differentiable. f is called once, on num_samples one-hot samples, and c twice (coupled: once).
+    A *keyed* function.
 
-    **Tuning.** The parameters of c get the gradient of the variance, as eta and tau of :func:`rebar` do, so that one
-    optimizer may train all.
+    **Tuning.** The gradient of the parameters of c is the gradient of the variance, as it is for eta and tau of
+    :func:`rebar`. So one optimizer may train all.
 
     Args:
-        f: as for :func:`reinforce`.
-        c: from perturbed log-probabilities z = log softmax(logits) + noise, of shape ``(num_samples, *logits.shape)``
-            and dtype float32 or float64, to numbers in the shape of f's losses; z is -inf at forbidden items. Useful is
-            ``f(softmax(z / tau)) + network(z)``. It may not change buffers.
-        parameters: what in c is to be tuned, tensors that require a gradient. Default: those of c if it is a
+        f: a function from one-hot samples of shape ``(num_samples, *batch, *factors, n)`` to losses of shape
+            ``(num_samples, *batch)``. The dimensions that f sums away, ``*factors``, are independent factors of one
+            joint choice.
+        c: a function from perturbed log-probabilities z, of shape ``(num_samples, *batch, *factors, n)`` and dtype
+            float32 or float64, to numbers of shape ``(num_samples, *batch)``; z is -inf at forbidden items. Useful is
+            ``f(softmax(z / tau)) + network(z)``. c may not change buffers.
+        parameters: the tensors in c that are tuned; each requires a gradient. Default: the parameters of c if c is a
             ``torch.nn.Module``, else none.
-        logits, num_samples, generator, noise, coupled: as :func:`rebar`.
+        logits, num_samples, coupled, noise, generator: as :func:`rebar`.
 
-    Returns, Raises: as :func:`rebar`.
+    Returns:
+        The mean loss at the one-hot samples, shape ``(*batch,)``, as :func:`rebar`.
+
+    Raises:
+        ValueError: as :func:`rebar`; c of another shape.
+        TypeError: as :func:`rebar`; c not a function, or not of floating tensors.
 
     Example:
         >>> import torch
@@ -140,10 +153,13 @@ def relax(
     """
     check_problem(f, logits, num_samples)
     if not callable(c):
-        raise TypeError(f"c must be a function of perturbed log-probabilities, but it is a {type(c).__name__}")
+        raise TypeError(
+            f"c must be a function of perturbed log-probabilities, but it is a {type(c).__name__}; pass a function or "
+            "a torch.nn.Module"
+        )
     if parameters is None:
         parameters = c.parameters() if isinstance(c, torch.nn.Module) else []
-    return _estimate(f, lambda z: call(c, z, logits), logits, num_samples, generator, noise, list(parameters), coupled)
+    return _estimate(f, lambda z: call(c, z, logits), logits, num_samples, noise, generator, list(parameters), coupled)
 
 
 def _estimate(
@@ -151,8 +167,8 @@ def _estimate(
     c: Callable[[Tensor], Tensor],
     logits: Tensor,
     num_samples: int,
-    generator: torch.Generator | None,
     noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
     tuned: Iterable[object],
     coupled: bool,
 ) -> Tensor:
@@ -166,16 +182,16 @@ def _estimate(
     tuned = [t for t in tuned if isinstance(t, Tensor) and t.requires_grad]
     batch = loss.ndim - 1
     x = x[0].to(g.dtype)
-    # By torch.func, for the gradient must reach neither logits nor what is inside f and c other than by `estimate`.
+    # By torch.func: the gradient may reach logits, and parameters inside f and c, by `estimate` only.
     with torch.set_grad_enabled(bool(tuned)):
-        path, control = _coupled(c, x, g) if coupled else _apart(c, x, g, index)
+        pathwise, control = _coupled(c, x, g) if coupled else _conditional(c, x, g, index)
         if control.shape != loss.shape:
             raise ValueError(
-                f"the control variate must have the shape of the losses, {tuple(loss.shape)}, but c (or eta f) has the "
-                f"shape {tuple(control.shape)}"
+                f"the control variate (c, or eta f) must have the shape of the losses, {tuple(loss.shape)}, but its "
+                f"shape is {tuple(control.shape)}; return one number per loss"
             )
         weight = (loss.detach() - control).reshape(*loss.shape, *[1] * (samples.ndim - loss.ndim))
-        estimate = path + (weight * (samples - torch.softmax(x, -1))).mean(0)
+        estimate = pathwise + (weight * (samples - torch.softmax(x, -1))).mean(0)
     # Where logits are -inf the estimate is 0, but the product would be NaN.
     finite = logits.to(x.dtype).masked_fill(logits == -torch.inf, 0)
     result = with_gradient(loss.mean(0), (estimate.detach() * finite).flatten(batch).sum(-1))
@@ -184,36 +200,37 @@ def _estimate(
     return result
 
 
-def _apart(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """``mean_s [grad c(z) - grad c(z~)]`` at logits x and ``c(z~)``, z~ another draw."""
-    (given,) = further_noise(g, 1, -1)
+def _conditional(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """``mean_s [grad c(z) - grad c(z~)]`` at logits x, and ``c(z~)``; z~ is another draw given the winner."""
+    (other,) = further_noise(g, 1, -1)
 
-    def gain(x: Tensor) -> tuple[Tensor, Tensor]:
+    def difference(x: Tensor) -> tuple[Tensor, Tensor]:
         log_p = torch.log_softmax(x, -1).expand_as(g)
-        control = c(posterior_gumbel(log_p, index, noise=given))
+        control = c(posterior_gumbel(log_p, index, noise=other))
         return (c(log_p + g) - control).mean(0), control
 
-    value, pull, control = torch.func.vjp(gain, x, has_aux=True)  # type: ignore[misc]
-    (path,) = pull(torch.ones_like(value))
-    return path, control
+    value, pullback, control = torch.func.vjp(difference, x, has_aux=True)  # type: ignore[misc]
+    (pathwise,) = pullback(torch.ones_like(value))
+    return pathwise, control
 
 
 def _coupled(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The same with z~ = z, as numbers; not as functions of log p: d z~[i] / d log p[i] is 1 - exp(z[i] - max z) where
-    that of z[i] is 1, and the height max z moves by softmax(x), along which log p cannot go (see posterior_gumbel)."""
+    """The same with z~ = z. The two are equal as numbers, not as functions of log p: d z[i] / d log p[i] is 1, but
+    d z~[i] / d log p[i] is 1 - exp(z[i] - max z). The maximum of z~ moves by softmax(x), and normalised log p cannot
+    move along softmax(x) (see posterior_gumbel)."""
     z = torch.log_softmax(x, -1) + g
-    control, pull = torch.func.vjp(c, z)  # type: ignore[misc]
-    (slope,) = pull(torch.ones_like(control))
-    slope = slope * torch.exp(z - z.amax(-1, keepdim=True))
-    return (slope - torch.softmax(x, -1) * slope.sum(-1, keepdim=True)).mean(0), control
+    control, pullback = torch.func.vjp(c, z)  # type: ignore[misc]
+    (gradient,) = pullback(torch.ones_like(control))
+    gradient = gradient * torch.exp(z - z.amax(-1, keepdim=True))
+    return (gradient - torch.softmax(x, -1) * gradient.sum(-1, keepdim=True)).mean(0), control
 
 
 class _Tuning(torch.autograd.Function):
-    """Zero; its gradient for what is tuned is that of the squared gradient of logits.
+    """Zero; its gradient for the tuned tensors is the gradient of the squared gradient of logits.
 
-    Where the result has weight w in what is differentiated, the gradient of logits is w times the estimate: its square
-    has w ** 2, whatever the sign of w. The graph of the variance is kept apart (in a tuple), for it also leads to
-    parameters inside f, which it must not reach.
+    If the result has weight w in the loss, the gradient of logits is w times the estimate, and the square has the
+    weight w ** 2, whatever the sign of w. The graph of the variance is passed in a tuple, so that autograd does not see
+    it: it also leads to parameters inside f, which must not get this gradient.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The expectation itself, by enumeration: an estimator without variance for small spaces, the oracle of the rest."""
+"""The expectation itself, by enumeration: an estimator without variance for small spaces, the oracle of the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._common import Loss, call, check_problem, factor_dims, joint_log_prob, one
 
 __all__ = ["exact"]
 
-LIMIT = 1 << 20
+MAX_OUTCOMES = 1 << 20
 
 
 def exact(
@@ -20,28 +20,32 @@ def exact(
     logits: Tensor,
     *,
     num_samples: int = 1,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     factors: int | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``sum_z p(z) f(z)`` over all joint outcomes z: the expected loss, and its gradient without noise.
+    """``sum_z p(z) f(z)`` over all joint outcomes z: the expected loss. Its gradient has no noise.
 
-    Exact. f is called once, on all ``n ** (number of factors)`` outcomes, which are one-hot; and once more, on one
-    sample and without gradient, to learn which dimensions are factors, unless ``factors`` says so.
+    Exact. f is called once, on all ``n ** (number of factors)`` outcomes, which are one-hot. f is called once more, on
+    one sample and without a gradient, to learn which dimensions are factors, unless ``factors`` says so.
 
     Args:
-        f: from one-hot samples of shape ``(s, *logits.shape)`` to losses ``(s, *batch)``. ``batch`` is a leading part
-            of ``logits.shape[:-1]``; the dimensions after it are independent factors of one joint choice.
-        logits: shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item: f never sees it.
-        num_samples, generator, noise: ignored; all estimators take them.
-        factors: how many dimensions of logits before the last are factors; None asks f.
+        f: a function from one-hot samples of shape ``(s, *batch, *factors, n)`` to losses of shape ``(s, *batch)``, for
+            any number s. The dimensions that f sums away, ``*factors``, are independent factors of one joint choice.
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item: f never
+            sees it.
+        num_samples: ignored, as noise and generator are; all estimators take them.
+        factors: the number of dimensions of logits, before the last, that are factors; None asks f.
+        noise: ignored.
+        generator: ignored.
 
     Returns:
-        The expectation, of shape ``batch``, in the dtype of f's losses, or float32 for half precision; differentiable
-        in logits and in all that f depends on.
+        The expectation, shape ``(*batch,)``, in the dtype of f's losses (float32 for half precision). Differentiable in
+        logits and in everything that f depends on.
 
     Raises:
-        ValueError: more than 2^20 joint outcomes, bad logits, losses of another shape.
+        ValueError: more than 2^20 joint outcomes; NaN, +inf or a row without an allowed item in logits; losses of
+            another shape; factors out of range.
         TypeError: logits or losses that are not floating tensors.
 
     Example:
@@ -57,16 +61,16 @@ def exact(
     batch = logits.ndim - 1 - factor_dims(f, logits, factors)
     shape, n = logits.shape[batch:-1], logits.shape[-1]
     outcomes = n ** math.prod(shape)
-    if outcomes > LIMIT:
+    if outcomes > MAX_OUTCOMES:
         raise ValueError(
-            f"the joint space must have at most {LIMIT} outcomes to be enumerated, but {math.prod(shape)} factors of "
-            f"{n} items have {n}**{math.prod(shape)}; use an estimator that samples, reinforce_loo say"
+            f"logits must have at most {MAX_OUTCOMES} joint outcomes to be enumerated, but {math.prod(shape)} factors "
+            f"of {n} items have {n}**{math.prod(shape)}; use an estimator that samples, for example reinforce_loo"
         )
-    place = n ** torch.arange(math.prod(shape), device=logits.device)
-    index = torch.arange(outcomes, device=logits.device).unsqueeze(-1) // place % n
+    power = n ** torch.arange(math.prod(shape), device=logits.device)
+    index = torch.arange(outcomes, device=logits.device).unsqueeze(-1) // power % n
     samples = one_hot(index.reshape(outcomes, *[1] * batch, *shape), logits).expand(outcomes, *logits.shape)
     p = joint_log_prob(logits, samples, samples.new_empty((outcomes, *logits.shape[:batch]))).exp()
-    # A forbidden outcome has no weight; f, which may be infinite there, sees the likeliest one instead.
+    # A forbidden outcome has no weight. f may be infinite there, so f sees the likeliest outcome instead.
     allowed = (p > 0).reshape(*p.shape, *[1] * (samples.ndim - p.ndim))
     loss = call(f, torch.where(allowed, samples, one_hot(logits.detach().argmax(-1), logits)), logits)
     return (p * loss).sum(0)

@@ -19,38 +19,47 @@ from ._common import Loss, call, check_problem, one_hot
 from ._enumeration import exact
 from ._score_function import reinforce_loo
 
-__all__ = ["Report", "Row", "report"]
+__all__ = ["Report", "ReportRow", "report"]
 
 Estimator = Callable[..., Tensor]
 
-ENUMERATED = 1 << 24  # numbers in all joint outcomes together, up to which the exact gradient is worth its memory
-AT_ONCE = 1 << 16  # numbers in the samples of one call: what f makes of them should fit the cache
-REFERENCE_SAMPLES = 64  # of each repeat of the long run
-SECONDS = 0.05  # of timing for each estimator
+MAX_ENUMERATED = 1 << 24  # numbers in all joint outcomes together, up to which the exact gradient is worth its memory
+CHUNK_NUMBERS = 1 << 16  # numbers in the samples of one call: what f makes of them should fit the cache
+REFERENCE_SAMPLES = 64  # samples in each repeat of the long run
+SECONDS = 0.05  # time spent on timing each estimator
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was measured of one estimator; all figures are None where it does not apply, and ``reason`` says why."""
+class ReportRow:
+    """What :func:`report` measured of one estimator. Where the estimator does not apply, all figures are None and
+    ``reason`` says why.
+
+    Example:
+        >>> import torch
+        >>> from argumbel import estimators
+        >>> row = estimators.report(lambda z: z[..., 0], torch.zeros(2), ["exact"], num_repeats=10)["exact"]
+        >>> row.label, row.bias, row.calls
+        ('exact', 0.0, 2)
+    """
 
     label: str
     num_samples: int | None = None
-    calls: int | None = None  # of f, in one estimate
-    samples: int | None = None  # in all these calls
-    relaxed: int | None = None  # of these samples, how many were not one-hot
-    bias: float | None = None  # || E g - exact ||, noise taken off; None without an exact gradient
-    stderr: float | None = None  # || . || of the error of the mean gradient
+    calls: int | None = None  # calls of f in one estimate
+    samples: int | None = None  # samples in all these calls
+    relaxed: int | None = None  # how many of these samples were not one-hot
+    bias: float | None = None  # || E g - exact ||, less what noise adds; None without an exact gradient
+    stderr: float | None = None  # norm of the standard error of the mean gradient
     variance: float | None = None  # trace of the covariance of g
-    cosine: float | None = None  # between the mean gradient and the exact one
-    mean_cosine: float | None = None  # between one gradient and the exact one, on average
-    seconds: float | None = None  # an estimate and its gradient, median
-    reason: str | None = None
-    mean: Tensor | None = field(default=None, repr=False, compare=False)  # gradient, in the shape of logits
-    variances: Tensor | None = field(default=None, repr=False, compare=False)  # of each component, in that shape
+    cosine: float | None = None  # cosine between the mean gradient and the exact gradient
+    mean_cosine: float | None = None  # mean of the cosines between each single gradient and the exact gradient
+    seconds: float | None = None  # median time of an estimate and its gradient
+    reason: str | None = None  # why the estimator does not apply
+    mean: Tensor | None = field(default=None, repr=False, compare=False)  # mean gradient, in the shape of logits
+    variances: Tensor | None = field(default=None, repr=False, compare=False)  # variance of each component of g
 
     @property
     def variance_time(self) -> float | None:
-        """Variance times seconds: how long the mean of many estimates takes to reach variance 1. Lower is better."""
+        """Variance times seconds: the time in which the mean of many estimates reaches variance 1. Lower is better."""
         return None if self.variance is None or self.seconds is None else self.variance * self.seconds
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +70,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows in the order asked for; ``print(report)`` is a table, ``report["reinforce"]`` a row.
+    """What :func:`report` returns: a row for each estimator, in the order asked for.
+
+    ``print(report)`` shows a table; ``report["reinforce"]`` is the row with that label.
 
     Example:
         >>> import torch
@@ -71,25 +82,25 @@ class Report:
         (0.0, 1)
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     num_repeats: int
-    enumerated: bool  # whether `reference` is exact; else it is the mean of a long unbiased run
-    reference_error: float  # relative to its norm, of that mean; 0 if exact
+    enumerated: bool  # whether `reference` is exact; if not, it is the mean of a long unbiased run
+    reference_error: float  # error of that mean, relative to its norm; 0 if `reference` is exact
     reference: Tensor = field(repr=False, compare=False)
 
-    def __getitem__(self, label: str) -> Row:
+    def __getitem__(self, label: str) -> ReportRow:
         for row in self.rows:
             if row.label == label:
                 return row
-        raise KeyError(label)
+        raise KeyError(f"label must be one of {[row.label for row in self.rows]}, but it is {label!r}; see .rows")
 
     @property
-    def measured(self) -> list[Row]:
-        """Without the rows of estimators that do not apply."""
+    def measured(self) -> list[ReportRow]:
+        """The rows of the estimators that apply."""
         return [row for row in self.rows if row.reason is None]
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``json.dumps`` takes."""
+        """Numbers and texts, in the form that ``json.dumps`` takes."""
         return {
             "num_repeats": self.num_repeats,
             "enumerated": self.enumerated,
@@ -136,7 +147,7 @@ class Report:
             against = "bias, cosines: against the exact gradient"
         else:
             against = (
-                "no bias, for the exact gradient is not known; cosines: against the mean of a long run of "
+                "no bias, because the exact gradient is not known; cosines: against the mean of a long run of "
                 f"reinforce_loo (relative error {self.reference_error:.2g})"
             )
         missing = [f"{row.label} does not apply: {row.reason}" for row in self.rows if row.reason is not None]
@@ -150,39 +161,45 @@ def report(
     *,
     num_repeats: int = 1000,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
     reference: Tensor | None = None,
     chunk: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Report:
     """``|| E g - exact ||``, ``tr Cov g``, ``cos(E g, exact)`` and the cost of g, for the gradient g of each estimator.
 
-    The gradient is that of the summed losses for logits; it is compared with the exact one, from enumeration. Where
-    there are too many joint outcomes for that, there is no bias, and the cosines are against the mean of num_repeats
-    estimates of :func:`reinforce_loo` with 64 samples each. A *keyed* measurement: all estimators see the same noise,
-    and the figures (but for times) depend on neither ``chunk`` nor the other estimators in the list.
+    g is the gradient of the summed losses for logits. It is compared with the exact gradient, from enumeration. Where
+    there are too many joint outcomes to enumerate, no bias is given, and the cosines are against the mean of
+    num_repeats estimates of :func:`reinforce_loo` with 64 samples each. A *keyed* measurement: all estimators see the
+    same noise, and the figures (other than times) depend neither on ``chunk`` nor on the other estimators in the list.
 
-    The **bias** is the square root of ``|| mean - exact ||^2`` less what noise adds to it, or 0 where that is negative.
-    Its standard error is at most ``sqrt(variance / num_repeats)``, which is what is given.
+    The **bias** is the square root of ``|| mean - exact ||^2`` less what noise adds to that square, or 0 where the
+    difference is negative. Its standard error is at most ``sqrt(variance / num_repeats)``, and this bound is given.
 
     Args:
-        f: as the estimators take it. It may be called on any number of samples: those of many repeats lie side by side.
-            If it depends on logits by itself, that part of the gradient is not counted.
-        logits: shape ``(*batch, *factors, n)``.
-        estimators: names in ``ESTIMATORS``, functions of their signature, or pairs of a label and one of these;
-            arguments by ``functools.partial(gumbel_rao, num_conditional=100)``. Default: the whole registry. What does
-            not apply (two items only, f refuses relaxed samples, ...) is listed with the reason.
-        num_repeats: independent estimates of each, at least 2.
-        num_samples: of each estimate, unless a partial sets it. Some estimators need two, or pairs.
-        generator: two 64-bit seeds are drawn from it; default PyTorch's global generator.
-        reference: the exact gradient, where you know it; in the shape of logits.
-        chunk: how many repeats are estimated at once, for the memory that f needs. Default: by the size of logits.
+        f: a function from one-hot samples of shape ``(s, *batch, *factors, n)`` to losses of shape ``(s, *batch)``, for
+            any number s: the samples of many repeats are passed in one call. The dimensions that f sums away,
+            ``*factors``, are independent factors of one joint choice. If f depends on logits other than by its
+            samples, that part of the gradient is not counted.
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
+        estimators: names in ``ESTIMATORS``, functions with the signature of an estimator, or pairs of a label and a
+            name or function. Give arguments by ``functools.partial(gumbel_rao, num_conditional=100)``. Default: all of
+            ``ESTIMATORS``. An estimator that does not apply (it takes two items only, f refuses relaxed samples, ...)
+            is listed with the reason.
+        num_repeats: the number of independent estimates of each estimator, at least 2.
+        num_samples: the number of samples of each estimate, unless a partial sets it. Some estimators need two, or an
+            even number.
+        reference: the exact gradient where you know it, in the shape of logits.
+        chunk: the number of repeats that are estimated at once; f needs memory for them. Default: by the size of
+            logits.
+        generator: a ``torch.Generator``; two 64-bit seeds are drawn from it. Default: PyTorch's global generator.
 
     Returns:
-        A ``Report``; its ``rows`` hold the figures, also the mean gradient and the variance of each component.
-        ``print`` it, or take ``to_markdown()`` or ``to_dict()``.
+        A ``Report``. Its ``rows`` hold the figures, the mean gradient, and the variance of each component. ``print``
+        it, or call its ``to_markdown()`` or ``to_dict()``.
 
     Raises:
-        ValueError: an unknown name, a label twice, num_repeats < 2, bad logits, losses or reference of another shape.
+        ValueError: an unknown name; a label twice; num_repeats < 2; NaN, +inf or a row without an allowed item in
+            logits; losses or reference of another shape.
         TypeError: logits, losses or estimators of another type.
 
     Example:
@@ -202,48 +219,51 @@ def report(
     check_logits(logits)
     for name, value, least in (("num_repeats", num_repeats, 2), ("chunk", 1 if chunk is None else chunk, 1)):
         if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but it is a {type(value).__name__}")
+            raise TypeError(f"{name} must be an integer, but it is a {type(value).__name__}; pass int({name})")
         if value < least:
-            raise ValueError(f"{name} must be at least {least}, but it is {value}")
+            raise ValueError(f"{name} must be at least {least}, but it is {value}; pass {name}={least} or more")
     check_problem(f, logits, num_samples)
     listed = _listed(estimators)
     x = logits.detach()
-    # Once as it is, so that a fault of f is not taken for an estimator that does not apply.
+    # f is called once by itself, so that a fault of f is not taken for an estimator that does not apply.
     loss = call(f, one_hot(x.argmax(-1), x).expand(2, *x.shape), x)
-    seed, other = (int(fresh_seed(generator, None if generator is None else generator.device)) for _ in range(2))
+    seed, reference_seed = (
+        int(fresh_seed(generator, None if generator is None else generator.device)) for _ in range(2)
+    )
     enumerated, error = reference is not None, 0.0
     if reference is not None:
         if reference.shape != x.shape:
             raise ValueError(
-                f"reference must have the shape of logits, {tuple(x.shape)}, but its shape is {tuple(reference.shape)}"
+                f"reference must have the shape of logits, {tuple(x.shape)}, but its shape is "
+                f"{tuple(reference.shape)}; pass the gradient for logits"
             )
         reference = reference.detach().double()
-    elif x.shape[-1] ** math.prod(x.shape[loss.ndim - 1 : -1]) * x.numel() <= ENUMERATED:
+    elif x.shape[-1] ** math.prod(x.shape[loss.ndim - 1 : -1]) * x.numel() <= MAX_ENUMERATED:
         enumerated = True
         reference = _gradients(exact, f, x, range(1), 1, seed)[0]
     else:
-        reference, variances, _ = _moments(reinforce_loo, f, x, REFERENCE_SAMPLES, num_repeats, chunk, other)
+        reference, variances, _ = _moments(reinforce_loo, f, x, REFERENCE_SAMPLES, num_repeats, chunk, reference_seed)
         error = float((variances.sum() / num_repeats).sqrt() / reference.norm())
-    rows, moves = [], bool(reference.norm() > 0)  # else there is no direction to compare with
+    rows, has_direction = [], bool(reference.norm() > 0)
     for label, estimator in listed:
         try:
             cost = _cost(estimator, f, x, num_samples)
         except (ValueError, TypeError, RuntimeError) as reason:
-            rows.append(Row(label, reason=" ".join(str(reason).split())))
+            rows.append(ReportRow(label, reason=" ".join(str(reason).split())))
             continue
         repeats = 1 if _function(estimator) is exact else num_repeats
         mean, variances, mean_cosine = _moments(estimator, f, x, num_samples, repeats, chunk, seed, reference)
         variance = float(variances.sum())
         distance = float(((mean - reference) ** 2).sum())
         rows.append(
-            Row(
+            ReportRow(
                 label,
                 **cost,
                 bias=math.sqrt(max(0.0, distance - variance / repeats)) if enumerated else None,
                 stderr=math.sqrt(variance / repeats),
                 variance=variance,
-                cosine=_cosines(mean.unsqueeze(0), reference).item() if moves else None,
-                mean_cosine=mean_cosine if moves else None,
+                cosine=_cosines(mean.unsqueeze(0), reference).item() if has_direction else None,
+                mean_cosine=mean_cosine if has_direction else None,
                 mean=mean,
                 variances=variances,
             )
@@ -260,22 +280,31 @@ def _listed(estimators: Iterable[str | Estimator | tuple[str, Estimator]] | None
         label, estimator = one if isinstance(one, tuple) and len(one) == 2 else (None, one)
         if isinstance(estimator, str):
             if estimator not in ESTIMATORS:
-                raise ValueError(f"estimators must be among {', '.join(ESTIMATORS)}, or functions; got {estimator!r}")
+                raise ValueError(
+                    f"estimators must be among {', '.join(ESTIMATORS)}, or functions, but one is {estimator!r}; pass a "
+                    "name of estimators.ESTIMATORS"
+                )
             label, estimator = label or estimator, ESTIMATORS[estimator]
         if not callable(estimator) or not (label is None or isinstance(label, str)):
-            raise TypeError(f"estimators must be names, functions, or pairs of a label and a function; got {one!r}")
+            raise TypeError(
+                f"estimators must be names, functions, or pairs of a label and a function, but one is {one!r}; pass a "
+                "name of estimators.ESTIMATORS"
+            )
         listed.append((label or _name(estimator), estimator))
     labels = [label for label, _ in listed]
     for label in labels:
         if labels.count(label) > 1:
-            raise ValueError(f"estimators must have different labels, but {label!r} is there twice; pass pairs")
+            raise ValueError(
+                f"estimators must have different labels, but {label!r} is there twice; pass pairs of a label and a "
+                "function"
+            )
     if not listed:
-        raise ValueError("estimators must name at least one")
+        raise ValueError("estimators must name at least one, but it is empty; pass None for all")
     return listed
 
 
 def _function(estimator: Estimator) -> Estimator:
-    """Without what `functools.partial` added."""
+    """The function inside a `functools.partial`."""
     return estimator.func if isinstance(estimator, functools.partial) else estimator
 
 
@@ -283,24 +312,24 @@ def _name(estimator: Estimator) -> str:
     name = getattr(_function(estimator), "__name__", type(estimator).__name__)
     if not isinstance(estimator, functools.partial):
         return name
-    return f"{name}({', '.join(f'{key}={value}' for key, value in estimator.keywords.items())})"
+    return f"{name}({', '.join(f'{argument}={value}' for argument, value in estimator.keywords.items())})"
 
 
 def _samples(estimator: Estimator, num_samples: int) -> int:
-    """What the partial says, or else the report."""
+    """num_samples of the partial, if it has one, or else of the report."""
     return getattr(estimator, "keywords", {}).get("num_samples", num_samples)
 
 
 def _cost(estimator: Estimator, f: Loss, logits: Tensor, num_samples: int) -> dict[str, Any]:
-    """Calls of f and seconds of one estimate; raises what the estimator raises if it does not apply."""
+    """Calls of f and seconds of one estimate; raises the error of an estimator that does not apply."""
     x = logits.clone().requires_grad_()
     num_samples = _samples(estimator, num_samples)
     seen: list[tuple[int, int]] = []
 
     def counted(z: Tensor) -> Tensor:
         fixed = z.detach()
-        apart = ((fixed != 0) & (fixed != 1)).flatten(1).any(-1)
-        seen.append((len(fixed), int(apart.sum())))
+        relaxed = ((fixed != 0) & (fixed != 1)).flatten(1).any(-1)
+        seen.append((len(fixed), int(relaxed.sum())))
         return f(z)
 
     def once(f: Loss) -> None:
@@ -308,23 +337,23 @@ def _cost(estimator: Estimator, f: Loss, logits: Tensor, num_samples: int) -> di
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
         if not value.requires_grad or gradient is None:
-            raise ValueError("f has no gradient with respect to its samples")
+            raise ValueError("f must have a gradient with respect to its samples, but it has none")
         if x.device.type == "cuda":
             torch.cuda.synchronize()
 
     with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
         once(counted)
-        taken: list[float] = []
-        while len(taken) < 3 or (sum(taken) < SECONDS and len(taken) < 1000):
+        times: list[float] = []
+        while len(times) < 3 or (sum(times) < SECONDS and len(times) < 1000):
             start = time.perf_counter()
             once(f)
-            taken.append(time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
     return {
         "num_samples": num_samples,
         "calls": len(seen),
         "samples": sum(n for n, _ in seen),
         "relaxed": sum(r for _, r in seen),
-        "seconds": statistics.median(taken),
+        "seconds": statistics.median(times),
     }
 
 
@@ -338,8 +367,8 @@ def _moments(
     seed: int,
     reference: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, float]:
-    """Mean and variance of each component over independent estimates, and their mean cosine to the reference."""
-    chunk = chunk or max(1, AT_ONCE // max(1, _samples(estimator, num_samples) * logits.numel()))
+    """Mean and variance of each component over independent estimates, and the mean cosine to the reference."""
+    chunk = chunk or max(1, CHUNK_NUMBERS // max(1, _samples(estimator, num_samples) * logits.numel()))
     total = squares = torch.zeros_like(logits, dtype=torch.float64)
     shift, cosines = total, 0.0
     for start in range(0, num_repeats, chunk):
@@ -356,9 +385,10 @@ def _moments(
 
 
 def _gradients(estimator: Estimator, f: Loss, logits: Tensor, repeats: range, num_samples: int, seed: int) -> Tensor:
-    """An estimate for each repeat, of shape ``(len(repeats), *logits.shape)``, in float64.
+    """An estimate for each repeat, shape ``(len(repeats), *batch, *factors, n)``, in float64.
 
-    Repeats are one more batch dimension for the estimator, and more samples for f, which takes any number of these.
+    For the estimator the repeats are one more batch dimension; for f, which takes any number of samples, they are more
+    samples.
     """
     x = logits.expand(len(repeats), *logits.shape).clone().requires_grad_()
     num_samples = _samples(estimator, num_samples)
@@ -366,7 +396,7 @@ def _gradients(estimator: Estimator, f: Loss, logits: Tensor, repeats: range, nu
     def folded(z: Tensor) -> Tensor:
         return f(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
-    # Each repeat has rows of noise of its own, whichever repeats it is estimated with.
+    # Each repeat has its own rows of noise, whichever other repeats are estimated with it.
     rows = torch.arange(num_samples * math.prod(logits.shape[:-1]), device=logits.device)
     rows = rows.reshape(num_samples, 1, *logits.shape[:-1])
     first = torch.tensor(repeats, device=logits.device).reshape(-1, *[1] * (logits.ndim - 1))
@@ -376,7 +406,7 @@ def _gradients(estimator: Estimator, f: Loss, logits: Tensor, repeats: range, nu
 
 
 def _cosines(gradients: Tensor, reference: Tensor) -> Tensor:
-    """Of the angle between each gradient and the reference; 0 for a gradient of zero."""
+    """The cosine of the angle between each gradient and the reference; 0 for a gradient of zero."""
     g, r = gradients.flatten(1), reference.flatten()
     cosines = (g @ r) / (torch.linalg.vector_norm(g, dim=-1) * r.norm()).clamp(min=torch.finfo(g.dtype).tiny)
     return cosines.clamp(-1, 1)

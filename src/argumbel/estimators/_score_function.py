@@ -1,7 +1,7 @@
 """Score-function estimators: ``E f`` has the gradient ``E (f - baseline) grad log p``, whatever f is.
 
-f is never differentiated with respect to the samples, so it may be a black box. The family differs in what is
-subtracted and in how the samples are drawn.
+f is never differentiated with respect to the samples, so f may be a black box. The estimators of this file differ in
+the baseline and in how the samples are drawn.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ def reinforce(
     logits: Tensor,
     *,
     num_samples: int = 1,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     baseline: Baseline = 0.0,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``mean_s (f(z_s) - baseline) grad log p(z_s)``, z_s independent draws from softmax(logits).
+    """``mean_s (f(z_s) - baseline) grad log p(z_s)``: z_s are independent draws from softmax(logits).
 
-    Unbiased, for any f. f is called once, on num_samples one-hot samples, and needs no gradient in them. The variance
-    is large unless the baseline is near the mean loss. A *keyed* function.
+    Unbiased, for any f. f is called once, on num_samples one-hot samples; f need not be differentiable in the samples.
+    The variance is large unless the baseline is near the mean loss. A *keyed* function.
 
     Args:
-        f: from one-hot samples of shape ``(num_samples, *logits.shape)`` to losses ``(num_samples, *batch)``. ``batch``
-            is a leading part of ``logits.shape[:-1]``; the dimensions after it are independent factors of one joint
-            choice, whose log-probabilities add.
-        logits: shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
-        num_samples: how many samples the estimate is the mean of.
-        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
-        noise: a tensor of Gumbel noise of shape ``(num_samples, *logits.shape)``, or a ``KeyedNoise``.
-        baseline: what is subtracted from the losses, and must not depend on the samples: a number, a tensor that
-            broadcasts to ``(num_samples, *batch)``, such as a running mean of earlier losses, or a function that makes
-            one of the detached logits. It gets no gradient.
+        f: a function from one-hot samples of shape ``(num_samples, *batch, *factors, n)`` to losses of shape
+            ``(num_samples, *batch)``. The dimensions that f sums away, ``*factors``, are independent factors of one
+            joint choice, whose log-probabilities add.
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
+        num_samples: the number of samples; the estimate is their mean.
+        baseline: what is subtracted from the losses; it must not depend on the samples. A number, a tensor that
+            broadcasts to ``(num_samples, *batch)`` (for example a running mean of earlier losses), or a function from
+            the detached logits to such a tensor. It gets no gradient.
+        noise: Gumbel noise of shape ``(num_samples, *batch, *factors, n)``, or a ``KeyedNoise``.
+        generator: a ``torch.Generator``; one 64-bit seed is drawn from it. Default: PyTorch's global generator.
 
     Returns:
-        The mean loss at the samples, of shape ``batch`` (float32 for half precision). Its gradient is the estimate; for
-        parameters inside f, the plain gradient of that mean.
+        The mean loss at the samples, shape ``(*batch,)`` (float32 for half precision). Its gradient for logits is the
+        estimate. Parameters inside f get the plain gradient of that mean.
 
     Raises:
-        ValueError: bad logits, losses of another shape, noise of another shape, both noise and generator. Where values
-            may not be looked at (accelerators, ``torch.compile``, ``vmap``) a bad row gives NaN instead.
-        TypeError: logits or losses that are not floating tensors.
+        ValueError: NaN, +inf or a row without an allowed item in logits; losses, baseline or noise of another shape;
+            both noise and generator; num_samples < 1. Where values may not be looked at (accelerators,
+            ``torch.compile``, ``vmap``) a bad row gives NaN instead.
+        TypeError: logits or losses that are not floating tensors; num_samples not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -67,7 +68,7 @@ def reinforce(
     Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
     """
     check_problem(f, logits, num_samples)
-    samples = draw(logits, num_samples, generator, noise)
+    samples = draw(logits, num_samples, noise, generator)
     loss = call(f, samples, logits)
     advantage = loss.detach() - constant(baseline, logits, loss)
     return with_gradient(loss.mean(0), (advantage * joint_log_prob(logits, samples, loss)).mean(0))
@@ -78,15 +79,24 @@ def reinforce_loo(
     logits: Tensor,
     *,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
     noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``1 / (m - 1) sum_s (f(z_s) - mean_r f(z_r)) grad log p(z_s)``, over m = num_samples draws.
 
-    :func:`reinforce` in which the baseline of each sample is the mean loss of the others. The first choice where f is a
-    black box. Unbiased, for any f; f is called once, on num_samples >= 2 one-hot samples.
+    :func:`reinforce`, where the baseline of each sample is the mean loss of the other samples. It is the first choice
+    where f is a black box. Unbiased, for any f. f is called once, on num_samples one-hot samples. A *keyed* function.
 
-    Arguments, returns and errors as :func:`reinforce`.
+    Args:
+        f, logits, noise, generator: as :func:`reinforce`.
+        num_samples: the number of samples, at least 2.
+
+    Returns:
+        The mean loss at the samples, shape ``(*batch,)``, as :func:`reinforce`.
+
+    Raises:
+        ValueError: as :func:`reinforce`, but num_samples < 2.
+        TypeError: as :func:`reinforce`.
 
     Example:
         >>> import torch, argumbel as ag
@@ -99,7 +109,7 @@ def reinforce_loo(
     2014, "On using control variates with stochastic approximation for variational Bayes".
     """
     check_problem(f, logits, num_samples, least=2)
-    samples = draw(logits, num_samples, generator, noise)
+    samples = draw(logits, num_samples, noise, generator)
     loss = call(f, samples, logits)
     advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
     return with_gradient(loss.mean(0), (advantage * joint_log_prob(logits, samples, loss)).mean(0))
@@ -110,26 +120,33 @@ def stratified(
     logits: Tensor,
     *,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     baseline: Baseline = 0.0,
     method: str = "systematic",
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """:func:`reinforce` with samples that avoid each other: ``z_s = inverse_cdf(u_s)``, the u_s spread over (0, 1).
+    """``mean_s (f(z_s) - baseline) grad log p(z_s)``, ``z_s = inverse_cdf(u_s)``: the u_s are spread over (0, 1).
 
-    ``"systematic"``: ``u_s = (u + s / num_samples) mod 1``, one uniform u for each factor. ``"antithetic"``: pairs u,
-    1 - u. Each sample has the right law by itself, so the estimate is unbiased for any f; but they are not independent,
-    so a baseline made of the others' losses would bias it. Which items are neighbours in the order of the logits
-    matters. f is called once, on num_samples one-hot samples.
+    :func:`reinforce` with samples that avoid each other. ``"systematic"``: ``u_s = (u + s / num_samples) mod 1``, with
+    one uniform u for each factor. ``"antithetic"``: pairs u, 1 - u. Each sample by itself has the right law, so the
+    estimate is unbiased for any f. The samples are not independent of each other, so a baseline made of the losses of
+    other samples would bias the estimate. The order of the items matters: it decides which items are neighbours. f is
+    called once, on num_samples one-hot samples. A *keyed* function.
 
     Args:
-        num_samples: as :func:`reinforce`; even for ``"antithetic"``.
-        noise: Gumbel noise as :func:`reinforce` takes it; u is ``exp(-exp(-noise))`` of the first item of each factor,
-            in the first sample, or the first half of the samples.
+        f, logits, baseline, generator: as :func:`reinforce`.
+        num_samples: the number of samples; even for ``"antithetic"``.
         method: ``"systematic"`` or ``"antithetic"``.
-        f, logits, generator, baseline: as :func:`reinforce`.
+        noise: Gumbel noise of shape ``(num_samples, *batch, *factors, n)``, or a ``KeyedNoise``. Only the noise of the
+            first item of each factor is used, in the first sample (``"antithetic"``: in the first half of the samples):
+            u is ``exp(-exp(-noise))``.
 
-    Returns, Raises: as :func:`reinforce`; ValueError for an unknown method, and an odd number of antithetic samples.
+    Returns:
+        The mean loss at the samples, shape ``(*batch,)``, as :func:`reinforce`.
+
+    Raises:
+        ValueError: as :func:`reinforce`; an unknown method; an odd number of antithetic samples.
+        TypeError: as :func:`reinforce`.
 
     Example:
         >>> import torch, argumbel as ag
@@ -142,9 +159,11 @@ def stratified(
     """
     check_problem(f, logits, num_samples)
     if method not in ("systematic", "antithetic"):
-        raise ValueError(f"method must be 'systematic' or 'antithetic', but it is {method!r}")
+        raise ValueError(f"method must be 'systematic' or 'antithetic', but it is {method!r}; pass one of the two")
     if method == "antithetic" and num_samples % 2:
-        raise ValueError(f"num_samples must be even for antithetic pairs, but it is {num_samples}")
+        raise ValueError(
+            f"num_samples must be even, for antithetic pairs, but it is {num_samples}; pass {num_samples + 1}"
+        )
     x = logits.detach().expand(num_samples, *logits.shape)
     gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel")[..., 0]
     if method == "systematic":
@@ -164,24 +183,32 @@ def vimco(
     logits: Tensor,
     *,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
     noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``L = log mean_s exp(f(z_s))``, an importance-weighted bound, where f returns *log weights*.
 
     With ``log w_s = f(z_s) = log p(x, z_s) - log q(z_s)`` and samples from q = softmax(logits), ``E L`` is a lower
-    bound of log p(x): **maximise it**, that is ``(-vimco(f, logits)).mean().backward()``. The gradient is
+    bound of log p(x): **maximise it**, by ``(-vimco(f, logits)).mean().backward()``. The gradient is
     ``sum_s (L - L_s) grad log q(z_s) + sum_s w_s / sum(w) grad log w_s``, where L_s is L with log w_s replaced by the
-    mean of the other log weights. Where f depends on logits, by log q, autograd sees it.
+    mean of the other log weights. Where f depends on logits, through log q, autograd adds that part of the gradient.
 
-    Unbiased, for the gradient of E L at this num_samples, which is not that of E f. f is called once, on num_samples
-    >= 2 one-hot samples, and needs no gradient in them.
+    Unbiased for the gradient of E L at this num_samples, which is not the gradient of E f. f is called once, on
+    num_samples one-hot samples; f need not be differentiable in the samples. A *keyed* function.
 
-    Arguments and errors as :func:`reinforce`; f returns log weights of shape ``(num_samples, *batch)``; -inf is a
-    weight of zero.
+    Args:
+        f: a function from one-hot samples of shape ``(num_samples, *batch, *factors, n)`` to log weights of shape
+            ``(num_samples, *batch)``; -inf is a weight of zero. The dimensions that f sums away, ``*factors``, are
+            independent factors of one joint choice.
+        logits, noise, generator: as :func:`reinforce`.
+        num_samples: the number of samples, at least 2.
 
     Returns:
-        The bound L, of shape ``batch``, with that gradient.
+        The bound L, shape ``(*batch,)``, with that gradient.
+
+    Raises:
+        ValueError: as :func:`reinforce`, but num_samples < 2.
+        TypeError: as :func:`reinforce`.
 
     Example:
         >>> import torch, argumbel as ag
@@ -194,18 +221,19 @@ def vimco(
     Source: Mnih and Rezende 2016, "Variational inference for Monte Carlo objectives".
     """
     check_problem(f, logits, num_samples, least=2)
-    samples = draw(logits, num_samples, generator, noise)
+    samples = draw(logits, num_samples, noise, generator)
     log_w = call(f, samples, logits)
-    nothing = (log_w == -torch.inf).all(0)  # no weight at all: no direction is better, where autograd would say NaN
-    bound = log_w.masked_fill(nothing, 0).logsumexp(0).masked_fill(nothing, -torch.inf) - math.log(num_samples)
+    # Where all weights are zero the gradient is zero; autograd would give NaN.
+    all_zero = (log_w == -torch.inf).all(0)
+    bound = log_w.masked_fill(all_zero, 0).logsumexp(0).masked_fill(all_zero, -torch.inf) - math.log(num_samples)
     fixed = log_w.detach()
     others = ~torch.eye(num_samples, dtype=torch.bool, device=fixed.device).reshape(
         num_samples, num_samples, *[1] * (fixed.ndim - 1)
     )
     mean_of_others = torch.where(others, fixed, 0).sum(1) / (num_samples - 1)
     without = torch.where(others, fixed, mean_of_others.unsqueeze(1)).logsumexp(1) - math.log(num_samples)
-    # Any number will do as a baseline that does not depend on z_s, in place of -inf where all others weigh nothing.
-    advantage = (bound.detach() - without.masked_fill(without == -torch.inf, 0)).masked_fill(nothing, 0)
+    # Where all other weights are zero the baseline would be -inf; any number that does not depend on z_s will do.
+    advantage = (bound.detach() - without.masked_fill(without == -torch.inf, 0)).masked_fill(all_zero, 0)
     return with_gradient(bound, (advantage * joint_log_prob(logits, samples, log_w)).sum(0))
 
 
@@ -221,19 +249,19 @@ def constant(baseline: Baseline, logits: Tensor, loss: Tensor) -> Tensor:
     if not fits:
         raise ValueError(
             f"baseline must broadcast to the shape of the losses, {tuple(loss.shape)}, but its shape is "
-            f"{tuple(b.shape)}"
+            f"{tuple(b.shape)}; pass one number for each loss, or one number for all"
         )
     return b
 
 
 def uniform(gumbel: Tensor) -> Tensor:
-    """The uniform number that standard Gumbel noise is made of; in float64, which resolves both ends of the noise."""
+    """``exp(-exp(-gumbel))``: the uniform number behind the noise; float64 resolves both ends of the noise."""
     return torch.exp(-torch.exp(-gumbel.double()))
 
 
 def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
-    """The item in whose interval of the cumulative distribution u lies; -1 for a bad row. Never a forbidden item."""
+    """The item whose interval of the cumulative distribution holds u; -1 for a bad row. Never a forbidden item."""
     cdf = torch.softmax(logits.double(), -1).cumsum(-1)
-    top = cdf[..., -1]  # 1, but for rounding: u stays strictly below it
-    index = (cdf <= (u.clamp(max=1 - 2.0**-53) * top).unsqueeze(-1)).sum(-1)
-    return index.masked_fill(top.isnan(), -1)
+    total = cdf[..., -1]  # 1, but for rounding: u stays strictly below it
+    index = (cdf <= (u.clamp(max=1 - 2.0**-53) * total).unsqueeze(-1)).sum(-1)
+    return index.masked_fill(total.isnan(), -1)

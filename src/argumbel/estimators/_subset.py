@@ -1,4 +1,4 @@
-"""Choices of k items of n: f sees k-hot samples, with exactly k ones in the last dimension."""
+"""Choices of k items out of n: f sees k-hot samples, with exactly k ones in the last dimension."""
 
 from __future__ import annotations
 
@@ -20,34 +20,37 @@ def subset_reinforce(
     *,
     k: int,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     ordered: bool = False,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``1 / (m - 1) sum_s (f(z_s) - mean_r f(z_r)) grad log P(z_s)``: z_s a set of k items drawn without replacement.
 
-    The score function of Gumbel-top-k, with the mean loss of the other samples as the baseline. Unbiased for E f over
-    subsets, for any f; f is called once, on m = num_samples >= 2 k-hot samples, and needs no gradient in them.
-    A *keyed* function.
+    The score function of Gumbel-top-k; the baseline of a sample is the mean loss of the other samples. Unbiased for E f
+    over subsets, for any f. f is called once, on m = num_samples k-hot samples; f need not be differentiable in the
+    samples. A *keyed* function.
 
     Args:
-        f: from k-hot samples of shape ``(num_samples, *logits.shape)`` to losses ``(num_samples, *batch)``. ``batch``
-            is a leading part of ``logits.shape[:-1]``; the dimensions after it are independent factors of one joint
-            choice, each with a subset of its own.
-        logits: shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
-        k: how many items, at most the number of allowed items in every row.
-        num_samples: how many samples the estimate is made of.
-        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
-        noise: a tensor of Gumbel noise of shape ``(num_samples, *logits.shape)``, or a ``KeyedNoise``.
-        ordered: score the sequence that was drawn (Plackett-Luce). The default scores the set, which is the same
-            averaged over all orders: never more variance, but an integral for each sample.
+        f: a function from k-hot samples of shape ``(num_samples, *batch, *factors, n)`` to losses of shape
+            ``(num_samples, *batch)``. The dimensions that f sums away, ``*factors``, are independent factors of one
+            joint choice; each factor has a subset of its own.
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
+        k: the number of items drawn, at most the number of allowed items in every row.
+        num_samples: the number of samples, at least 2.
+        ordered: score the sequence that was drawn (Plackett-Luce). By default the set is scored, which is the average
+            over all orders: its variance is never larger, but each sample needs an integral.
+        noise: Gumbel noise of shape ``(num_samples, *batch, *factors, n)``, or a ``KeyedNoise``.
+        generator: a ``torch.Generator``; one 64-bit seed is drawn from it. Default: PyTorch's global generator.
 
     Returns:
-        The mean loss at the samples, of shape ``batch`` (float32 for half precision). Its gradient is the estimate; for
-        parameters inside f, the plain gradient of that mean.
+        The mean loss at the samples, shape ``(*batch,)`` (float32 for half precision). Its gradient for logits is the
+        estimate. Parameters inside f get the plain gradient of that mean.
 
     Raises:
-        ValueError, TypeError: as :func:`reinforce_loo`; k negative or larger than the support of some row.
+        ValueError: NaN, +inf or a row without an allowed item in logits; k negative or larger than the number of
+            allowed items in some row; num_samples < 2; losses or noise of another shape; both noise and generator.
+            Where values may not be looked at (accelerators, ``torch.compile``, ``vmap``) a bad row gives NaN instead.
+        TypeError: logits or losses that are not floating tensors; k or num_samples not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -61,7 +64,7 @@ def subset_reinforce(
     """
     check_problem(f, logits, num_samples, least=2)
     x = logits.detach().expand(num_samples, *logits.shape)
-    indices = gumbel_topk(x, k, generator=generator, noise=noise).indices
+    indices = gumbel_topk(x, k, noise=noise, generator=generator).indices
     loss = call(f, _k_hot(indices, logits), logits)
     log_p = topk_log_prob(logits.to(work_dtype(logits.dtype)), indices, ordered=ordered)
     advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
@@ -74,26 +77,29 @@ def subset_straight_through(
     *,
     k: int,
     num_samples: int = 1,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     tau: float | Tensor = 1,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``mean_s f(z_s)``, z_s k-hot: the top k of ``logits + G_s``, with the gradient of the relaxed top k of the same.
+    """``mean_s f(z_s)``: z_s are the k-hot top k of ``logits + G_s``, with the gradient of a relaxed top k.
 
-    The relaxed one is :func:`argumbel.relaxed_topk`, k successive softmaxes. Biased for E f over subsets, and of low
-    variance. f is called once, on num_samples k-hot samples, where it must be differentiable. A *keyed* function: under
-    the same noise it draws the subsets of :func:`subset_reinforce`.
+    The relaxed top k is :func:`argumbel.relaxed_topk`, k successive softmaxes of the same ``logits + G_s``. Biased for
+    E f over subsets, and of low variance. f is called once, on num_samples k-hot samples, where f must be
+    differentiable. A *keyed* function: under the same noise it draws the same subsets as :func:`subset_reinforce`.
 
     Args:
-        tau: temperature of the relaxed top k, a number or a tensor that broadcasts against logits; above 0.
-        f, logits, k, num_samples, generator, noise: as :func:`subset_reinforce`.
+        f, logits, k, noise, generator: as :func:`subset_reinforce`.
+        num_samples: the number of samples; the estimate is their mean.
+        tau: divides the perturbed logits in the relaxed top k: a number, or a tensor that broadcasts against
+            ``(num_samples, *batch, *factors, 1)``; above 0.
 
     Returns:
-        The mean loss at the samples, of shape ``batch`` (float32 for half precision). Its gradient for logits is the
-        estimate; for parameters inside f, the plain gradient of that mean.
+        The mean loss at the samples, shape ``(*batch,)`` (float32 for half precision). Its gradient for logits is the
+        estimate. Parameters inside f get the plain gradient of that mean.
 
     Raises:
-        ValueError, TypeError: as :func:`subset_reinforce`; tau < 0.
+        ValueError: as :func:`subset_reinforce`, but num_samples < 1; tau < 0.
+        TypeError: as :func:`subset_reinforce`.
 
     Example:
         >>> import torch, argumbel as ag
