@@ -24,31 +24,45 @@ def sum_and_sample(
     logits: Tensor,
     *,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     baseline: Baseline = 0.0,
     factors: int | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``sum_{z in C} p(z) h(z) + (1 - p(C)) h(z')``, ``h = (f - baseline) grad log p``: the likeliest outcomes summed,
-    one of the rest drawn.
+    one of the other outcomes drawn.
 
-    C holds the num_samples - 1 most probable joint outcomes, and z' is drawn from all others. REINFORCE with a part of
-    its expectation taken exactly: good where few outcomes hold most of the probability.
+    C holds the num_samples - 1 most probable joint outcomes; z' is drawn from all other outcomes. This is
+    :func:`reinforce` with a part of the expectation taken exactly. It is good where few outcomes hold most of the
+    probability.
 
-    Unbiased, for any f. f is called on num_samples >= 2 one-hot samples, all different (fewer, if there are no more
-    outcomes), and needs no gradient in them; and once more, on one sample and without gradient, to learn which
-    dimensions are factors, unless ``factors`` says so.
+    Unbiased, for any f. f is called on num_samples one-hot samples, all different (fewer, if there are no more
+    outcomes); f need not be differentiable in the samples. f is called once more, on one sample and without a gradient,
+    to learn which dimensions are factors, unless ``factors`` says so. A *keyed* function.
 
     Args:
-        noise: Gumbel noise as :func:`reinforce` takes it; it perturbs a beam search of num_samples joint outcomes.
-        factors: how many dimensions of logits before the last are factors; None asks f.
-        f, logits, num_samples, generator, baseline: as :func:`reinforce`.
+        f: a function from one-hot samples of shape ``(num_samples, *batch, *factors, n)`` to losses of shape
+            ``(num_samples, *batch)``. The dimensions that f sums away, ``*factors``, are independent factors of one
+            joint choice, whose log-probabilities add.
+        logits: scores of the items, shape ``(*batch, *factors, n)``, any floating dtype; -inf forbids an item.
+        num_samples: the number of samples, at least 2.
+        baseline: what is subtracted from the losses; it must not depend on the samples. A number, a tensor that
+            broadcasts to ``(num_samples, *batch)``, or a function from the detached logits to such a tensor. It gets no
+            gradient.
+        factors: the number of dimensions of logits, before the last, that are factors; None asks f.
+        noise: Gumbel noise of shape ``(num_samples, *batch, *factors, n)``, or a ``KeyedNoise``. It perturbs a beam
+            search of num_samples joint outcomes.
+        generator: a ``torch.Generator``; one 64-bit seed is drawn from it. Default: PyTorch's global generator.
 
     Returns:
-        The same sum of f itself, an unbiased estimate of E f, of shape ``batch`` (float32 for half precision). Its
-        gradient is the estimate; for parameters inside f, the plain gradient of that sum.
+        The same sum with h = f, an unbiased estimate of E f, shape ``(*batch,)`` (float32 for half precision). Its
+        gradient for logits is the estimate. Parameters inside f get the plain gradient of that sum.
 
-    Raises: as :func:`reinforce`.
+    Raises:
+        ValueError: NaN, +inf or a row without an allowed item in logits; losses, baseline or noise of another shape;
+            both noise and generator; num_samples < 2; factors out of range. Where values may not be looked at
+            (accelerators, ``torch.compile``, ``vmap``) a bad row gives NaN instead.
+        TypeError: logits or losses that are not floating tensors; num_samples or factors not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -61,7 +75,7 @@ def sum_and_sample(
     distributions".
     """
     check_problem(f, logits, num_samples, least=2)
-    log_p, gumbel = _joint(f, logits, num_samples, generator, noise, factors)
+    log_p, gumbel = _joint(f, logits, num_samples, factors, noise, generator)
     likeliest, mass = beam(log_p, num_samples - 1)
     drawn, height = beam(log_p, num_samples, gumbel)
     listed = (drawn.unsqueeze(-2) == likeliest.unsqueeze(-3)).all(-1).any(-1)
@@ -82,26 +96,30 @@ def unordered_set(
     logits: Tensor,
     *,
     num_samples: int = 2,
-    generator: torch.Generator | None = None,
-    noise: Tensor | KeyedNoise | None = None,
     factors: int | None = None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """``sum_{s in S} w_s (f(s) - b_s) grad log p(s)``: S drawn without replacement, ``w_s = P(s came first | S)``.
 
-    S holds num_samples joint outcomes, drawn by Gumbel-top-k, and the order they came in is averaged over. The baseline
-    b_s is the like sum over S for the race without s. Made for low entropy, where independent samples would
-    be the same outcome again and again; at high entropy it becomes :func:`reinforce_loo`.
+    S holds num_samples joint outcomes, drawn by Gumbel-top-k; the estimate is the average over all orders in which they
+    may have come. The baseline b_s estimates E f from S, given that s came first. Made for low entropy, where
+    independent samples would repeat one outcome again and again; at high entropy it becomes :func:`reinforce_loo`.
 
-    Unbiased, for any f. f is called on num_samples >= 2 one-hot samples, all different (fewer, if there are no more
-    outcomes), and needs no gradient in them; and once more, on one sample and without gradient, to learn which
-    dimensions are factors, unless ``factors`` says so. The weights need an integral, whose cost grows with the square
-    of num_samples. A *keyed* function.
+    Unbiased, for any f. f is called on num_samples one-hot samples, all different (fewer, if there are no more
+    outcomes); f need not be differentiable in the samples. f is called once more, on one sample and without a gradient,
+    to learn which dimensions are factors, unless ``factors`` says so. The weights need an integral, whose cost grows
+    with the square of num_samples. A *keyed* function.
 
-    Arguments and errors as :func:`sum_and_sample`, which takes a baseline besides.
+    Args:
+        f, logits, num_samples, factors, noise, generator: as :func:`sum_and_sample`.
 
     Returns:
-        ``sum_s w_s f(s)``, an unbiased estimate of E f, of shape ``batch`` (float32 for half precision). Its gradient
-        is the estimate; for parameters inside f, the plain gradient of that sum.
+        ``sum_s w_s f(s)``, an unbiased estimate of E f, shape ``(*batch,)`` (float32 for half precision). Its gradient
+        for logits is the estimate. Parameters inside f get the plain gradient of that sum.
+
+    Raises:
+        ValueError, TypeError: as :func:`sum_and_sample`.
 
     Example:
         >>> import torch, argumbel as ag
@@ -114,7 +132,7 @@ def unordered_set(
     replacement".
     """
     check_problem(f, logits, num_samples, least=2)
-    log_p, gumbel = _joint(f, logits, num_samples, generator, noise, factors)
+    log_p, gumbel = _joint(f, logits, num_samples, factors, noise, generator)
     outcomes, mass = beam(log_p, num_samples, gumbel)
     first, second = _came_first(mass)
     samples, weights = _as_samples(outcomes, first, logits)
@@ -162,9 +180,9 @@ def _joint(
     f: Loss,
     logits: Tensor,
     num_samples: int,
-    generator: torch.Generator | None,
-    noise: Tensor | KeyedNoise | None,
     factors: int | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and noise for num_samples outcomes, as :func:`beam` takes them, in float64."""
     x = logits.detach().expand(num_samples, *logits.shape)
