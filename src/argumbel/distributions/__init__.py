@@ -17,10 +17,10 @@
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
-from .hard_concrete import HardConcrete
 from ._monte_carlo import NUM_SAMPLES, kl_monte_carlo
 from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
 from ._subset import PlackettLuce, TopKSubset
+from .hard_concrete import HardConcrete
 
 from . import _kl  # noqa: F401  # isort: skip  (registers the divergences of all of the above with torch)
 
