@@ -1,5 +1,8 @@
 """Distributions: the relaxations of `argumbel.relax` with densities, as `torch.distributions` classes.
 
+The argument ``temperature`` keeps the name it has in torch. It is what the functions of argumbel call ``tau``: it
+divides the perturbed logits, and does not change which item wins.
+
 | class | samples | density |
 | --- | --- | --- |
 | `Gumbel` | real numbers | closed form, with moments, cdf, icdf, entropy, KL |
@@ -10,7 +13,7 @@
 | `RelaxedBernoulli` | numbers in (0, 1) | exact where floating point can hold the number |
 | `RelaxedBernoulliStraightThrough` | 0 or 1, relaxed gradient | the mass of the outcome |
 | `HardConcrete` | numbers in [0, 1], both ends with positive mass | a density inside, masses at the ends |
-| `PlackettLuce` | k of n indices, in order | the mass of the sequence |
+| `PlackettLuce` | k of n indices, in the order drawn | the mass of the sequence |
 | `TopKSubset` | k-hot vectors, relaxed gradient | the mass of the set |
 """
 

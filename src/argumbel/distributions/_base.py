@@ -19,15 +19,16 @@ Size = torch.Size | list[int] | tuple[int, ...]
 
 
 def floor(dtype: torch.dtype) -> float:
-    """The least positive number a sample may hold: the smallest normal one, so that flushing denormals to zero does
-    not touch it, except in float16, whose normal numbers end at 6e-5: there the smallest of all, 6e-8."""
+    """The least positive number a sample may hold: the smallest normal number, which stays when denormals are flushed
+    to zero. The normal numbers of float16 end at 6e-5, so there it is the smallest positive number, 6e-8."""
     return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny
 
 
 class Simplex(type(constraints.simplex)):  # type: ignore[misc]
-    """Nonnegative and of sum 1 within rounding: that of the values' dtype, or of a coarser one they came from.
+    """Nonnegative, with sum 1 within the rounding of the values' dtype, or of the coarser dtype they were rounded to.
 
-    (torch's own simplex allows 1e-6 whatever the dtype and the number of entries, which honest samples exceed.)
+    (torch's own simplex allows an error of 1e-6, whatever the dtype and the number of entries; correct samples exceed
+    it.)
     """
 
     def __init__(self, origin: torch.dtype = torch.float64) -> None:
@@ -37,8 +38,8 @@ class Simplex(type(constraints.simplex)):  # type: ignore[misc]
     def check(self, value: Tensor) -> Tensor:
         n, total = value.shape[-1], value.sum(-1, dtype=work_dtype(value.dtype))
         coarsest = max(value.dtype, self.origin, key=lambda dtype: torch.finfo(dtype).eps)
-        # Each entry is rounded in proportion to itself, so by eps in all, or raised to the floor; the rest comes of
-        # adding n numbers up.
+        # Each entry is rounded in proportion to itself, which makes eps in all, or raised to the floor. Adding up n
+        # numbers rounds too.
         rounding = 4 * torch.finfo(coarsest).eps + n * floor(coarsest)
         adding = (8 + n**0.5) * torch.finfo(total.dtype).eps
         return (value >= 0).all(-1) & ((total - 1).abs() <= max(1e-6, rounding + adding))
@@ -73,8 +74,8 @@ class Reparameterized(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, generator=generator)
 
-    def _settle(self, batch_shape: Size, event_shape: Size, validate_args: bool | None) -> None:
-        """Distribution.__init__ for arguments already checked."""
+    def _init_checked(self, batch_shape: Size, event_shape: Size, validate_args: bool | None) -> None:
+        """Distribution.__init__, for arguments that are checked already."""
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
         self._validate_args = wants_checks(validate_args)
 
@@ -91,7 +92,7 @@ class Reparameterized(Distribution):
         if not fits:
             raise ValueError(
                 f"value must broadcast to batch_shape + event_shape, {tuple(whole)}, with its last {events} dimensions "
-                f"as they are, but its shape is {tuple(value.shape)}"
+                f"as they are, but its shape is {tuple(value.shape)}; reshape it"
             )
         if can_raise(value) and value.numel():
             check = self.support.check(value)  # type: ignore[union-attr]
@@ -106,10 +107,11 @@ Other = TypeVar("Other", bound="Relaxed")
 
 
 class Relaxed(Reparameterized):
-    """A temperature and exactly one of probs and logits, given for the last `_event_dims` dimensions.
+    """A temperature (``tau`` in the functions of argumbel) and exactly one of probs and logits.
 
-    The temperature broadcasts against the *batch* shape, that of probs or logits without the categories. All work is
-    done in float32 or float64 (`_scores`, `_tau`); samples come back in the dtype of the parameter.
+    The last `_event_dims` dimensions of probs or logits are the categories; the temperature broadcasts against the
+    others, the *batch* shape. All work is done in float32 or float64 (`_scores`, `_tau`); samples are cast back to the
+    dtype of the parameter.
     """
 
     _event_dims: ClassVar[int]
@@ -127,7 +129,7 @@ class Relaxed(Reparameterized):
         if (probs is None) == (logits is None):
             raise ValueError(
                 "exactly one of probs and logits must be given, but "
-                f"{'neither' if probs is None else 'both'} came; logits are log probs up to a constant"
+                f"{'neither' if probs is None else 'both'} came; pass probs=, or logits= (log probs up to a constant)"
             )
         self._given = "logits" if probs is None else "probs"
         param, tau = as_tensors({self._given: logits if probs is None else probs, "temperature": temperature})
@@ -138,29 +140,29 @@ class Relaxed(Reparameterized):
         if param.ndim < self._event_dims:
             raise ValueError(
                 f"{self._given} must have the categories as its last dimension, but it is a scalar; "
-                f"for a choice between two see RelaxedBernoulli"
+                f"for a choice between two use RelaxedBernoulli"
             )
         if temperature.ndim == 0:
             temperature = temperature.to(param.device)
-        lead = param.shape[: param.ndim - self._event_dims]
+        batch = param.shape[: param.ndim - self._event_dims]
         try:
-            batch_shape = torch.broadcast_shapes(temperature.shape, lead)
+            batch_shape = torch.broadcast_shapes(temperature.shape, batch)
         except RuntimeError:
             raise ValueError(
-                f"temperature must broadcast against the batch shape {tuple(lead)} of {self._given} (its shape "
-                f"{tuple(param.shape)} without the categories), but its shape is {tuple(temperature.shape)}; one "
-                f"temperature per distribution is a tensor of shape {tuple(lead)}"
+                f"temperature must broadcast against the batch shape {tuple(batch)} of {self._given} (its shape "
+                f"{tuple(param.shape)} without the categories), but its shape is {tuple(temperature.shape)}; for one "
+                f"temperature per distribution pass a tensor of shape {tuple(batch)}"
             ) from None
         if wants_checks(validate_args):
             self._check_param(param)
-            check_positive("temperature", temperature, "0.1 is a small one; the exact choice is argumbel.categorical")
+            check_positive("temperature", temperature, "pass 0.1 for a small one, or use argumbel.categorical")
         self._fill(temperature, self._prepare(param), batch_shape, validate_args)
 
     def _fill(self, temperature: Tensor, param: Tensor, batch_shape: Size, validate_args: bool | None) -> None:
         event_shape = param.shape[param.ndim - self._event_dims :]
         self.temperature = temperature.expand(batch_shape)
         self._param = param.expand(torch.Size(batch_shape) + event_shape)
-        self._settle(batch_shape, event_shape, validate_args)
+        self._init_checked(batch_shape, event_shape, validate_args)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
@@ -190,12 +192,12 @@ class Relaxed(Reparameterized):
         return tau.unsqueeze(-1) if self._event_dims else tau
 
     def _result(self, result: Tensor, value: Tensor | None = None) -> Tensor:
-        """Back from the working dtype to that of the parameter and the value."""
+        """result, cast from the working dtype to the dtype of the parameter and the value."""
         dtype = self._param.dtype
         return result.to(dtype if value is None else torch.promote_types(dtype, value.dtype))
 
     def _as(self, cls: type[Other]) -> Other:
-        """The distribution of another class with the same parameters."""
+        """A distribution of another class with the same parameters."""
         other = object.__new__(cls)
         other.__dict__.update(self.__dict__)
         return other
@@ -236,7 +238,7 @@ def check(name: str, value: Tensor, ok: Tensor, expected: str, remedy: str) -> N
 
 
 def first_bad(value: Tensor, ok: Tensor) -> str:
-    """Where value is not ok, and what stands there, shortened."""
+    """The first place where value is not ok, and the entry there, shortened."""
     index = tuple((~ok).nonzero()[0].tolist())
     what = value.detach()[(..., *index, *[slice(None)] * (value.ndim - ok.ndim))] if ok.ndim else value.detach()
     shown = str(what.tolist() if what.numel() <= 6 else [*what.flatten()[:5].tolist(), "..."])

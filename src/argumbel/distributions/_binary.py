@@ -1,4 +1,4 @@
-"""The concrete distribution over two outcomes: on (0, 1), and as log odds."""
+"""The concrete distribution over two outcomes: as a number in (0, 1), and as log odds."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class RelaxedBinary(Relaxed):
 
     @lazy_property
     def _scores(self) -> Tensor:
-        """Log odds in the working dtype. From probs they are kept finite: certain outcomes have odds of 1e38 (float64:
-        1e308), far beyond what the noise can overturn."""
+        """Log odds in the working dtype. Log odds of probs are kept finite: certain outcomes have odds of 1e38
+        (float64: 1e308), and the noise is never large enough to change them."""
         param = self._param.to(self._work)
         if self._given == "logits":
             return param
@@ -62,20 +62,23 @@ class RelaxedBinary(Relaxed):
 
 
 def _logit(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Log odds of numbers in [0, 1] that came in dtype, whose ends count as their neighbours inside."""
+    """Log odds of numbers in [0, 1]; 0 and 1 count as the nearest numbers of dtype inside (0, 1)."""
     return densities.unit_to_logit(value, floor(dtype), 1 - torch.finfo(dtype).eps / 2)
 
 
 class LogitRelaxedBernoulli(RelaxedBinary):
     r"""``(logits + L) / temperature``, L standard logistic: the log odds of a relaxed Bernoulli variable.
 
-    This is the logistic distribution of location logits / temperature and scale 1 / temperature, so all but its KL has
-    a closed form. The form to compute with: `RelaxedBernoulli` cannot tell log odds above 17 from one another.
+    This is the logistic distribution with location logits / temperature and scale 1 / temperature, so everything but
+    its KL has a closed form. Compute with this class: `RelaxedBernoulli` cannot tell log odds above 17 apart.
+    ``temperature`` is torch's name for what the functions of argumbel call ``tau``: it divides the perturbed log
+    odds.
 
     Args:
-        temperature: positive; a number or a tensor that broadcasts with probs or logits.
-        probs: probability of a 1, in [0, 1] (at the ends the log odds are kept finite, about +-87; float64 +-708).
-        logits: log odds of a 1, finite. One of the two, a number or a tensor.
+        temperature: positive; a number, or a tensor that broadcasts with probs or logits.
+        probs: probability of a 1, in [0, 1]; a number, or a tensor of shape ``(*batch,)``. At 0 and 1 the log odds are
+            kept finite, about +-87 (float64: +-708).
+        logits: log odds of a 1, finite; a number, or a tensor of shape ``(*batch,)``. Pass either probs or logits.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
@@ -97,7 +100,7 @@ class LogitRelaxedBernoulli(RelaxedBinary):
     support = constraints.real
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Log odds of shape sample_shape + batch_shape, differentiable in logits and temperature."""
+        """Log odds of shape ``(*sample_shape, *batch)``, differentiable in logits and temperature."""
         shape = self._extended_shape(sample_shape)
         noise = logistic(shape, generator=generator, dtype=self._work, device=self._scores.device)
         limit = torch.finfo(self._param.dtype).max
@@ -144,20 +147,21 @@ class LogitRelaxedBernoulli(RelaxedBinary):
         return self._result(math.pi**2 / 3 / self._tau.square())
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``2 - log(temperature)``. Exact: both arguments are for the classes that must sample, and unused here."""
+        """``2 - log(temperature)``. Exact: the two arguments serve classes that must sample; here they are unused."""
         return self._result(2 - self._tau.log())
 
 
 class RelaxedBernoulli(RelaxedBinary):
-    r"""``sigmoid((logits + L) / temperature)``, L standard logistic: a number in (0, 1), near its ends when cold.
+    r"""``sigmoid((logits + L) / temperature)``, L standard logistic: a number in (0, 1).
 
     A drop-in for ``torch.distributions.RelaxedBernoulli``; arguments and errors as `LogitRelaxedBernoulli`.
-    ``P(sample > 1/2)`` is probs at every temperature.
+    ``temperature`` is torch's name for what the functions of argumbel call ``tau``: it divides the perturbed log
+    odds. ``P(sample > 1/2)`` is probs at every temperature.
 
-    Samples always lie strictly inside (0, 1) and have a finite density: one too near an end for its dtype is moved to
-    the nearest number that is kept (1.2e-38 and 1 - 6e-8 in float32). Its density is then that at the moved point;
-    where that happens (in float32 at even odds: 1 in 6 at temperature 0.1, 1 in 3000 at 0.5) compare densities of log
-    odds, by ``base_dist``. In ``log_prob`` and ``cdf`` a value at an end counts as that neighbour too.
+    Samples always lie strictly inside (0, 1) and have a finite density: a sample too near 0 or 1 for its dtype is moved
+    to the nearest number that is kept (1.2e-38 and 1 - 6e-8 in float32). Its density is then the density at the moved
+    point. Where samples are moved (in float32 at even odds: 1 in 6 at temperature 0.1, 1 in 3000 at 0.5) compare
+    densities of log odds, by ``base_dist``. In ``log_prob`` and ``cdf`` the values 0 and 1 count as these numbers too.
 
     Example:
         >>> import torch, argumbel.distributions as agd
@@ -177,20 +181,20 @@ class RelaxedBernoulli(RelaxedBinary):
         return self._as(LogitRelaxedBernoulli)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Samples of shape sample_shape + batch_shape, differentiable in logits and temperature."""
+        """Samples of shape ``(*sample_shape, *batch)``, differentiable in logits and temperature."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         y = self._result(gumbel_sigmoid(scores, self._tau, generator=generator))
         return y.clamp(floor(y.dtype), 1 - torch.finfo(y.dtype).eps / 2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``base_dist.log_prob(l) - log(value) - log(1 - value)``, l the log odds of value."""
+        """``base_dist.log_prob(l) - log(value) - log(1 - value)``, where l are the log odds of value."""
         if self._validate_args:
             self._validate_sample(value)
         y, scores, tau = self._like(value)
         return self._result(densities.binary_concrete(_logit(y, value.dtype), scores, tau), value)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """``sigmoid(temperature * l - logits)``, l the log odds of value."""
+        """``sigmoid(temperature * l - logits)``, where l are the log odds of value."""
         if self._validate_args:
             self._validate_sample(value)
         y, scores, tau = self._like(value)
@@ -204,15 +208,15 @@ class RelaxedBernoulli(RelaxedBinary):
     def mode(self) -> Tensor:
         """``sigmoid(logits / temperature)``: the median, and the mode of the log odds mapped to (0, 1).
 
-        It is *not* the maximum of this class's own density, whose place depends on coordinates: that density grows
-        without bound towards both ends at temperatures below 1.
+        It is *not* where the density of this class is largest. The place of a largest density depends on coordinates;
+        at temperatures below 1 the density on (0, 1) grows without bound towards 0 and towards 1.
         """
         return self._result(torch.sigmoid(self._scores / self._tau))
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``2 - log(temperature) + mean_s [log y_s + log(1 - y_s)]``: Monte Carlo for the second term, in log space.
+        """``2 - log(temperature) + mean_s [log y_s + log(1 - y_s)]``: the mean by Monte Carlo, in log space.
 
-        Unbiased and differentiable. Shape: batch_shape; unit: nats.
+        Unbiased and differentiable. Shape ``(*batch,)``; unit: nats.
         """
 
         def log_jacobian(log_odds: Tensor) -> Tensor:

@@ -42,17 +42,17 @@ class RelaxedCategorical(Relaxed):
 
     @lazy_property
     def _scores(self) -> Tensor:
-        """Logits in the working dtype, as given: the race does not need them normalised."""
+        """Logits in the working dtype, as given: the choice does not need them normalised."""
         param = self._param.to(self._work)
         if self._given == "logits":
             return param
-        # log(0) = -inf forbids the category; its gradient, 1 / 0, must not turn into NaN.
+        # log(0) = -inf forbids the category; the gradient of the logarithm, 1 / 0, must not become NaN.
         impossible = param == 0
         return param.masked_fill(impossible, 1).log().masked_fill(impossible, -torch.inf)
 
     @lazy_property
     def logits(self) -> Tensor:
-        """Normalised log probabilities of the categories, as ``torch.distributions`` has them; -inf for none."""
+        """Normalised log probabilities of the categories, as in ``torch.distributions``; -inf for probability 0."""
         return self._result(torch.log_softmax(self._scores, -1))
 
     @lazy_property
@@ -68,24 +68,27 @@ class RelaxedCategorical(Relaxed):
 class ExpRelaxedCategorical(RelaxedCategorical):
     r"""``log softmax((logits + G) / temperature)``, G standard Gumbel: the logarithm of a relaxed one-hot vector.
 
-    The form to compute with: at temperature 0.1 and 1000 categories most points of the simplex that
-    `RelaxedOneHotCategorical` draws have entries that float32 cannot hold; their logarithms it can.
+    Compute with this class: at temperature 0.1 and 1000 categories most samples of `RelaxedOneHotCategorical` have
+    entries that float32 cannot hold; float32 can hold their logarithms. ``temperature`` is torch's name for
+    what the functions of argumbel call ``tau``: it divides the perturbed logits.
 
     Args:
-        temperature: positive; a number or a tensor that broadcasts against the *batch* shape (logits without its last
-            dimension). For logits of shape (b, n), shape (b,) is one temperature a row, and (t, 1) makes a batch of
-            shape (t, b): every temperature with every row.
-        probs: probabilities over the last dimension, need not be normalised; 0 forbids a category.
-        logits: log probabilities up to a constant; -inf forbids a category (its log sample is -inf). One of the two.
+        temperature: positive; a number, or a tensor that broadcasts against the batch shape ``(*batch,)``. For logits
+            of shape ``(b, n)``, shape ``(b,)`` is one temperature for each row; shape ``(t, 1)`` makes a batch of shape
+            ``(t, b)``: every temperature with every row.
+        probs: probabilities of the categories, shape ``(*batch, n)``; need not be normalised; 0 forbids a category.
+        logits: log probabilities up to a constant, shape ``(*batch, n)``; -inf forbids a category (its log sample is
+            -inf). Pass either probs or logits.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
-        ValueError: temperature not positive and finite; NaN, +inf or a row with nothing possible in probs or logits;
-            a temperature that does not broadcast; both or neither of probs and logits; a value of the wrong shape.
+        ValueError: temperature not positive and finite; NaN, +inf or a row without a possible category in probs or
+            logits; a temperature that does not broadcast; both or neither of probs and logits; a value of the wrong
+            shape.
         TypeError: an argument that is not floating.
 
-    Densities are in the n - 1 log ratios of the sample, ``log y_i - log y_n`` (the base measure torch uses too). Work
-    is done in float32 at least, and results are cast to the dtype of the parameter (and value).
+    Densities are in the n - 1 log ratios of the sample, ``log y_i - log y_n`` (torch uses this base measure too). Work
+    is done in float32 at least; results are cast to the dtype of the parameter (and of the value).
 
     Example:
         >>> import torch, argumbel.distributions as agd
@@ -102,18 +105,18 @@ class ExpRelaxedCategorical(RelaxedCategorical):
     support = constraints.real_vector
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Log samples of shape sample_shape + batch_shape + (n,), differentiable in logits and temperature."""
+        """Log samples of shape ``(*sample_shape, *batch, n)``, differentiable in logits and temperature."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         log_y = log_gumbel_softmax(scores, self._tau, generator=generator)
-        # Only forbidden categories are -inf: what merely overflows at a minute temperature stays in range.
+        # Only forbidden categories are -inf: entries that overflow at a very small temperature are clamped.
         finite = log_y.clamp(min=torch.finfo(self._param.dtype).min)
         return self._result(torch.where(self._allowed, finite, log_y))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``log (n-1)! + (n-1) log(temperature) + sum_i log_softmax(logits - temperature * value)_i``.
 
-        ``value`` is a log sample; a constant added to all its entries changes nothing. Shape: batch_shape, or what it
-        and value broadcast to.
+        ``value`` is a log sample of shape ``(*batch, n)``; a constant added to all its entries changes nothing. The
+        result has the shape ``(*batch,)``, or the shape that it and value broadcast to.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -123,21 +126,21 @@ class ExpRelaxedCategorical(RelaxedCategorical):
 
     @property
     def mode(self) -> Tensor:
-        """``log_softmax(logits / temperature)``: the one maximum of the density in log ratios."""
+        """``log_softmax(logits / temperature)``: the only maximum of the density in log ratios."""
         scores, allowed = self._scores, self._allowed
         tempered = (scores.masked_fill(~allowed, 0) / self._tau).masked_fill(~allowed, -torch.inf)
         return self._result(torch.log_softmax(tempered, -1))
 
     def _entropy(self) -> Tensor:
         n = self._allowed.sum(-1).to(self._work)
-        spread = torch.where(n == 1, torch.zeros_like(n), euler_constant + torch.digamma(n))
-        return n * spread - torch.lgamma(n) - (n - 1) * self.temperature.to(self._work).log()
+        harmonic = torch.where(n == 1, torch.zeros_like(n), euler_constant + torch.digamma(n))  # of n - 1
+        return n * harmonic - torch.lgamma(n) - (n - 1) * self.temperature.to(self._work).log()
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``n (0.5772 + digamma(n)) - log (n-1)! - (n-1) log(temperature)``, whatever the logits.
 
-        Exact (`logits - temperature * log y` is noise plus a constant, and the sum of its exponentials is a Gamma
-        variable): both arguments are for the classes that must sample, and unused here.
+        Exact: `logits - temperature * log y` is noise plus a constant, and the sum of its exponentials is a Gamma
+        variable. The two arguments serve classes that must sample; here they are unused.
         """
         return self._result(self._entropy())
 
@@ -146,15 +149,16 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
     r"""``softmax((logits + G) / temperature)``, G standard Gumbel: a relaxed one-hot vector, a point of the simplex.
 
     A drop-in for ``torch.distributions.RelaxedOneHotCategorical``; arguments and errors as `ExpRelaxedCategorical`.
+    ``temperature`` is torch's name for what the functions of argumbel call ``tau``: it divides the perturbed logits.
     ``P(argmax = k)`` is probs[k] at every temperature.
 
-    Samples always lie in the support: they sum to 1 within rounding, and an entry too small for its dtype is raised
-    to the least positive number kept (1.2e-38 in float32 and bfloat16, 2.2e-308 in float64, 6e-8 in float16), so that
-    their density is finite. It is then the density at the raised point, not at the one drawn: where samples underflow
-    (log y < -87 in float32: 7 in 10 at temperature 0.1 and 1000 equal logits) compare densities by ``base_dist``. In
-    ``log_prob`` a zero in ``value`` counts as that least number too. The gradient of a density with respect to the
-    point grows like 1 / y (beyond float16) and is 0 at raised entries, so a loss with ``log_prob(rsample())`` in it
-    also wants ``base_dist``.
+    Samples always lie in the support and have a finite density: they sum to 1 within rounding, and an entry too small
+    for its dtype is raised to the least positive number kept (1.2e-38 in float32 and bfloat16, 2.2e-308 in float64,
+    6e-8 in float16). The density is then the density at the raised point, not at the point drawn. Where samples
+    underflow (log y < -87 in float32: 7 in 10 at temperature 0.1 and 1000 equal logits) use ``base_dist``. In
+    ``log_prob`` a zero in ``value`` counts as the least positive number too. The gradient of a density with respect to
+    the point grows like 1 / y (more than float16 can hold) and is 0 at raised entries, so use ``base_dist`` also for a
+    loss with ``log_prob(rsample())`` in it.
 
     Example:
         >>> import torch, argumbel.distributions as agd
@@ -171,7 +175,7 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        """The simplex, within the rounding of the parameter's dtype (or the value's, if that is coarser)."""
+        """The simplex, within the rounding of the parameter's dtype (or of the value's dtype, if it is coarser)."""
         return Simplex(self._param.dtype)
 
     @property
@@ -180,7 +184,7 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
         return self._as(ExpRelaxedCategorical)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Samples of shape sample_shape + batch_shape + (n,), differentiable in logits and temperature."""
+        """Samples of shape ``(*sample_shape, *batch, n)``, differentiable in logits and temperature."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         y = self._result(gumbel_softmax(scores, self._tau, generator=generator))
         return torch.where(self._allowed, y.clamp(min=floor(y.dtype)), y)
@@ -188,7 +192,8 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
     def log_prob(self, value: Tensor) -> Tensor:
         """``base_dist.log_prob(log(value)) - sum_i log(value_i)``: the density in any n - 1 of the n coordinates.
 
-        Shape: batch_shape, or what it and value broadcast to.
+        ``value`` has the shape ``(*batch, n)``; the result has the shape ``(*batch,)``, or the shape that it and value
+        broadcast to.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -199,18 +204,18 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
 
     @property
     def mode(self) -> Tensor:
-        """``softmax(logits / temperature)``: the sample at the noise's mode, G = 0.
+        """``softmax(logits / temperature)``: the sample at the mode of the noise, G = 0.
 
-        It is the mode of the density in log ratios, mapped to the simplex. It is *not* the maximum of this class's own
-        density, whose place depends on coordinates: that density has no maximum at temperatures up to 1 / (n - 1),
-        where it grows without bound towards the corners, and no closed form above.
+        It is the mode of the density in log ratios, mapped to the simplex. It is *not* where the density of this class
+        is largest. The place of a largest density depends on coordinates. At temperatures up to 1 / (n - 1) the density
+        on the simplex has no maximum: it grows without bound towards the corners. Above, it has no closed form.
         """
         return self._result(torch.softmax(self.base_dist.mode.to(self._work), -1))
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``base_dist.entropy() + mean_s sum_i log y_si``: the first term exact, the second Monte Carlo in log space.
 
-        Unbiased and differentiable. Shape: batch_shape; unit: nats.
+        Unbiased and differentiable. Shape ``(*batch,)``; unit: nats.
         """
         base, forbidden = self.base_dist, ~self._allowed
         jacobian = expectation(

@@ -1,4 +1,4 @@
-"""Log densities as functions of plain tensors, all in log space. Arguments share one working dtype and broadcast."""
+"""Log densities as functions of tensors, all in log space. Arguments share one working dtype and broadcast."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def exp_concrete(log_value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
     """``log (n-1)! + (n-1) log(tau) + sum_i log_softmax(logits - tau * log_value)_i`` over the last dimension.
 
     The density of log y in its n - 1 log ratios, ``log y_i - log y_n``; adding a constant to ``log_value`` or to
-    ``logits`` changes nothing. n counts the categories that logits allow (> -inf). On the others the distribution has
-    no mass: a value that gives them some, or withholds it from an allowed one, has log density -inf.
+    ``logits`` changes nothing. n counts the categories that logits allow (> -inf). A value with mass on a forbidden
+    category, or without mass on an allowed one, has log density -inf.
     """
     allowed, inside = logits > -torch.inf, log_value > -torch.inf
     # Masked before the arithmetic, not after: 0 * inf would be NaN in the backward pass.
@@ -49,9 +49,10 @@ def concrete(log_value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
 
 
 def simplex_to_log(value: Tensor, logits: Tensor, least: float) -> Tensor:
-    """log(value), where an allowed entry counts as at least ``least`` and a forbidden one up to ``least`` as zero."""
-    void = (logits == -torch.inf) & (value <= least)
-    return value.clamp(min=least).log().masked_fill(void, -torch.inf)
+    """log(value). An entry of an allowed category below ``least`` counts as ``least``; an entry of a forbidden category
+    up to ``least`` counts as zero."""
+    forbidden = (logits == -torch.inf) & (value <= least)
+    return value.clamp(min=least).log().masked_fill(forbidden, -torch.inf)
 
 
 def logistic(value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def unit_to_logit(value: Tensor, least: float, most: float) -> Tensor:
 
 
 def category_mass(value: Tensor, log_probs: Tensor) -> Tensor:
-    """``sum_i value_i * log_probs_i`` with 0 * -inf = 0: of a one-hot value, the log probability of its category."""
+    """``sum_i value_i * log_probs_i`` with 0 * -inf = 0: for a one-hot value, the log probability of its category."""
     impossible = log_probs == -torch.inf
     mass = (value * log_probs.masked_fill(impossible, 0)).sum(-1)
     return mass.masked_fill((impossible & (value > 0)).any(-1), -torch.inf)

@@ -1,4 +1,4 @@
-"""The Gumbel distribution: the largest of many."""
+"""The Gumbel distribution: the law of the largest of many numbers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Gumbel(Reparameterized):
     """``P(Y <= y) = exp(-exp(-(y - loc) / scale))``; a sample is ``loc + scale * noise``.
 
     A drop-in for ``torch.distributions.Gumbel`` whose noise resolves both tails (to probabilities of 1e-15) and is
-    float32 at least: samples in half precision are those of float32, rounded once.
+    float32 at least: samples in half precision are float32 samples, rounded once.
 
     Args:
-        loc: location, the mode; a number or a tensor of any floating dtype.
-        scale: positive; broadcasts with ``loc``. The batch shape is what they broadcast to.
+        loc: location, the mode; a number, or a tensor of any floating dtype that broadcasts to ``(*batch,)``.
+        scale: positive; a number, or a tensor that broadcasts with ``loc`` to the batch shape ``(*batch,)``.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
@@ -56,18 +56,19 @@ class Gumbel(Reparameterized):
             self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         except RuntimeError:
             raise ValueError(
-                f"loc and scale must broadcast, but their shapes are {tuple(loc.shape)} and {tuple(scale.shape)}"
+                f"loc and scale must broadcast, but their shapes are {tuple(loc.shape)} and {tuple(scale.shape)}; "
+                "reshape one of them"
             ) from None
         if wants_checks(validate_args):
             check("loc", loc, loc.isfinite(), "finite", "find where it comes from")
-            check_positive("scale", scale, "a scale is often made positive by softplus or exp")
-        self._settle(self.loc.shape, (), validate_args)
+            check_positive("scale", scale, "make it positive, for example by softplus or exp")
+        self._init_checked(self.loc.shape, (), validate_args)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
         new = self._get_checked_instance(Gumbel, _instance)
         new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
-        new._settle(batch_shape, (), self._validate_args)
+        new._init_checked(batch_shape, (), self._validate_args)
         return new
 
     @property
@@ -81,7 +82,7 @@ class Gumbel(Reparameterized):
         return self.loc.to(work), self.scale.to(work), dtype
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """``loc + scale * argumbel.gumbel(...)`` of shape sample_shape + batch_shape, differentiable in both."""
+        """``loc + scale * argumbel.gumbel(...)``, shape ``(*sample_shape, *batch)``, differentiable in both."""
         loc, scale, dtype = self._working()
         shape = self._extended_shape(sample_shape)
         return (loc + scale * noise.gumbel(shape, generator=generator, dtype=loc.dtype, device=loc.device)).to(dtype)
@@ -129,5 +130,5 @@ class Gumbel(Reparameterized):
         return (math.pi / math.sqrt(6) * self._working()[1]).to(self._dtype)
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``log(scale) + 1.5772``. Exact: both arguments are for the classes that must sample, and unused here."""
+        """``log(scale) + 1.5772``. Exact: the two arguments serve classes that must sample; here they are unused."""
         return (self._working()[1].log() + (1 + euler_constant)).to(self._dtype)

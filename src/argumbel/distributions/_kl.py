@@ -1,9 +1,9 @@
 """Divergences, registered with ``torch.distributions.kl_divergence``.
 
 - Gumbel with Gumbel: closed form.
-- ExpRelaxedCategorical, RelaxedOneHotCategorical, LogitRelaxedBernoulli and RelaxedBernoulli, each with its own kind:
+- ExpRelaxedCategorical, RelaxedOneHotCategorical, LogitRelaxedBernoulli and RelaxedBernoulli, each with its own class:
   Monte Carlo in log space with `NUM_SAMPLES` samples (`kl_monte_carlo` takes another number, and a generator).
-- A straight-through form with its own kind, or with the torch distribution of its samples: closed form.
+- A straight-through class with its own class, or with the torch distribution of its samples: closed form.
 - HardConcrete with HardConcrete: quadrature.
 """
 

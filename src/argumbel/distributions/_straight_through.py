@@ -1,4 +1,4 @@
-"""Straight-through forms: discrete samples with the gradient of the relaxed ones."""
+"""Straight-through classes: discrete samples with the gradient of relaxed samples."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ __all__ = ["RelaxedBernoulliStraightThrough", "RelaxedOneHotCategoricalStraightT
 class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
     r"""``one_hot(z) + (y - y.detach())``: the one-hot vector of the argmax z of a relaxed sample y, with y's gradient.
 
-    ``P(z = k) = probs[k]`` at every temperature, so as a random variable this *is* the categorical distribution, and
-    ``log_prob``, moments, entropy and KL are the categorical ones. Only ``rsample`` knows of the temperature: it
-    shapes the gradient (biased, of low variance). Arguments and errors as `ExpRelaxedCategorical`.
+    ``P(z = k) = probs[k]`` at every temperature, so as a random variable this *is* the categorical distribution:
+    ``log_prob``, moments, entropy and KL are those of the categorical distribution. The temperature is used by
+    ``rsample`` only, where it shapes the gradient (biased, of low variance). Arguments and errors as
+    `ExpRelaxedCategorical`. ``temperature`` is torch's name for what the functions of argumbel call ``tau``: it
+    divides the perturbed logits.
 
-    ``log_prob(value)`` is a function of ``value`` alone, and linear in it (``sum_i value_i log probs_i``), so that a
-    loss that contains it sees both gradients: through the sample and through the parameters. For the density of the
-    relaxed sample behind a one-hot vector draw from `RelaxedOneHotCategorical` with the same generator seed.
+    ``log_prob(value)`` is a function of ``value`` alone, and linear in it (``sum_i value_i log probs_i``), so a loss
+    that contains it gets both gradients: through the sample and through the parameters. To get the density of the
+    relaxed sample behind a one-hot vector, draw from `RelaxedOneHotCategorical` with the same generator seed.
 
     Example:
         >>> import torch, argumbel.distributions as agd
@@ -50,12 +52,12 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
         return OneHotCategorical(logits=self._scores, validate_args=False)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """One-hot vectors of shape sample_shape + batch_shape + (n,); their gradient is that of the relaxed sample."""
+        """One-hot vectors of shape ``(*sample_shape, *batch, n)``, with the gradient of the relaxed sample."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         return self._result(gumbel_softmax(scores, self._tau, hard=True, generator=generator))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``sum_i value_i log probs_i``: of a one-hot value, the log probability of its category."""
+        """``sum_i value_i log probs_i``: for a one-hot value, the log probability of its category."""
         if self._validate_args:
             self._validate_sample(value)
         work = torch.promote_types(self._work, value.dtype)
@@ -78,20 +80,22 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
         return self._result(one_hot(self._scores.argmax(-1), self.event_shape[0]))
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``-sum_i probs_i log probs_i``. Exact: both arguments are for the classes that must sample, unused here."""
+        """``-sum_i probs_i log probs_i``. Exact: the two arguments serve classes that must sample."""
         log_probs = torch.log_softmax(self._scores, -1)
         return self._result(-densities.category_mass(log_probs.exp(), log_probs))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """The n one-hot vectors, of shape (n,) + batch_shape + (n,), or with ones for batch_shape if not expand."""
+        """The n one-hot vectors, shape ``(n, *batch, n)``; if not expand, with 1 in place of each batch dimension."""
         return self._result(self.discrete.enumerate_support(expand))
 
 
 class RelaxedBernoulliStraightThrough(RelaxedBinary):
     r"""``z + (y - y.detach())``: ``z = [y > 1/2]``, exactly 0 or 1, with the gradient of the relaxed sample y.
 
-    ``P(z = 1) = probs`` at every temperature, so as a random variable this *is* the Bernoulli distribution; see
-    `RelaxedOneHotCategoricalStraightThrough`. Arguments and errors as `LogitRelaxedBernoulli`.
+    ``P(z = 1) = probs`` at every temperature, so as a random variable this *is* the Bernoulli distribution:
+    ``log_prob``, moments, entropy and KL are those of the Bernoulli distribution. Arguments and errors as
+    `LogitRelaxedBernoulli`. ``temperature`` is torch's name for what the functions of argumbel call ``tau``: it
+    divides the perturbed log odds, for the gradient of ``rsample`` only.
 
     Example:
         >>> import torch, argumbel.distributions as agd
@@ -115,7 +119,7 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
         return Bernoulli(logits=self._scores, validate_args=False)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """0 or 1, of shape sample_shape + batch_shape; the gradient is that of the relaxed sample."""
+        """0 or 1, shape ``(*sample_shape, *batch)``, with the gradient of the relaxed sample."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         return self._result(gumbel_sigmoid(scores, self._tau, hard=True, generator=generator))
 
@@ -142,9 +146,9 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
         return self._result(self._scores > 0)
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``-p log p - (1-p) log(1-p)``. Exact: both arguments are for the classes that must sample, unused here."""
+        """``-p log p - (1-p) log(1-p)``. Exact: the two arguments serve classes that must sample."""
         return self._result(self.discrete.entropy())
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """0 and 1, of shape (2,) + batch_shape, or with ones for batch_shape if not expand."""
+        """0 and 1, shape ``(2, *batch)``; if not expand, with 1 in place of each batch dimension."""
         return self._result(self.discrete.enumerate_support(expand))

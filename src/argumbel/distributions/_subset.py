@@ -1,4 +1,4 @@
-"""k of n without replacement: in the order drawn, and as a set."""
+"""k of n items without replacement: in the order drawn, and as a set."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Subset(Reparameterized):
 
     def _fill(self, logits: Tensor, k: int, validate_args: bool | None) -> None:
         self.logits, self.k = logits, k
-        self._settle(logits.shape[:-1], self._event(), validate_args)
+        self._init_checked(logits.shape[:-1], self._event(), validate_args)
 
     def _event(self) -> tuple[int]:
         raise NotImplementedError
@@ -89,14 +89,17 @@ class Subset(Reparameterized):
         return new
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``-mean_s log_prob(y_s)``, in nats: an unbiased estimate, and so is its gradient (a score function estimate
-        with the mean of the other samples as baseline)."""
+        """``-mean_s log_prob(y_s)``, in nats, shape ``(*batch,)``: an unbiased estimate. Its gradient is unbiased too:
+        a score function estimate, whose baseline is the mean of the other samples."""
         if isinstance(num_samples, bool) or not isinstance(num_samples, int):
             raise TypeError(
                 f"num_samples must be an integer, but it is a {type(num_samples).__name__}; pass int(num_samples)"
             )
         if num_samples < 2:
-            raise ValueError(f"num_samples must be at least 2, each the other's baseline, but it is {num_samples}")
+            raise ValueError(
+                f"num_samples must be at least 2 (each sample is a baseline of the others), but it is {num_samples}; "
+                "pass num_samples=2 or more"
+            )
         log_p = self.log_prob(self.sample((num_samples,), generator=generator))
         known = log_p.detach()
         surrogate = -((known - known.mean(0)) * log_p).sum(0) / (num_samples - 1)
@@ -105,7 +108,8 @@ class Subset(Reparameterized):
     def _listed(self, choices: Iterable[tuple[int, ...]], count: int) -> Tensor:
         if count > 1_000_000:
             raise ValueError(
-                f"the support must be small to be enumerated, 1000000 at most, but it has {count} outcomes"
+                f"the support must be small to be enumerated, 1000000 outcomes at most, but it has {count}; draw "
+                "samples"
             )
         listed = torch.tensor(list(choices), dtype=torch.int64, device=self.logits.device)
         return listed.reshape(count, self.k)
@@ -123,16 +127,17 @@ class Subset(Reparameterized):
 class PlackettLuce(Subset):
     """``P(i_1, ..., i_k) = prod_j w[i_j] / (sum of w without i_1, ..., i_{j-1})``, w = exp(logits): k items in order.
 
-    A sample holds the int64 indices of the first k items of a race: of sampling without replacement, or of a ranking
-    (all n items, the default). The event shape is ``(k,)``.
+    A sample holds the int64 indices of k items, drawn without replacement, in the order drawn. With all n items, the
+    default, it is a ranking. The event shape is ``(k,)``.
 
     Args:
-        logits: log weights over the last dimension, any floating dtype; need not be normalised; -inf forbids an item.
-        k: how many items; default all.
+        logits: log weights of the items, shape ``(*batch, n)``, any floating dtype; need not be normalised; -inf
+            forbids an item.
+        k: the number of items drawn; default all.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
-        ValueError: NaN or +inf in logits, k larger than the number of possible items of some row, a value that is not
+        ValueError: NaN or +inf in logits; k larger than the number of possible items of some row; a value that is not
             k different indices.
         TypeError: logits are not a floating tensor, or k is not an integer.
 
@@ -163,23 +168,26 @@ class PlackettLuce(Subset):
         return Orders(self.logits.shape[-1])
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """int64 indices of shape sample_shape + batch_shape + (k,), in the order drawn."""
+        """int64 indices of shape ``(*sample_shape, *batch, k)``, in the order drawn."""
         x = self.logits.expand(*torch.Size(sample_shape), *self.logits.shape)
         return sample_without_replacement(x, self.k, generator=generator).indices
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``topk_log_prob(logits, value)``. Shape: batch_shape, or what it and value broadcast to."""
+        """``topk_log_prob(logits, value)``, for a value of shape ``(*batch, k)``.
+
+        Shape ``(*batch,)``, or the shape that it and value broadcast to.
+        """
         if self._validate_args:
             self._validate_sample(value)
         return topk_log_prob(self.logits, value)
 
     @property
     def mode(self) -> Tensor:
-        """The k items of largest logits, falling: the most probable order."""
+        """The k items with the largest logits, the largest first: the most probable order."""
         return self.logits.topk(self.k).indices
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All n! / (n - k)! orders, of shape (orders,) + batch_shape + (k,), or with ones for batch_shape."""
+        """All n! / (n - k)! orders, shape ``(orders, *batch, k)``; if not expand, with 1 for each batch dimension."""
         n = self.logits.shape[-1]
         orders = self._listed(itertools.permutations(range(n), self.k), math.perm(n, self.k))
         return self._expand_choices(orders, expand)
@@ -188,18 +196,21 @@ class PlackettLuce(Subset):
 class TopKSubset(Subset):
     """``P(S) = sum over the k! orders of S of their Plackett-Luce probability``: k of n items as a set.
 
-    A sample is a k-hot vector of event shape ``(n,)``; ``rsample`` gives it the gradient of the relaxed k-hot vector of
-    the same race. ``log_prob`` is that of the set, exact, and ``mean`` are the exact inclusion probabilities.
+    A sample is a k-hot vector of event shape ``(n,)``; ``rsample`` gives it the gradient of the relaxed k-hot vector
+    under the same noise. ``log_prob`` is the exact log probability of the set; ``mean`` are the exact inclusion
+    probabilities. torch has no such class, so the argument ``tau`` is named as in the functions of argumbel; the
+    relaxed classes call it ``temperature``, as torch does.
 
     Args:
-        logits: log weights over the last dimension, any floating dtype; need not be normalised; -inf forbids an item.
-        k: how many items.
-        tau: temperature of the gradient of ``rsample``, a number or a tensor that broadcasts with the batch shape.
-            Nothing else depends on it.
+        logits: log weights of the items, shape ``(*batch, n)``, any floating dtype; need not be normalised; -inf
+            forbids an item.
+        k: the number of items drawn.
+        tau: divides the perturbed logits in the gradient of ``rsample``: a number, or a tensor that broadcasts with the
+            batch shape ``(*batch,)``. Nothing else depends on it.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
-        ValueError: NaN or +inf in logits, k larger than the number of possible items of some row, tau below 0, a value
+        ValueError: NaN or +inf in logits; k larger than the number of possible items of some row; tau below 0; a value
             that is not k-hot.
         TypeError: logits are not a floating tensor, or k is not an integer.
 
@@ -233,20 +244,22 @@ class TopKSubset(Subset):
     def rsample(
         self, sample_shape: Size = (), *, hard: bool = True, generator: torch.Generator | None = None
     ) -> Tensor:
-        """k-hot vectors with the gradient of ``relaxed_topk``; with ``hard=False`` the relaxed vectors themselves."""
+        """k-hot vectors of shape ``(*sample_shape, *batch, n)``, with the gradient of ``relaxed_topk``; if not hard,
+        the relaxed vectors themselves."""
         x = self.logits.expand(self._extended_shape(sample_shape))
         tau = self.tau.unsqueeze(-1) if isinstance(self.tau, Tensor) else self.tau
         return relaxed_topk(x, self.k, tau, hard, generator=generator)
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """k-hot vectors of shape sample_shape + batch_shape + (n,), in the dtype of logits."""
+        """k-hot vectors of shape ``(*sample_shape, *batch, n)``, in the dtype of logits."""
         x = self.logits.detach().expand(self._extended_shape(sample_shape))
         return self._k_hot(gumbel_topk(x, self.k, generator=generator).indices)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``topk_log_prob(logits, items of value, ordered=False)``: of the set; no gradient in value.
+        """``topk_log_prob(logits, items of value, ordered=False)``: the log probability of the set.
 
-        Shape: batch_shape, or what it and value broadcast to.
+        ``value`` has the shape ``(*batch, n)``; the result has the shape ``(*batch,)``, or the shape that it and value
+        broadcast to. There is no gradient in value.
         """
         if self._validate_args:
             self._validate_sample(value)
@@ -265,11 +278,11 @@ class TopKSubset(Subset):
 
     @property
     def mode(self) -> Tensor:
-        """The k-hot vector of the k largest logits: the most probable set."""
+        """The k-hot vector of the items with the k largest logits: the most probable set."""
         return self._k_hot(self.logits.topk(self.k).indices)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
-        """All n! / k! / (n - k)! sets, of shape (sets,) + batch_shape + (n,), or with ones for batch_shape."""
+        """All n! / k! / (n - k)! sets, shape ``(sets, *batch, n)``; if not expand, with 1 for each batch dimension."""
         n = self.logits.shape[-1]
         sets = self._listed(itertools.combinations(range(n), self.k), math.comb(n, self.k))
         return self._expand_choices(self._k_hot(sets), expand)
