@@ -35,13 +35,15 @@ def gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
 class HardConcrete(RelaxedBinary):
     r"""``clamp(s * (zeta - gamma) + gamma, 0, 1)``, ``s = sigmoid((logits + L) / temperature)``, L standard logistic.
 
-    A random gate that is exactly 0, or exactly 1, with positive probability, and still has a gradient in between: the
-    expected number of open gates, ``prob_nonzero.sum()``, is a differentiable L0 penalty.
+    A random gate that is exactly 0, or exactly 1, with positive probability, and has a gradient in between. The
+    expected number of open gates, ``prob_nonzero.sum()``, is a differentiable L0 penalty. ``temperature`` is torch's
+    name for what the functions of argumbel call ``tau``: it divides the perturbed log odds.
 
     Args:
-        temperature: positive; a number or a tensor that broadcasts with probs or logits. Louizos et al. use 2/3.
-        probs: probability that s > 1/2, in [0, 1].
-        logits: log odds of that ("log alpha"), finite. One of the two, a number or a tensor.
+        temperature: positive; a number, or a tensor that broadcasts with probs or logits. Louizos et al. use 2/3.
+        probs: probability that s > 1/2, in [0, 1]; a number, or a tensor of shape ``(*batch,)``.
+        logits: log odds of s > 1/2 ("log alpha"), finite; a number, or a tensor of shape ``(*batch,)``. Pass either
+            probs or logits.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
         gamma: lower end of the stretch, negative.
         zeta: upper end of the stretch, above 1.
@@ -95,7 +97,7 @@ class HardConcrete(RelaxedBinary):
         return super().expand(batch_shape, _instance=new)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
-        """Gates of shape sample_shape + batch_shape; the gradient is 0 where they are exactly 0 or 1."""
+        """Gates of shape ``(*sample_shape, *batch)``; the gradient is 0 where a gate is exactly 0 or 1."""
         scores = self._scores.expand(self._extended_shape(sample_shape))
         s = gumbel_sigmoid(scores, self._tau, generator=generator)
         stretched = s * (self.zeta - self.gamma) + self.gamma
@@ -203,5 +205,5 @@ class HardConcrete(RelaxedBinary):
         return self._result(-ends - self._integral(inside))
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``-E log_prob(Z)``, by quadrature: both arguments are for the classes that must sample, unused here."""
+        """``-E log_prob(Z)``, by quadrature: the two arguments serve classes that must sample; here they are unused."""
         return self.cross_entropy(self)
