@@ -1,4 +1,4 @@
-"""Draws under fixed keys and seeds, recorded in ``golden.json``: a change of any of them is a change of a random stream.
+"""Draws under fixed keys and seeds, recorded in ``golden.json``. A change of any draw is a change of a random stream.
 
 ``python -m tests.golden`` writes the file anew; do that only for a change that the changelog announces.
 """

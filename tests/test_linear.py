@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.nn import functional
 
 import argumbel as ag
-from argumbel import linear
 from argumbel.choice import Choice
 from argumbel.kernels import linear as chunks
 from argumbel.linear._merge import _merge

@@ -404,14 +404,14 @@ def test_noise_does_not_change_under_autocast(backend: str) -> None:
         (
             lambda: ag.KeyedNoise(0, rows=torch.zeros(2)),
             TypeError,
-            r"rows must be a tensor of integers, but it is torch.float32",
+            r"rows must be a tensor of integers.*float32",
         ),
         (lambda: ag.KeyedNoise(0, rows=[1.5]), TypeError, r"rows must be a tensor of integers"),
         (lambda: ag.KeyedNoise(0, items=[True]), TypeError, r"items must be a tensor of integers"),
         (
             lambda: ag.KeyedNoise(0, items=torch.ones(2).bool()),
             TypeError,
-            r"items must be a tensor of integers, but it is torch.bool",
+            r"items must be a tensor of integers.*bool",
         ),
         (lambda: ag.KeyedNoise(0, rows=[1, 2]).gumbel((3, 4)), ValueError, r"rows must .* \(3,\).*is \(2,\)"),
         (lambda: ag.KeyedNoise(0, items=[1, 2]).gumbel((3, 4)), ValueError, r"items must .* \(4,\).*is \(2,\)"),

@@ -173,7 +173,8 @@ def sample_without_replacement(
         logits, dim, mask, generator: as :func:`categorical`.
 
     Returns:
-        ``(values, indices)``: the k largest of ``logits + Gumbel noise``, falling, in the dtype of logits; int64 indices.
+        ``(values, indices)``: the k largest of ``logits + Gumbel noise``, falling, in the dtype of logits, and their
+        int64 indices.
 
     Raises:
         ValueError, TypeError: as :func:`gumbel_topk`.

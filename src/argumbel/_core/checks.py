@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,23 +58,23 @@ def integers(name: str, x: object) -> Tensor:
     return x
 
 
-def count(name: str, k: object, *, least: int = 0, most: int | None = None, of: str = "") -> int:
+def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str = "") -> int:
     """k, an integer between least and most; ``of`` says what ``most`` is."""
     if type(k) is not int and not isinstance(k, torch.SymInt):
         try:
             if isinstance(k, (bool, Tensor)):
                 raise TypeError
-            k = operator.index(k)  # type: ignore[arg-type]
+            k = operator.index(k)
         except TypeError:
             raise TypeError(f"{name} must be an integer, but it is a {type(k).__name__}; pass int({name})") from None
-    if k < least or (most is not None and k > most):  # type: ignore[operator]
+    if k < least or (most is not None and k > most):
         if most is None:
             raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
         raise ValueError(f"{name} must be between {least} and {of}{most}, but it is {k}; pass a number in between")
-    return k  # type: ignore[return-value]
+    return k
 
 
-def number(name: str, x: object, *, least: float = -math.inf, below: float = math.nan, remedy: str = "") -> float:
+def number(name: str, x: Any, *, least: float = -math.inf, below: float = math.nan, remedy: str = "") -> float:
     """x, a number (not a tensor) of at least ``least`` and less than ``below``; NumPy's numbers are numbers."""
     if type(x) not in (int, float):
         if isinstance(x, bool) or not isinstance(x, Real):

@@ -1,9 +1,10 @@
 """Functions of one number whose rounding does not depend on where the number stands.
 
-PyTorch runs a loop over a tensor in vectors, and what fills no vector one by one. Of some functions (``sigmoid``,
-``softplus``, ``logaddexp``, ``pow``) the two ways round differently, so a row's result would depend on the rows beside
-it. ``exp``, ``log``, ``log1p``, ``expm1`` and the four operations do not have this fault: results that promise to depend
-on a key alone are made of these. (Sums and softmax have it along every dimension but the last, of contiguous tensors.)
+PyTorch runs a loop over a tensor in vectors, and the numbers that fill no vector one by one. The two ways round some
+functions differently (``sigmoid``, ``softplus``, ``logaddexp``, ``pow``), so a row's result would depend on the rows
+beside it. They round ``exp``, ``log``, ``log1p``, ``expm1`` and the four operations alike: results that promise to
+depend on a key alone are made of these functions. (Sums and softmax are alike along the last dimension of a contiguous
+tensor, and along no other.)
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCat
 from ._subset import PlackettLuce, TopKSubset
 from .hard_concrete import HardConcrete
 
-from . import _kl  # noqa: F401  # isort: skip  (registers the divergences of all of the above with torch)
+from . import _kl  # isort: skip  (registers the divergences of all of the above with torch)
 
 __all__ = [
     "NUM_SAMPLES",

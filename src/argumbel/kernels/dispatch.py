@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "Backend", "Key", "SeedOnly", "choose", "explain", "seed_tensor", "use"]
 
-# The seed, an int or a 0-dimensional int64 tensor; ids of the rows, in their shape, or None for 0, 1, 2, ...; ids of the
-# items, in a shape that broadcasts to the whole, or None likewise.
+# The seed, an int or a 0-dimensional int64 tensor; ids of the rows, in the shape of the rows, or None for 0, 1, 2, ...;
+# ids of the items, in a shape that broadcasts to the whole, or None for 0, 1, 2, ...
 Key = tuple[Tensor | int, Tensor | None, Tensor | None]
 SeedOnly = tuple[Tensor | int]
 
@@ -58,6 +58,11 @@ def _cpu_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n
     if dtype not in SINGLE and not (operator.float64 and dtype == torch.float64):
         return f"the kernels do not take {dtype}"
     return None
+
+
+def _cpu_kernel(operator: Operator) -> Callable[..., Any]:
+    assert operator.cpu is not None
+    return operator.cpu
 
 
 def _triton_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n: int) -> str | None:
@@ -99,7 +104,7 @@ def _triton_kernel(operator: Operator) -> Callable[..., Any]:
 # The first that does not refuse runs the operation; where all do, or where inputs are not plain tensors in eager mode
 # (`_stands_apart`), the reference does.
 BACKENDS = (
-    Backend("cpu", _cpu_refuses, lambda operator: operator.cpu),
+    Backend("cpu", _cpu_refuses, _cpu_kernel),
     Backend("triton", _triton_refuses, _triton_kernel),
 )
 
@@ -138,10 +143,9 @@ def explain(operator: Operator, *inputs: Any) -> dict[str, str]:
     apart = _stands_apart(inputs) or (operator.refuses and operator.refuses(*inputs))
     reasons, taken = {}, False
     for backend in BACKENDS:
-        another = _only not in (None, backend.name)
-        reason = apart or (
-            f"{_only} was asked for" if another else backend.refuses(operator, *operator.describe(*inputs))
-        )
+        reason = apart or backend.refuses(operator, *operator.describe(*inputs))
+        if _only not in (None, backend.name):
+            reason = f"{_only} was asked for"
         reasons[backend.name] = reason or ("a backend before it runs" if taken else "runs")
         taken = taken or reason is None
     return {**reasons, "reference": "is not needed" if taken else "runs"}

@@ -83,8 +83,8 @@ def _without_replacement_outputs(x: Tensor, k: int, *_: Any) -> tuple[Tensor, Te
 
 def _without_replacement_cpu(x: Tensor, k: int, key: SeedOnly) -> tuple[Tensor, Tensor, bool]:
     values, indices = _without_replacement_outputs(x, k)
-    key = (*key, None, None)
-    bad = k > 0 and cpu.call("sample_without_replacement", x, key, k, values.data_ptr(), indices.data_ptr())
+    whole_key = (*key, None, None)
+    bad = k > 0 and cpu.call("sample_without_replacement", x, whole_key, k, values.data_ptr(), indices.data_ptr())
     return values, indices, bad
 
 

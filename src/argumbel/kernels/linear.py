@@ -177,7 +177,8 @@ def _categorical_reference(
 #: ``linear_categorical(hidden, weight, bias, temperature, (seed,)) -> (heights, draws, False)``: heights are not finite
 #: in bad rows.
 linear_categorical = Operator(
-    "linear_categorical(Tensor hidden, Tensor weight, Tensor? bias, Tensor temperature, Tensor seed) -> (Tensor, Tensor)",
+    "linear_categorical(Tensor hidden, Tensor weight, Tensor? bias, Tensor temperature, "
+    "Tensor seed) -> (Tensor, Tensor)",
     outputs=_outputs,
     reference=_categorical_reference,
     describe=_describe,

@@ -21,18 +21,18 @@ class Operator:
     """``operator(*inputs, key) -> (*outputs, bad)``: an operation that takes any tensor, on any device, anywhere.
 
     A call is made in one of four ways. While PyTorch records or traces (``torch.compile``, ``torch.export``,
-    ``FakeTensorMode``), as an operator of ``torch.library``, opaque to the compiler, so that compiled code draws what
-    eager code draws. Where no kernel takes the inputs (:mod:`.dispatch` says why), by the reference, which PyTorch can
-    differentiate, batch and transform. Where a gradient will be wanted, as a node of autograd. Else the kernel directly:
-    a registered operator would cost more than many a small draw.
+    ``FakeTensorMode``): as an operator of ``torch.library``, opaque to the compiler, so that compiled code draws what
+    eager code draws. Where no kernel takes the inputs (:mod:`.dispatch` says why): by the reference, which PyTorch can
+    differentiate, batch and transform. Where a gradient will be wanted: by the kernel as a node of autograd. Else: by
+    the kernel directly, because a registered operator would cost more than many a small draw.
 
     Args:
         schema: as ``torch.library.define`` takes it, written out: ``"name(Tensor x, ..., Tensor seed, Tensor? rows,
             Tensor? items) -> (Tensor, Tensor)"``. The key's parts come last: all three, the seed alone, or none. In a
             call they are one argument, the tuple ``key``.
         outputs: of the same arguments as the schema, empty outputs: what the compiler is told.
-        reference: in plain PyTorch; takes and returns what a call does. ``bad`` says whether a row was bad, where values
-            may be looked at; else it is False, and bad rows are marked.
+        reference: in plain PyTorch, with the arguments and the results of a call. ``bad`` says whether a row was bad,
+            where values may be looked at; elsewhere it is False, and bad rows are marked.
         cpu: the C++ kernel, with the same arguments and results as the reference. None: there is none.
         triton: whether ``kernels/triton`` has a function of this name.
         float64: whether the C++ takes float64, too.

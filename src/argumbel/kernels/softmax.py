@@ -64,6 +64,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def shifted(values: Tensor, k: int = 1) -> tuple[Tensor, bool]:
     """Perturbed logits, items last, moved to a maximum of 0 (no softmax minds, and no tau makes it overflow); whether a
     row was bad, or allows fewer than k items. A bad row is NaN throughout."""
+    values = values.contiguous()  # or sums along a row would be rounded by the row's place (_core/elementwise.py)
     height = values.detach().amax(-1, keepdim=True)
     last = height if k <= 1 else values.detach().topk(k, -1).values[..., k - 1 : k]
     sound = height.isfinite() & last.isfinite()
@@ -118,7 +119,7 @@ _NUMBERS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 def _reference(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
-    y, bad = relaxed(perturb(x, key).contiguous(), _per_row(tau, x), hard)
+    y, bad = relaxed(perturb(x, key), _per_row(tau, x), hard)
     return y.to(x.dtype), bad
 
 
@@ -168,7 +169,8 @@ def _backward_keyed_cpu(x: Tensor, grad: Tensor, tau: Tensor, key: Key) -> tuple
 #: ``gumbel_softmax_backward_keyed(x, grad, tau, key) -> (x_grad, False)``: from the logits x; the soft sample is made
 #: again from its key.
 gumbel_softmax_backward_keyed = Operator(
-    "gumbel_softmax_backward_keyed(Tensor x, Tensor grad, Tensor tau, Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
+    "gumbel_softmax_backward_keyed(Tensor x, Tensor grad, Tensor tau, "
+    "Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
     outputs=_backward_outputs,
     reference=_backward_keyed_reference,
     cpu=_backward_keyed_cpu,

@@ -30,10 +30,10 @@ class Layer(NamedTuple):
 
 
 def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float | Tensor) -> Layer:
-    for name, x in (("hidden", hidden), ("weight", weight), ("bias", bias)):
-        if x is None and name == "bias":
+    for name, part in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if part is None and name == "bias":
             continue
-        floating(name, x)
+        x = floating(name, part)
         if x.device != hidden.device:
             raise ValueError(f"{name} must be on the device of hidden, {hidden.device}, but it is on {x.device}")
     if hidden.ndim == 0:

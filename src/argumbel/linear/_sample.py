@@ -68,8 +68,8 @@ def linear_gumbel_max(
     shape = torch.Size((*hidden.shape[:-1], weight.shape[0]))
     g = None
     with torch.no_grad():
-        parts = layer.detach()
-        parts = (*parts[:3], row_temperatures(parts.temperature, hidden))
+        fixed_layer = layer.detach()
+        parts = (*fixed_layer[:3], row_temperatures(fixed_layer.temperature, hidden))
         if isinstance(noise, Tensor):
             g = draw_like(hidden.new_empty(()).expand(shape), -1, noise, generator, "gumbel")
             fixed = g.detach()

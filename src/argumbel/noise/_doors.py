@@ -49,7 +49,7 @@ def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor
         if buffer is None:
             with torch.inference_mode(False):
                 buffer = _OWN.buffer = torch.zeros((), dtype=torch.int64, device="cpu")
-        return buffer.random_(*SEEDS, generator=generator).item()
+        return int(buffer.random_(*SEEDS, generator=generator))
     if generator is None:
         return fresh_seed(None, device)
     return KeyedNoise.from_generator(generator, device).seed

@@ -176,8 +176,8 @@ STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {
 
 
 class _Draw:
-    """A one-hot draw, ``hard`` (NaN in a bad row), and what its gradient may be made of: logits ``x``, at least float32,
-    shifted to a maximum of 0, and ``tau``, checked. Items last."""
+    """A one-hot draw, ``hard`` (NaN in a bad row), and what its gradient may be made of: the logits ``x``, at least
+    float32, shifted to a maximum of 0, and ``tau``, checked. Items last."""
 
     def __init__(
         self,

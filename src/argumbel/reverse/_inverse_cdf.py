@@ -16,10 +16,10 @@ __all__ = ["Perturbed", "inverse_cdf_gumbel"]
 
 
 class Perturbed(NamedTuple):
-    """The perturbed values of all items, and the index of the winner."""
+    """The perturbed values of all items, and the indices of the winners."""
 
     values: Tensor
-    index: Tensor
+    indices: Tensor
 
 
 def inverse_cdf_gumbel(
@@ -45,7 +45,7 @@ def inverse_cdf_gumbel(
         logits, dim, mask, noise, generator: as :func:`posterior_gumbel`.
 
     Returns:
-        ``(values, index)``: values in the shape and dtype of logits, strictly largest at the winner's int64 index.
+        ``(values, indices)``: values in the shape and dtype of logits, strictly largest at the winner's int64 index.
         Differentiable in logits as :func:`posterior_gumbel`, v held fixed.
 
     Raises:
@@ -56,8 +56,8 @@ def inverse_cdf_gumbel(
         >>> import torch
         >>> from argumbel.reverse import inverse_cdf_gumbel
         >>> logits = torch.tensor([0.2, 0.5, 0.3]).log()
-        >>> values, index = inverse_cdf_gumbel(logits, torch.tensor(0.69))
-        >>> index, values.argmax()
+        >>> values, winner = inverse_cdf_gumbel(logits, torch.tensor(0.69))
+        >>> winner, values.argmax()
         (tensor(1), tensor(1))
 
     Source: Dinh 2016, "Gumbel-max trick inference" (blog post).

@@ -48,7 +48,7 @@ def _weigh(x, x_stride, tops, rests, n, blocks, groups, GROUP: tl.constexpr, BLO
 def pick_block(tops, rests, line, lines, blocks, seed, row, noise_scale, ROWS: tl.constexpr, TILE: tl.constexpr):
     """Of each row the block that wins, the largest logit of all, the sum of weights relative to it, and if it is bad.
 
-    ``noise_scale`` multiplies the noise (and what else differs between blocks but their largest logits): 0 for the argmax.
+    ``noise_scale`` multiplies the noise, and what differs between blocks beside their largest logits; 0 is the argmax.
     """
     place = tl.arange(0, TILE)[None, :]
     most = tl.full((ROWS, TILE), float("-inf"), tl.float32)
