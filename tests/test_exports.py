@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -17,7 +20,7 @@ SIGNATURES = {
         "(target, num_samples=1, *, method='a*', keep=False, max_steps=100000, noise=None, generator=None)"
     ),
     "categorical": "(logits, sample_shape=(), *, dim=-1, mask=None, generator=None)",
-    "counterfactual": ("(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, generator=None, noise=None)"),
+    "counterfactual": "(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, noise=None, generator=None)",
     "gumbel": "(shape, *, generator=None, dtype=None, device=None)",
     "gumbel_max": "(logits, *, dim=-1, mask=None, noise=None, generator=None)",
     "gumbel_sigmoid": "(logits, tau=1, hard=False, *, noise=None, generator=None)",
@@ -29,14 +32,14 @@ SIGNATURES = {
     "log_partition": "(maxima, *, method='exponential', alpha=None, dim=0)",
     "merge_winners": "(values, indices, *, group=None)",
     "perturb_and_map": "(score, solver, unary, num_samples, *, noise=None, generator=None)",
-    "posterior_gumbel": "(logits, index, *, value=None, dim=-1, mask=None, generator=None, noise=None)",
-    "posterior_gumbel_topk": "(logits, indices, *, dim=-1, mask=None, generator=None, noise=None)",
+    "posterior_gumbel": "(logits, index, *, value=None, dim=-1, mask=None, noise=None, generator=None)",
+    "posterior_gumbel_topk": "(logits, indices, *, dim=-1, mask=None, noise=None, generator=None)",
     "relaxed_topk": "(logits, k, tau=1, hard=False, dim=-1, *, noise=None, generator=None)",
     "sample_without_replacement": "(logits, k, *, dim=-1, mask=None, generator=None)",
     "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None, **own)",
     "threshold_weights": "(keys, logits, *, dim=-1)",
     "topk_log_prob": "(logits, indices, *, ordered=True, dim=-1, mask=None)",
-    "truncated_gumbel": "(loc, upper, *, generator=None, noise=None)",
+    "truncated_gumbel": "(loc, upper, *, noise=None, generator=None)",
 }
 METHODS = {
     "gumbel": "(self, shape, *, dtype=None, device=None)",
@@ -139,6 +142,46 @@ def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleT
         assert "Raises:" in text
     if inspect.isfunction(function):
         assert signature.return_annotation is not signature.empty
+
+
+SUBMODULES = {
+    *("astar", "choice", "coupling", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
+    *("partition", "plots", "relax", "reverse", "schedules", "subsets"),
+}
+
+
+def test_submodules_need_no_import_of_their_own() -> None:
+    assert {name for name in ag.__all__ if isinstance(getattr(ag, name), ModuleType)} == SUBMODULES
+    assert set(dir(ag)) == {*ag.__all__, "__version__"}
+    with pytest.raises(AttributeError, match="module 'argumbel' has no attribute 'gumble'"):
+        _ = ag.gumble
+    code = "import argumbel as ag; print(ag.nn.GumbelSoftmax.__name__, ag.schedules.Exponential.__name__, ag.lazy.Top)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True)
+
+
+def test_the_table_of_contents_names_everything() -> None:
+    assert {name for name in ag.__all__ if not re.search(rf"\b{name}\b", ag.__doc__ or "")} == set()
+
+
+def randomness_of(function: object) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name in ("dim", "mask", "noise", "generator")]
+
+
+def test_randomness_comes_last_in_every_signature() -> None:
+    """``..., dim, mask, noise, generator``, in this order, wherever they are."""
+    seen = 0
+    for name in sorted(SUBMODULES - {"kernels"}):
+        module = getattr(ag, name)
+        for thing in (getattr(module, n) for n in module.__all__):
+            if not inspect.isfunction(thing):
+                continue
+            order = randomness_of(thing)
+            assert order == sorted(order, key=["dim", "mask", "noise", "generator"].index), thing
+            if "generator" in order:
+                last = [p for p in inspect.signature(thing).parameters if p != "own"][-1]
+                assert last == "generator" or name == "noise", thing
+                seen += 1
+    assert seen > 40
 
 
 def test_version() -> None:

@@ -1,8 +1,30 @@
-"""argumbel: random discrete choices. A choice is the argmax of logits plus Gumbel noise; everything here is a question
-about that race."""
+"""Random discrete choices in PyTorch: the Gumbel tricks. A choice is the argmax of logits plus Gumbel noise; every
+function answers a question about that race.
 
-# relax: the relaxations as distributions. differentiate: how the expected loss moves with the logits
-from . import distributions, estimators
+Sample: who wins? who are the first k?
+    categorical, gumbel_max, gumbel_topk, sample_without_replacement; linear_categorical, linear_gumbel_max and
+    merge_winners of a linear layer; topk_log_prob, inclusion_probs and threshold_weights of what was drawn.
+    Modules: choice, linear, subsets, lazy.
+
+Relax: what if the winner may be soft?
+    gumbel_softmax, gumbel_sigmoid, relaxed_topk, straight_through.
+    Modules: relax, distributions, schedules, nn.
+
+Differentiate: how does the expected loss move with the logits?
+    Module: estimators.
+
+Reverse: the winner is known; what was the noise? what would have won instead? what is Z?
+    posterior_gumbel, posterior_gumbel_topk, counterfactual, log_partition, perturb_and_map, astar_sample.
+    Modules: reverse, coupling, partition, astar.
+
+Noise, the randomness of every race, is a pure function of a key:
+    KeyedNoise, gumbel, truncated_gumbel.
+    Modules: noise, kernels; plots draws pictures.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 # reverse: what is the integral of a density, and how to draw from it exactly
 from .astar import astar_sample
@@ -31,32 +53,61 @@ from .reverse import posterior_gumbel, posterior_gumbel_topk
 # sample: how likely were the first k, and what do they stand for
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
+if _TYPE_CHECKING:
+    from . import distributions, estimators, kernels, lazy, nn, plots, schedules
+
 __version__ = "0.1.0"
 
-__all__ = [
-    "KeyedNoise",
-    "astar_sample",
+# In the order of the verbs, as above.
+__all__ = [  # noqa: RUF022
     "categorical",
-    "counterfactual",
-    "distributions",
-    "estimators",
-    "gumbel",
     "gumbel_max",
-    "gumbel_sigmoid",
-    "gumbel_softmax",
     "gumbel_topk",
-    "inclusion_probs",
+    "sample_without_replacement",
     "linear_categorical",
     "linear_gumbel_max",
-    "log_partition",
     "merge_winners",
-    "perturb_and_map",
+    "topk_log_prob",
+    "inclusion_probs",
+    "threshold_weights",
+    "gumbel_softmax",
+    "gumbel_sigmoid",
+    "relaxed_topk",
+    "straight_through",
     "posterior_gumbel",
     "posterior_gumbel_topk",
-    "relaxed_topk",
-    "sample_without_replacement",
-    "straight_through",
-    "threshold_weights",
-    "topk_log_prob",
+    "counterfactual",
+    "log_partition",
+    "perturb_and_map",
+    "astar_sample",
+    "KeyedNoise",
+    "gumbel",
     "truncated_gumbel",
+    "choice",
+    "linear",
+    "subsets",
+    "lazy",
+    "relax",
+    "distributions",
+    "schedules",
+    "nn",
+    "estimators",
+    "reverse",
+    "coupling",
+    "partition",
+    "astar",
+    "noise",
+    "kernels",
+    "plots",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Submodules are imported when they are first asked for."""
+    if name in __all__:
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
