@@ -453,6 +453,7 @@ def operators() -> dict[str, tuple[object, ...]]:
         "gumbel_topk": (x, 2, seed, None, None),
         "sample_without_replacement": (x.detach(), 2, seed),
         "gumbel_softmax": (x, tau, False, seed, None, items),
+        "gumbel_sigmoid": (x, tau, False, seed, None, items),
         "gumbel_softmax_backward": (y, torch.randn(3, 5), tau),
         "categorical": (x.detach(), [4], True, seed),
         "gumbel_softmax_backward_keyed": (x.detach(), torch.randn(3, 5), tau, seed, None, items),

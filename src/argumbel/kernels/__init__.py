@@ -1,9 +1,9 @@
 """The operations everything else is made of. Each takes any tensor, on any device, under any transform, and answers
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
-One file an idea (``noise``, ``race``, ``softmax``, ``posterior``, ``law``, ``linear``), named alike here, where the
-reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a call is made, ``dispatch.py``
-which backend runs it.
+One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``), with the same name
+here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a call is made,
+``dispatch.py`` which backend runs it.
 """
 
 from .dispatch import Key, SeedOnly, explain, use
@@ -13,6 +13,7 @@ from .noise import keyed_noise, work_dtype
 from .operator import Operator
 from .posterior import posterior_gumbel
 from .race import gumbel_max, gumbel_topk
+from .sigmoid import gumbel_sigmoid
 from .softmax import gumbel_softmax
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "categorical",
     "explain",
     "gumbel_max",
+    "gumbel_sigmoid",
     "gumbel_softmax",
     "gumbel_topk",
     "keyed_noise",

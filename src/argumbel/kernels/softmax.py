@@ -15,7 +15,7 @@ from .noise import work_dtype
 from .operator import Operator
 from .race import perturb
 
-__all__ = ["at_winner", "gumbel_softmax", "over", "relaxed", "row_taus", "straight_through", "tempered"]
+__all__ = ["at_winner", "gumbel_softmax", "one_tau", "over", "relaxed", "row_taus", "straight_through", "tempered"]
 
 # --- in plain PyTorch --------------------------------------------------------------------------------------------
 
@@ -80,7 +80,21 @@ def relaxed(values: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bo
 
 def row_taus(tau: float | Tensor, x: Tensor) -> Tensor | None:
     """tau as :data:`gumbel_softmax` takes it: of one element, or one a row; None where it is more than that, lies on
-    another device, or is somewhere 0.
+    another device, or is somewhere 0."""
+    one = one_tau(tau, x)
+    if one is not None or not isinstance(tau, Tensor) or not _is_positive_there(tau, x):
+        return one
+    rows = (*x.shape[:-1], 1)
+    try:
+        if torch.broadcast_shapes(tau.shape, rows) != rows:
+            return None
+    except RuntimeError:
+        return None
+    return tau.to(work_dtype(x.dtype)).expand(rows).squeeze(-1).contiguous()
+
+
+def one_tau(tau: float | Tensor, x: Tensor) -> Tensor | None:
+    """tau in a tensor of one element; None where it is more than that, lies on another device, or is 0.
 
     A number is kept on the CPU, where it costs a GPU nothing; of code that is compiled, on the device, for else the
     code could not become a CUDA graph.
@@ -90,17 +104,13 @@ def row_taus(tau: float | Tensor, x: Tensor) -> Tensor | None:
         if torch.compiler.is_compiling():
             return torch.full((1,), tau, dtype=dtype, device=x.device)
         return _number(float(tau), dtype)
-    if tau.device != x.device or (can_raise(tau) and not bool((tau >= EXACT_BELOW).all())):
+    if tau.numel() != 1 or tau.ndim > x.ndim or not _is_positive_there(tau, x):
         return None
-    if tau.numel() == 1 and tau.ndim <= x.ndim:
-        return tau.to(dtype).reshape(1)
-    rows = (*x.shape[:-1], 1)
-    try:
-        if torch.broadcast_shapes(tau.shape, rows) != rows:
-            return None
-    except RuntimeError:
-        return None
-    return tau.to(dtype).expand(rows).squeeze(-1).contiguous()
+    return tau.to(dtype).reshape(1)
+
+
+def _is_positive_there(tau: Tensor, x: Tensor) -> bool:
+    return tau.device == x.device and not (can_raise(tau) and not bool((tau >= EXACT_BELOW).all()))
 
 
 def _number(tau: float, dtype: torch.dtype) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, can_raise, check_logits, check_tau
-from .._core.elementwise import sigmoid
-from ..kernels.softmax import over, straight_through
-from ..noise import KeyedNoise, draw_like
+from .. import kernels
+from .._core.checks import check_logits, check_tau
+from ..kernels.sigmoid import relaxed_coin
+from ..kernels.softmax import one_tau
+from ..noise import KeyedNoise, draw_like, key_for
 
 __all__ = ["gumbel_sigmoid"]
 
@@ -54,13 +55,14 @@ def gumbel_sigmoid(
         return gumbel_sigmoid(logits.reshape(1), tau, hard, noise=noise, generator=generator).squeeze(0)
     check_logits(logits)
     tau = check_tau(tau, logits, None)
-    values = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
-    if can_raise(values) and bool(values.isnan().any()):
-        raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
-    winner = torch.where(values.isnan(), torch.nan, (values > 0).to(values.dtype))
-    if isinstance(tau, Tensor) or tau == 0:
-        frozen = torch.as_tensor(tau, device=values.device) < EXACT_BELOW
-        soft = torch.where(frozen, winner, sigmoid(over(values, torch.where(frozen, 1, tau))))
+    taus = one_tau(tau, logits)
+    if isinstance(noise, Tensor) or taus is None:
+        values = logits + draw_like(logits, logits.ndim - 1, noise, generator, "logistic")
+        y, bad = relaxed_coin(values, tau.to(values.device) if isinstance(tau, Tensor) else tau, hard)
+        y = y.to(logits.dtype)
     else:
-        soft = sigmoid(over(values, tau))
-    return (straight_through(winner, soft) if hard else soft).to(logits.dtype)
+        is_exact = hard or (not isinstance(tau, Tensor) and tau == 0)
+        y, bad = kernels.gumbel_sigmoid(logits, taus, is_exact, key_for(logits, noise, generator))
+    if bad:
+        raise ValueError("logits (and noise) must not be NaN, but some are; find where they come from")
+    return y

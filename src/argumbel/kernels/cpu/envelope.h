@@ -44,7 +44,7 @@ void row_uniforms(uint64_t seed, int64_t row, int count, double* block, double* 
 struct Envelope {
     // False if the row is bad.
     template <class T>
-    bool raise(const Matrix& x, int64_t row, int threads) {
+    bool build(const Matrix& x, int64_t row, int threads) {
         tiles = blocks_of(x.items);
         weights.resize(static_cast<size_t>(tiles) * kWide);
         sums.resize(static_cast<size_t>(tiles));

@@ -13,7 +13,7 @@ namespace ARGUMBEL_ARCH {
 namespace {
 
 // Numbers with their running sums, ready for many inversions: guide[j] is where to begin to look for u in [j, j + 1) / n.
-struct Wheel {
+struct Cumulative {
     std::vector<double> sums;
     std::vector<int32_t> guide;
 
@@ -29,7 +29,7 @@ struct Wheel {
         }
     }
     // The first place whose running sum exceeds u * total: its weight is not zero.
-    int64_t spin(double u) const {
+    int64_t index_of(double u) const {
         const int64_t n = static_cast<int64_t>(sums.size());
         const double target = u * total();
         int64_t at = guide[static_cast<size_t>(u * static_cast<double>(n))];
@@ -52,9 +52,9 @@ Block weigh(const T* x, int count, bool& bad) {
     return {top, exp_sum(logits, count, top)};
 }
 
-// A block opened for a draw or a few: its weights e^(x - top), and their sums in kWide interleaved groups, which cost one
+// The weights of a block, for a draw or a few: its weights e^(x - top), and their sums in kWide interleaved groups, which cost one
 // vector addition for every vector of weights.
-struct Opened {
+struct BlockWeights {
     alignas(64) float weight[kTile];
     alignas(64) float group[kWide];
     double total;
@@ -121,29 +121,29 @@ void build_alias(const Weight* weight, int64_t n, Slot* slots, std::vector<doubl
     double total = 0;
     for (int64_t i = 0; i < n; ++i) total += weight[i];
     const double scale = static_cast<double>(n) / total;
-    int64_t small = 0, large = n, richest = 0;  // two stacks in one array: the small grow up, the large grow down
+    int64_t small = 0, large = n, heaviest = 0;  // two stacks in one array: the small grow up, the large grow down
     for (int64_t i = 0; i < n; ++i) {
         left[static_cast<size_t>(i)] = weight[i] * scale;
-        if (weight[i] > weight[richest]) richest = i;
+        if (weight[i] > weight[heaviest]) heaviest = i;
         const int64_t is_small = left[static_cast<size_t>(i)] < 1.0;
         stack[static_cast<size_t>(is_small ? small : large - 1)] = static_cast<int32_t>(i);
         small += is_small;
         large -= 1 - is_small;
     }
     while (small > 0 && large < n) {
-        const int32_t poor = stack[static_cast<size_t>(--small)], rich = stack[static_cast<size_t>(large)];
-        slots[poor] = {static_cast<float>(left[static_cast<size_t>(poor)]), rich};
-        left[static_cast<size_t>(rich)] -= 1.0 - left[static_cast<size_t>(poor)];
-        if (left[static_cast<size_t>(rich)] < 1.0) {
+        const int32_t light = stack[static_cast<size_t>(--small)], heavy = stack[static_cast<size_t>(large)];
+        slots[light] = {static_cast<float>(left[static_cast<size_t>(light)]), heavy};
+        left[static_cast<size_t>(heavy)] -= 1.0 - left[static_cast<size_t>(light)];
+        if (left[static_cast<size_t>(heavy)] < 1.0) {
             ++large;
-            stack[static_cast<size_t>(small++)] = rich;
+            stack[static_cast<size_t>(small++)] = heavy;
         }
     }
     for (int64_t at = 0; at < n; ++at) {  // what rounding left over is full, or, without any weight, empty
         if (at == small) at = large;
         if (at >= n) break;
         const int32_t i = stack[static_cast<size_t>(at)];
-        slots[i] = {weight[i] > 0 ? 1.0f : 0.0f, static_cast<int32_t>(richest)};
+        slots[i] = {weight[i] > 0 ? 1.0f : 0.0f, static_cast<int32_t>(heaviest)};
     }
 }
 
@@ -155,9 +155,9 @@ int64_t look_up(const Slot* slots, int64_t n, double u) {
     return at + ((slots[at].other - at) & away);
 }
 
-// The weights of all blocks of a row, on a common scale, in `wheel`; log Z; false if the row is bad.
+// The weights of all blocks of a row, on a common scale, in `cumulative`; log Z; false if the row is bad.
 template <class T>
-bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& blocks, Wheel& wheel, double* log_z) {
+bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& blocks, Cumulative& cumulative, double* log_z) {
     const int64_t n = blocks_of(x.items);
     const T* data = row_of<T>(x, row);
     blocks.resize(static_cast<size_t>(n));
@@ -171,18 +171,18 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
     });
     float top = -kInf;
     for (const Block& b : blocks) top = std::max(top, b.top);
-    wheel.sums.resize(static_cast<size_t>(n));
+    cumulative.sums.resize(static_cast<size_t>(n));
     double total = 0;
     for (size_t b = 0; b < static_cast<size_t>(n); ++b)
-        wheel.sums[b] = total += blocks[b].sum * std::exp(static_cast<double>(blocks[b].top) - top);
+        cumulative.sums[b] = total += blocks[b].sum * std::exp(static_cast<double>(blocks[b].top) - top);
     *log_z = bad ? static_cast<double>(kNan) : top > -kInf ? top + std::log(total) : -static_cast<double>(kInf);
     return !bad && top > -kInf;
 }
 
 struct Workspace {
     std::vector<Block> blocks;
-    Wheel rows;
-    Opened opened;
+    Cumulative rows;
+    BlockWeights block;
     Envelope envelope;
 };
 
@@ -230,7 +230,7 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
                          BadRow& bad) {
     alignas(64) float buffer[kTile];
     double u[kBlocks], unused[kBlocks];
-    Opened block;
+    BlockWeights block;
     const int n = static_cast<int>(x.items);
     for (int64_t row = first; row < last; ++row) {
         const int64_t at = (row - first) % kBlocks;
@@ -316,7 +316,7 @@ int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z
                 good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
                 if (log_z) log_z[row] = z;
             }
-            if (!many && good) good = w.envelope.raise<T>(x, row, inner);
+            if (!many && good) good = w.envelope.build<T>(x, row, inner);
             if (!good) {
                 bad.add(row);
                 for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;

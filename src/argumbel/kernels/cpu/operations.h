@@ -11,6 +11,7 @@
     X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride, void* out)  \
     X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride,       \
       void* out)                                                                                                        \
+    X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                           \
     X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                           \
     X(categorical, int64_t draws, double* log_z, int64_t* out)                                                          \
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)
@@ -22,6 +23,7 @@
 #include "law.h"
 #include "posterior.h"
 #include "race.h"
+#include "sigmoid.h"
 #include "softmax.h"
 #include "topk.h"
 #include "without_replacement.h"

@@ -24,16 +24,16 @@ struct Arrivals {
 
 // The weights of a row as they stand: blocks, and the items struck out of them.
 template <class T>
-struct Field {
+struct Remaining {
     const Matrix& x;
     const T* data;
     Workspace& w;
     float top = -kInf;
     std::unordered_map<int64_t, std::vector<int32_t>> struck;
 
-    Field(const Matrix& m, int64_t row, Workspace& space) : x(m), data(row_of<T>(m, row)), w(space) {}
+    Remaining(const Matrix& m, int64_t row, Workspace& space) : x(m), data(row_of<T>(m, row)), w(space) {}
 
-    void open(int64_t b, Opened& block) const {
+    void open(int64_t b, BlockWeights& block) const {
         block.open(data + b * kTile, block_size(x.items, b), w.blocks[static_cast<size_t>(b)].top);
         const auto found = struck.find(b);
         if (found == struck.end()) return;
@@ -42,7 +42,7 @@ struct Field {
     }
     // Strikes items out, and weighs their blocks again on a scale of their own, so that what was negligible beside a
     // struck item is seen as soon as it is gone.
-    void strike(const std::vector<int64_t>& items) {
+    void remove(const std::vector<int64_t>& items) {
         alignas(64) float buffer[kTile], left[kTile];
         for (int64_t item : items) struck[item / kTile].push_back(static_cast<int32_t>(item % kTile));
         for (int64_t item : items) {
@@ -77,13 +77,13 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
     out.keys.clear(), out.items.clear();
     double log_z;
     if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return false;
-    Field<T> field(x, row, w);
-    field.add_up();
+    Remaining<T> remaining(x, row, w);
+    remaining.add_up();
     std::unordered_set<int64_t> drawn;
     drawn.reserve(static_cast<size_t>(2 * k));
-    std::vector<int64_t> fresh;  // drawn since the last strike
-    std::vector<Opened> kept(w.blocks.size() <= 16 ? w.blocks.size() : 0);
-    std::vector<char> is_open(kept.size());
+    std::vector<int64_t> fresh;  // drawn since the last removal
+    std::vector<BlockWeights> kept(w.blocks.size() <= 16 ? w.blocks.size() : 0);
+    std::vector<char> is_weighed(kept.size());
     double time = 0, u[kBlocks], v[kBlocks], gap[kBlocks], unused[kBlocks];  // time in units of e^-top
     int64_t arrivals = 0;
     int repeats = 0;
@@ -95,25 +95,25 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
         arrivals += count;
         for (int i = 0; i < count && static_cast<int64_t>(out.items.size()) < k; ++i) {
             time -= std::log(gap[i]) / w.rows.total();
-            const int64_t b = w.rows.spin(u[i]);
+            const int64_t b = w.rows.index_of(u[i]);
             const size_t slot = static_cast<size_t>(b);
-            Opened& block = kept.empty() ? w.opened : kept[slot];
-            if (kept.empty() || !is_open[slot]) field.open(b, block);
-            if (!kept.empty()) is_open[slot] = 1;
+            BlockWeights& block = kept.empty() ? w.block : kept[slot];
+            if (kept.empty() || !is_weighed[slot]) remaining.open(b, block);
+            if (!kept.empty()) is_weighed[slot] = 1;
             const int64_t item = b * kTile + block.pick(v[i]);
             if (drawn.insert(item).second) {
                 out.items.push_back(item);
-                out.keys.push_back(field.top - std::log(time));
+                out.keys.push_back(remaining.top - std::log(time));
                 fresh.push_back(item);
                 repeats = 0;
             } else if (++repeats == kRepeats) {
                 repeats = 0;
-                const float before = field.top;
-                field.strike(fresh);
+                const float before = remaining.top;
+                remaining.remove(fresh);
                 fresh.clear();
-                std::fill(is_open.begin(), is_open.end(), 0);
-                if (!field.add_up()) return false;
-                time *= std::exp(static_cast<double>(field.top) - before);
+                std::fill(is_weighed.begin(), is_weighed.end(), 0);
+                if (!remaining.add_up()) return false;
+                time *= std::exp(static_cast<double>(remaining.top) - before);
                 break;  // the random numbers left of this batch are dropped; they were not looked at
             }
         }
