@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ._core.checks import can_raise, check_dim, check_k, check_logits, forbid, raise_bad_logits
+from ._core.integrals import fejer, log_arrived, log_prob_first
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = [
@@ -107,7 +108,7 @@ def topk_log_prob(
         log_prob = torch.nn.functional.logsigmoid(chosen - left).sum(-1)
     else:
         a = (chosen - rest.unsqueeze(-1)).masked_fill(all_drawn.unsqueeze(-1), 0)
-        log_prob = _log_prob_first(a).masked_fill(all_drawn, 0)
+        log_prob = log_prob_first(a).masked_fill(all_drawn, 0)
     log_prob = log_prob - log_prob.detach().clamp(min=0)  # a probability of 1 may be rounded up
     return log_prob.masked_fill(impossible, -torch.inf).masked_fill(bad, torch.nan).to(logits.dtype)
 
@@ -134,63 +135,6 @@ def _check_indices(indices: Tensor, logits: Tensor, dim: int) -> None:
             f"indices must broadcast with logits but for dim {dim}, but their shapes are {tuple(indices.shape)} and "
             f"{tuple(logits.shape)}"
         ) from None
-
-
-# All of a set with log weights a arrive before an exponential of rate 1:
-#
-#     P = integral of exp(phi(u)) du,   phi(u) = u - e^u + sum_s log(1 - exp(-e^(a_s + u))),   u the log of that time.
-#
-# phi is concave, its slope 1 - e^u + sum_s h(a_s + u) with h in (0, 1) is 0 where M = e^u lies in [1, k + 1], and at
-# distance d from there it is lower by at least M (e^d - 1 - d), on either side. The integrand is entire and dies off at
-# both ends, so the trapezoid rule converges exponentially. NODES over the window in which it is above e^-DROP of its
-# peak leave 2e-14, whatever the weights (measured against 1601 nodes, k = 2 to 10,000, clusters up to e^90 apart).
-NODES = 160
-DROP = 38.0
-
-
-def _log_prob_first(a: Tensor) -> Tensor:
-    """``log P(all E_s exp(-a_s) < E_0)`` for standard exponentials, over the last dimension."""
-    first, step = _window(a.detach())
-    u = first.unsqueeze(-1) + step.unsqueeze(-1) * torch.arange(NODES, dtype=a.dtype, device=a.device)
-    return torch.logsumexp(_log_integrand(a, u), -1) + step.log()
-
-
-def _log_integrand(a: Tensor, u: Tensor) -> Tensor:
-    phi = u - u.exp()
-    width = max(1, CHUNK // max(1, u.numel()))
-    for part in a.split(width, -1):
-        phi = phi + _log_arrived(part.unsqueeze(-2) + u.unsqueeze(-1)).sum(-1)
-    return phi
-
-
-def _log_arrived(z: Tensor) -> Tensor:
-    """``log(1 - exp(-exp(z)))``: log probability that an exponential of rate 1 has arrived by the time exp(z)."""
-    inside = z.clamp(-700, 6.5)  # beyond, it is z, and 0, within float64
-    return z.clamp(max=6.5) - inside + torch.log(-torch.expm1(-inside.exp()))
-
-
-def _window(a: Tensor) -> tuple[Tensor, Tensor]:
-    """First node and step of the trapezoid rule."""
-    at = a.new_zeros(a.shape[:-1])
-    low, high = at, at + math.log(a.shape[-1] + 1)
-    for _ in range(12):
-        at = (low + high) / 2
-        v = (a + at.unsqueeze(-1)).clamp(-700, 6.5).exp()
-        rising = 1 - at.exp() + (v / torch.expm1(v)).sum(-1) > 0
-        low, high = torch.where(rising, at, low), torch.where(rising, high, at)
-    mode = (low + high) / 2
-    drop = DROP / mode.exp()
-    # d - 1 + e^-d >= drop for d = reach, and e^d - 1 - d >= drop for d = log(1 + reach).
-    reach = drop + (2 * drop).sqrt()
-    right = mode + torch.log1p(reach)
-    # On the left it may end earlier: nodes are better spent where something is.
-    floor = _log_integrand(a, mode.unsqueeze(-1)).squeeze(-1) - DROP
-    left, inside = mode - reach, mode
-    for _ in range(10):
-        at = (left + inside) / 2
-        outside = _log_integrand(a, at.unsqueeze(-1)).squeeze(-1) < floor
-        left, inside = torch.where(outside, at, left), torch.where(outside, inside, at)
-    return left, (right - left) / (NODES - 1)
 
 
 # --- the probability of an item ----------------------------------------------------------------------------------
@@ -325,11 +269,9 @@ def _times(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         low, high = torch.where(early, middle, low), torch.where(early, high, middle)
     ones = [1] * middle.ndim
     start, end = _edges(x, k, middle, x.new_tensor([-32.0, 6.0]).reshape(2, *ones))
-    angle = (torch.arange(TIMES, dtype=x.dtype, device=x.device) + 0.5) * (math.pi / TIMES)
-    m = torch.arange(1, TIMES // 2, dtype=x.dtype, device=x.device)
-    fejer = (1 - 2 * (torch.cos(2 * m * angle.unsqueeze(-1)) / (4 * m * m - 1)).sum(-1)) / TIMES
-    at = (1 - angle.cos()).reshape(-1, *ones) / 2
-    return torch.cat([start.unsqueeze(0), start + (end - start) * at]), (end - start) * fejer.reshape(-1, *ones)
+    at, weights = fejer(TIMES, x)
+    at = at.reshape(-1, *ones)
+    return torch.cat([start.unsqueeze(0), start + (end - start) * at]), (end - start) * weights.reshape(-1, *ones)
 
 
 def _edges(x: Tensor, k: int, middle: Tensor, reach: Tensor) -> Tensor:
@@ -560,7 +502,7 @@ def _threshold(keys: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     if can_raise(keys) and bool((~(drawn >= threshold) | (drawn == torch.inf)).any()):
         raise ValueError("keys must be finite and fall along dim, as they are drawn, but some are NaN or rise")
     x = logits.to(torch.float64).movedim(dim, -1)[..., :k]
-    log_q = _log_arrived(x.detach() - threshold)
+    log_q = log_arrived(x.detach() - threshold)
     return x - log_q, log_q
 
 
