@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.integrals import first_without
 from ..noise import KeyedNoise, draw_like
 from ..reverse import condition_max
 from ._common import Loss, call, check_problem, factor_dims, joint_log_prob, one_hot, with_gradient
@@ -202,35 +203,14 @@ def _as_samples(outcomes: Tensor, weights: Tensor, logits: Tensor) -> tuple[Tens
 
 
 def _came_first(log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """``P(s came first | S)`` of shape ``(*batch, k)``, and the weights of the baselines, ``(*batch, k, k)``: in row s
-    what estimates E f from S, s having been the first.
+    """``P(s came first | S) = p_s P(S without s | without s) / P(S)``, shape ``(*batch, k)``, and the weights of the
+    baselines, shape ``(*batch, k, k)``: row s estimates E f from S, given that s came first.
 
-    The probability that the items of A race ahead of all outside S, whose mass is c, is an integral over the arrival
-    of the first of these: ``int c e^y exp(-c e^y) prod_A (1 - exp(-p_s e^y)) dy``. Its integrand is entire, log-concave
-    and largest where ``1 <= c e^y <= 1 + k``, so a hundred nodes or so of the trapezoid rule give it, for A = S, for
-    S without s and for S without s and t at once.
+    ``P(A | ...)`` is the probability that the outcomes of A race ahead of all outside S.
     """
-    k = log_p.shape[-1]
-    dead = log_p == -torch.inf
     # Where the sum rounds to 1 the rest is lost, and with it weights too small to matter.
-    c = (1 - log_p.exp().sum(-1, keepdim=True)).clamp(min=1e-280)
-    step = 0.6 / math.sqrt(k + 2)  # the peak is that of a gamma law, and as narrow
-    nodes = torch.arange(-26.0, math.log(60 + 10 * k), step, dtype=log_p.dtype, device=log_p.device)  # log(c e^y)
-    arrived = nodes.exp()
-    # The factors 1 - exp(-p_s e^y) relative to their height where c e^y = 1: they then neither underflow nor cancel.
-    log_odds = log_p - c.log()
-    tiny = log_odds < -600
-    odds = log_odds.masked_fill(tiny, 0).exp()
-    height = torch.where(tiny, log_odds, torch.log(-torch.expm1(-odds))).masked_fill(dead, 0)
-    factor = torch.expm1(-odds.unsqueeze(-1) * arrived) / torch.expm1(-odds).unsqueeze(-1)
-    factor = torch.where(tiny.unsqueeze(-1), arrived, factor).masked_fill(dead.unsqueeze(-1), 1)
-    whole = (nodes - arrived + factor.log().sum(-2)).unsqueeze(-2)
-    whole = torch.exp(whole - whole.amax(-1, keepdim=True))
-    without = whole / factor
-    two = without @ (1 / factor).mT
-    without, whole = without.sum(-1), whole.sum(-1)
-    share = torch.exp(log_p - height)
-    first = share * without / whole
-    second = share.unsqueeze(-2) * two / without.unsqueeze(-1)
-    itself = torch.eye(k, dtype=torch.bool, device=log_p.device)
-    return first, torch.where(itself, log_p.exp().unsqueeze(-2), second)
+    log_rest = (1 - log_p.exp().sum(-1, keepdim=True)).clamp(min=1e-280).log()
+    one, two = first_without((log_p - log_rest).masked_fill(log_p == -torch.inf, torch.inf))
+    itself = torch.eye(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
+    log_second = torch.where(itself, 0, two) + log_p.unsqueeze(-2)
+    return torch.exp(log_p + one), log_second.exp()
