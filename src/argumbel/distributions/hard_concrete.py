@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from .._core.integrals import gauss_legendre
 from ..relax import gumbel_sigmoid
 from . import _densities as densities
 from ._base import Size, check, floor, wants_checks
@@ -20,16 +20,7 @@ from ._monte_carlo import NUM_SAMPLES
 __all__ = ["HardConcrete"]
 
 
-@functools.cache
-def gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of ``sum_i w_i f(x_i) = integral of f over [0, 1]`` (exact for polynomials of degree 2n - 1).
-
-    By the eigenvectors of the Jacobi matrix: Golub and Welsch 1969, "Calculation of Gauss quadrature rules".
-    """
-    k = torch.arange(1, n, dtype=torch.float64)
-    beside = k / (4 * k.square() - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return (nodes + 1) / 2, vectors[0].square()
+RULE = gauss_legendre(64)
 
 
 class HardConcrete(RelaxedBinary):
@@ -70,7 +61,6 @@ class HardConcrete(RelaxedBinary):
     """
 
     support = constraints.unit_interval
-    _nodes = 64
 
     def __init__(
         self,
@@ -168,8 +158,9 @@ class HardConcrete(RelaxedBinary):
 
     def _integral(self, f: Any) -> Tensor:
         """``integral of f(z, scores, tau) over (0, 1)``; f gets one more dimension, the last."""
-        nodes, weights = (x.to(self._scores) for x in gauss_legendre(self._nodes))
-        return (f(nodes, self._scores.unsqueeze(-1), self._tau.unsqueeze(-1)) * weights).sum(-1)
+        scores, tau = self._scores.unsqueeze(-1), self._tau.unsqueeze(-1)
+        nodes, weights = torch.tensor(RULE, dtype=scores.dtype, device=scores.device)
+        return (f(nodes, scores, tau) * weights).sum(-1)
 
     def _above(self, z: Tensor, scores: Tensor, tau: Tensor) -> Tensor:
         """``P(Z > z)``."""
