@@ -44,8 +44,8 @@ def estimates(repeats: int = 4000) -> Figure:
         name: [] for name in ("with replacement", "priority", "threshold", "threshold, normalized")
     }
     for k in counts:
-        keys, i = ag.sample_without_replacement(rows, k + 1, generator=generator)
-        given = (f[i[:, :k]], keys, x[i])
+        values, i = ag.sample_without_replacement(rows, k + 1, generator=generator)
+        given = (f[i[:, :k]], values, x[i])
         priority = priority_sample(rows, k, generator=generator)
         found = {
             "with replacement": f[ag.categorical(x, (repeats, k), generator=generator)].mean(-1),
@@ -53,12 +53,12 @@ def estimates(repeats: int = 4000) -> Figure:
             "threshold": threshold_estimate(*given).value,
             "threshold, normalized": threshold_estimate(*given, normalize=True).value,
         }
-        for name, value in found.items():
-            errors[name].append((value - truth).square().mean().sqrt().item())
+        for name, estimate in found.items():
+            errors[name].append((estimate - truth).square().mean().sqrt().item())
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (name, values), color in zip(errors.items(), (FAINT, GREEN, BLUE, ORANGE), strict=True):
-        axes.plot(counts, values, ".-", color=color, linewidth=1.2, label=name)
+    for (name, error), color in zip(errors.items(), (FAINT, GREEN, BLUE, ORANGE), strict=True):
+        axes.plot(counts, error, ".-", color=color, linewidth=1.2, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8, loc="lower left")

@@ -400,12 +400,12 @@ ROWS = 20_000
 @pytest.mark.parametrize("k", [2, 5, 8])
 def test_threshold_estimates_are_unbiased_and_know_their_variance(k: int) -> None:
     x, f = randn(9).log_softmax(0), randn(9, seed=1)
-    keys, i = sample_without_replacement(x.expand(ROWS, 9), k + 1, generator=generator(k))
-    values, drawn = f[i[:, :k]], x[i]
-    weights = threshold_weights(keys, drawn)
+    values, i = sample_without_replacement(x.expand(ROWS, 9), k + 1, generator=generator(k))
+    of_items, drawn = f[i[:, :k]], x[i]
+    weights = threshold_weights(values, drawn)
     truth = (x.exp() @ f).item()
-    value, variance = threshold_estimate(values, keys, drawn)
-    torch.testing.assert_close(value, (weights * values).sum(-1))
+    value, variance = threshold_estimate(of_items, values, drawn)
+    torch.testing.assert_close(value, (weights * of_items).sum(-1))
     assert abs(value.mean().item() - truth) < Z * (value.var() / ROWS).sqrt().item()
     # The error squared is as large as the variance says, on average.
     surprise = (value - truth) ** 2 - variance
@@ -413,17 +413,17 @@ def test_threshold_estimates_are_unbiased_and_know_their_variance(k: int) -> Non
     assert variance.mean() > 0
     total = weights.sum(-1)
     assert abs(total.mean().item() - 1) < Z * (total.var() / ROWS).sqrt().item()
-    normalized = threshold_estimate(values, keys, drawn, normalize=True)
+    normalized = threshold_estimate(of_items, values, drawn, normalize=True)
     torch.testing.assert_close(normalized.value, value / total)
-    constant = threshold_estimate(torch.ones_like(values), keys, drawn + 3, normalize=True)
+    constant = threshold_estimate(torch.ones_like(of_items), values, drawn + 3, normalize=True)
     torch.testing.assert_close(constant.value, torch.ones(ROWS, dtype=torch.float64))
     assert (constant.variance < 1e-20).all()
 
 
 def test_normalized_estimates_close_in_and_know_their_spread() -> None:
     x, f, k = randn(2000).log_softmax(0), randn(2000, seed=1), 200
-    keys, i = sample_without_replacement(x.expand(2000, -1), k + 1, generator=generator())
-    value, variance = threshold_estimate(f[i[:, :k]], keys, x[i], normalize=True)
+    values, i = sample_without_replacement(x.expand(2000, -1), k + 1, generator=generator())
+    value, variance = threshold_estimate(f[i[:, :k]], values, x[i], normalize=True)
     error = value - x.exp() @ f
     assert abs(error.mean()) < 0.02
     assert (error**2).mean().item() == pytest.approx(variance.mean().item(), rel=0.25)
@@ -432,8 +432,8 @@ def test_normalized_estimates_close_in_and_know_their_spread() -> None:
 def test_the_gradient_of_a_threshold_estimate_is_unbiased() -> None:
     x, f, k = randn(6), randn(6, seed=1), 3
     y = x.expand(ROWS, 6).clone().requires_grad_()
-    keys, i = sample_without_replacement(y.log_softmax(-1), k + 1, generator=generator())
-    weights = threshold_weights(keys, y.log_softmax(-1).gather(-1, i))
+    values, i = sample_without_replacement(y.log_softmax(-1), k + 1, generator=generator())
+    weights = threshold_weights(values, y.log_softmax(-1).gather(-1, i))
     (slope,) = torch.autograd.grad((weights * f[i[:, :k]]).sum(), y)
     whole = x.clone().requires_grad_()
     (truth,) = torch.autograd.grad(whole.softmax(-1) @ f, whole)
@@ -442,10 +442,10 @@ def test_the_gradient_of_a_threshold_estimate_is_unbiased() -> None:
 
 def test_threshold_weights_far_from_the_threshold() -> None:
     """Items far below it weigh exp(kappa), those far above exp(x); no overflow, no 0 / 0."""
-    keys = torch.tensor([900.0, 5.0, 4.0, 3.0, 2.0], dtype=torch.float64)
+    values = torch.tensor([900.0, 5.0, 4.0, 3.0, 2.0], dtype=torch.float64)
     x = torch.tensor([900.0 - 600, -800.0, -20.0, 2.0, 0.0], dtype=torch.float64)
     x[0] = 300.0
-    weights = threshold_weights(keys, x)
+    weights = threshold_weights(values, x)
     expected = [math.exp(300), math.exp(2), math.exp(2), math.exp(2) / -math.expm1(-1)]
     torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64), rtol=1e-8, atol=0)
     assert weights[1].item() == pytest.approx(math.exp(2), rel=1e-12)
@@ -458,7 +458,7 @@ def test_priority_samples_are_unbiased(k: int) -> None:
     x = torch.tensor([3.0, 0.5, 0.0, -1.0, -3.0], dtype=torch.float64)
     f = randn(5, seed=2)
     draw = priority_sample(x.expand(ROWS, 5), k, generator=generator(k))
-    assert draw.keys.shape == draw.indices.shape == draw.weights.shape == (ROWS, k)
+    assert draw.values.shape == draw.indices.shape == draw.weights.shape == (ROWS, k)
     estimate = (draw.weights * f[draw.indices]).sum(-1)
     assert abs(estimate.mean() - x.exp() @ f) < Z * (estimate.var() / ROWS).sqrt()
     for i in range(5):  # the weight of each item, too
@@ -471,7 +471,7 @@ def test_priority_samples_are_the_topk_under_the_noise() -> None:
     x, u = randn(4, 7), ag.KeyedNoise(5).uniform((4, 7), dtype=torch.float64)
     draw = priority_sample(x, 3, noise=ag.KeyedNoise(5))
     top = (x - u.log()).topk(4)
-    torch.testing.assert_close(draw.keys, top.values[:, :3])
+    torch.testing.assert_close(draw.values, top.values[:, :3])
     assert torch.equal(draw.indices, top.indices[:, :3])
     torch.testing.assert_close(draw.threshold, top.values[:, 3])
     heavier = torch.maximum(x.gather(1, draw.indices), draw.threshold[:, None])
@@ -494,13 +494,13 @@ def test_priority_sample_of_everything_and_of_nothing() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_estimates_in_every_dtype(dtype: torch.dtype) -> None:
     x = randn(20).log_softmax(0).to(dtype)
-    keys, i = sample_without_replacement(x.expand(500, 20), 6, generator=generator())
-    weights = threshold_weights(keys, x[i])
+    values, i = sample_without_replacement(x.expand(500, 20), 6, generator=generator())
+    weights = threshold_weights(values, x[i])
     assert weights.dtype == dtype
-    torch.testing.assert_close(weights, threshold_weights(keys.double(), x.double()[i]).to(dtype))
-    assert threshold_estimate(torch.ones(500, 5), keys, x[i]).value.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(weights, threshold_weights(values.double(), x.double()[i]).to(dtype))
+    assert threshold_estimate(torch.ones(500, 5), values, x[i]).value.dtype == torch.promote_types(dtype, torch.float32)
     draw = priority_sample(x, 5)
-    assert draw.keys.dtype == draw.weights.dtype == draw.threshold.dtype == dtype
+    assert draw.values.dtype == draw.weights.dtype == draw.threshold.dtype == dtype
 
 
 def test_gradients_of_weights_are_the_weights() -> None:
@@ -510,8 +510,8 @@ def test_gradients_of_weights_are_the_weights() -> None:
     torch.testing.assert_close(
         slope, torch.zeros(8, dtype=torch.float64).scatter(0, draw.indices, draw.weights.detach())
     )
-    keys, i = sample_without_replacement(x, 4)
-    weights = threshold_weights(keys, x[i])
+    values, i = sample_without_replacement(x, 4)
+    weights = threshold_weights(values, x[i])
     (slope,) = torch.autograd.grad(weights.sum(), x)
     torch.testing.assert_close(slope, torch.zeros(8, dtype=torch.float64).scatter(0, i[:3], weights.detach()))
 
@@ -519,19 +519,19 @@ def test_gradients_of_weights_are_the_weights() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_estimates_compiled_and_mapped() -> None:
     x, f = randn(3, 6), randn(3, 2, seed=1)
-    keys, i = sample_without_replacement(x, 3, generator=generator())
+    values, i = sample_without_replacement(x, 3, generator=generator())
     drawn = x.gather(-1, i)
-    keys[2, 1] = torch.nan
+    values[2, 1] = torch.nan
     noise = ag.KeyedNoise(1).uniform((3, 6), dtype=torch.float64)
-    expected = threshold_weights(keys[:2], drawn[:2])
+    expected = threshold_weights(values[:2], drawn[:2])
     calls = {
-        "weights": lambda k, d, f: threshold_weights(k, d),
-        "estimate": lambda k, d, f: threshold_estimate(f, k, d).variance,
+        "weights": lambda v, d, f: threshold_weights(v, d),
+        "estimate": lambda v, d, f: threshold_estimate(f, v, d).variance,
     }
     for wrap in (torch.vmap, lambda g: torch.compile(g, fullgraph=True, backend="aot_eager")):
-        torch.testing.assert_close(wrap(calls["weights"])(keys, drawn, f)[:2], expected)
+        torch.testing.assert_close(wrap(calls["weights"])(values, drawn, f)[:2], expected)
         torch.testing.assert_close(
-            wrap(calls["estimate"])(keys, drawn, f)[:2], threshold_estimate(f[:2], keys[:2], drawn[:2]).variance
+            wrap(calls["estimate"])(values, drawn, f)[:2], threshold_estimate(f[:2], values[:2], drawn[:2]).variance
         )
         bad = torch.cat([x[:2], torch.full((1, 6), torch.nan, dtype=torch.float64)])
         draw = wrap(lambda y, u: tuple(priority_sample(y, 2, noise=u)))(bad, noise)
@@ -551,12 +551,13 @@ def test_errors_of_estimates() -> None:
         (ValueError, "at most the number of allowed", lambda: inclusion_probs(x, 3, mask=torch.arange(4) < 2)),
         (ValueError, "at least one item", lambda: inclusion_probs(x - torch.inf, 0)),
         (ValueError, "logits must be those of the items drawn", lambda: threshold_weights(x, x[:, :3])),
-        (ValueError, "keys must hold at least two", lambda: threshold_weights(x[:, :1], x[:, :1])),
+        (ValueError, "values must hold at least two", lambda: threshold_weights(x[:, :1], x[:, :1])),
         (ValueError, "fall along dim", lambda: threshold_weights(torch.arange(4.0), torch.zeros(4))),
         (ValueError, "fall along dim", lambda: threshold_weights(nan, x)),
-        (TypeError, "keys must have a floating dtype", lambda: threshold_weights(x.long(), x)),
-        (ValueError, "values must have 3 items", lambda: threshold_estimate(x, x, x)),
-        (TypeError, "values must be a floating tensor", lambda: threshold_estimate(x.long(), x, x)),
+        (TypeError, "values must have a floating dtype", lambda: threshold_weights(x.long(), x)),
+        (ValueError, "f must have 3 items", lambda: threshold_estimate(x, x, x)),
+        (ValueError, "f must broadcast with values", lambda: threshold_estimate(torch.zeros(3, 3), x, x)),
+        (TypeError, "f must be a floating tensor", lambda: threshold_estimate(x.long(), x, x)),
         (ValueError, "k must be between 0 and", lambda: priority_sample(x, 5)),
         (ValueError, "at most the number of allowed", lambda: priority_sample(x, 3, mask=torch.arange(4) < 2)),
         (ValueError, "logits must not be NaN", lambda: priority_sample(nan, 2)),

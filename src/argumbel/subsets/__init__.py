@@ -1,0 +1,16 @@
+"""Subsets: k of n without replacement. How likely a draw is, or an item in it, and what a draw says of the whole."""
+
+from ._inclusion import inclusion_probs
+from ._priority import PriorityDraw, priority_sample
+from ._probability import topk_log_prob
+from ._threshold import WeightedSum, threshold_estimate, threshold_weights
+
+__all__ = [
+    "PriorityDraw",
+    "WeightedSum",
+    "inclusion_probs",
+    "priority_sample",
+    "threshold_estimate",
+    "threshold_weights",
+    "topk_log_prob",
+]
