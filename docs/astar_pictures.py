@@ -12,28 +12,30 @@ from matplotlib.patches import Rectangle
 from picture_style import BLUE, FAINT, GREEN, INK, ORANGE, plain
 
 import argumbel as ag
-from argumbel.astar import UniformTarget, _astar, _Leaf, _Search, astar_sample
+from argumbel.astar import UniformTarget, astar_sample
+from argumbel.astar._search import Leaf, Search, best_first
 from argumbel.partition import log_partition
 
 
-class _Recorded(_Search):
-    """A search that remembers the points it looks at, as (place, height, log_ratio)."""
+class _Recorded(Search):
+    """A search that remembers what it evaluates, as (point, Gumbel of the region, log_ratio)."""
 
     def start(self, seed: int, row: int) -> None:
         super().start(seed, row)
-        self.looks: list[tuple[Any, float, float]] = []
+        self.evaluated: list[tuple[Any, float, float]] = []
 
-    def look(self, leaf: _Leaf) -> tuple[Any, float]:
-        point, ratio = super().look(leaf)
-        self.looks.append((point, leaf.height, ratio))
+    def evaluate(self, leaf: Leaf) -> tuple[Any, float]:
+        point, ratio = super().evaluate(leaf)
+        self.evaluated.append((point, leaf.gumbel, ratio))
         return point, ratio
 
 
-def _run(target: Any, seed: int) -> tuple[list[tuple[Any, float, float]], Any, float, list[_Leaf]]:
-    """The points looked at in one search, the sample, its value, and the regions left."""
-    search, root = _Recorded(target, 100_000), _Leaf(target.root(), target.log_volume(target.root()))
+def _run(target: Any, seed: int) -> tuple[list[tuple[Any, float, float]], Any, float, list[Leaf]]:
+    """What one search evaluated, the sample, its value, and the regions left."""
+    search, root = _Recorded(target, 100_000), Leaf(target.root(), target.log_volume(target.root()))
     search.start(seed, 0)
-    return search.looks, *_astar(search, [root])
+    found = best_first(search, [root])
+    return search.evaluated, found.point, found.value, found.leaves
 
 
 def hills() -> UniformTarget:
@@ -52,27 +54,27 @@ def hills() -> UniformTarget:
 def search(seed: int = 24) -> Figure:
     """One search on a line: above, log_ratio under the bounds; below, heights added."""
     target = hills()
-    looks, sample, value, leaves = _run(target, seed)
+    evaluated, sample, value, leaves = _run(target, seed)
     figure = Figure(figsize=(8.4, 6.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     x = torch.linspace(0, 10, 1001, dtype=torch.float64)
     upper.plot(x, [float(target.log_ratio([v])) for v in x.tolist()], color=INK, linewidth=1.3)
     for leaf in sorted(leaves, key=lambda leaf: leaf.region):
         (low,), (high,) = leaf.region
-        style = "-" if leaf.own else (0, (3, 2))
+        style = "-" if leaf.has_own_bound else (0, (3, 2))
         upper.plot([low, high], [leaf.bound] * 2, color=BLUE, linewidth=1.8, linestyle=style, solid_capstyle="butt")
-        ceiling = leaf.height + leaf.bound
+        ceiling = leaf.gumbel + leaf.bound
         lower.plot([low, high], [ceiling] * 2, color=BLUE, linewidth=1.8, linestyle=style, solid_capstyle="butt")
         for axes in (upper, lower):
             axes.axvline(low, color=FAINT, linewidth=0.5, alpha=0.6)
-    for number, ((place,), height, ratio) in enumerate(looks, 1):
+    for number, ((place,), gumbel, ratio) in enumerate(evaluated, 1):
         won = (place,) == sample
         color = ORANGE if won else GREEN
         upper.plot(place, ratio, "o", color=color, markersize=6)
-        lower.plot([place, place], [ratio, ratio + height], color=color, linewidth=1)
+        lower.plot([place, place], [ratio, ratio + gumbel], color=color, linewidth=1)
         lower.plot(place, ratio, "o", color=color, markersize=4, markerfacecolor="white")
-        lower.plot(place, ratio + height, "o", color=color, markersize=6)
-        lower.annotate(str(number), (place, ratio + height), (5, 3), textcoords="offset points", fontsize=8, color=INK)
+        lower.plot(place, ratio + gumbel, "o", color=color, markersize=6)
+        lower.annotate(str(number), (place, ratio + gumbel), (5, 3), textcoords="offset points", fontsize=8, color=INK)
     lower.axhline(value, color=ORANGE, linewidth=1, linestyle=":")
     lower.annotate("best found", (10, value), (0, 3), textcoords="offset points", ha="right", fontsize=8, color=ORANGE)
     upper.set_ylim(top=4.0)
@@ -91,17 +93,17 @@ def boxes(seeds: tuple[int, ...] = (0, 1, 2)) -> Figure:
     posterior = astar_sample(target, 400, keep=True, noise=ag.KeyedNoise(100)).samples
     centre = posterior.mean(0)
     for axes, seed in zip(figure.subplots(1, len(seeds)), seeds, strict=True):
-        looks, sample, _, leaves = _run(target, seed)
+        evaluated, sample, _, leaves = _run(target, seed)
         axes.set_xlim(float(centre[0]) - around[0], float(centre[0]) + around[1])
         axes.set_ylim(float(centre[1]) - around[0], float(centre[1]) + around[1])
         axes.plot(*posterior.T, ".", color=FAINT, markersize=2, alpha=0.5)
         for leaf in leaves:
             (a, b), (c, d) = (tuple(min(max(v, -99), 99) for v in corner) for corner in leaf.region)
             axes.add_patch(Rectangle((a, b), c - a, d - b, fill=False, edgecolor=BLUE, linewidth=0.6))
-        for place, *_ in looks:
+        for place, *_ in evaluated:
             axes.plot(*place, ".", color=GREEN, markersize=4)
         axes.plot(*sample, "o", color=ORANGE, markersize=7)
-        plain(axes, f"{len(looks)} points looked at", "first coordinate", "second coordinate")
+        plain(axes, f"{len(evaluated)} points looked at", "first coordinate", "second coordinate")
         axes.set_aspect("equal")
     return figure
 
