@@ -53,7 +53,7 @@ LAWS = {
 def test_law(name: str, k: int) -> None:
     scores = LAWS[name](300)
     draws = 10_000 if k == 1 else 30_000
-    indices, values, touched = lazy(scores, k, draws)
+    values, indices, touched = lazy(scores, k, draws)
     check_draws(indices, oracles.softmax(scores))
 
     def cdf(v: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_law(name: str, k: int) -> None:
 def test_a_loose_bound_costs_time_and_no_more(excess: float) -> None:
     scores = LAWS["spread"](300)
     bound = float(scores.topk(30).values[-1]) + excess
-    indices, values, touched = lazy(scores, 30, 20_000, bound=bound)
+    values, indices, touched = lazy(scores, 30, 20_000, bound=bound)
     check_draws(indices, oracles.softmax(scores))
     check_cdf(values, lambda v: oracles.gumbel_cdf(v - oracles.logsumexp(scores)))
     mean = 270 * math.exp(bound - oracles.logsumexp(scores.topk(30).values))
@@ -238,8 +238,8 @@ def test_dtypes_and_shapes(dtype: torch.dtype) -> None:
     for shape in ((), (4,), (2, 3)):
         draw = lazy_categorical(*top, 100, lambda ids: scores[ids], shape)
         assert isinstance(draw, LazyDraw)
-        assert (draw.indices.shape, draw.values.shape, draw.touched.shape) == 3 * (shape,)
-        assert (draw.indices.dtype, draw.values.dtype, draw.touched.dtype) == (torch.int64, dtype, torch.int64)
+        assert (draw.values.shape, draw.indices.shape, draw.touched.shape) == 3 * (shape,)
+        assert (draw.values.dtype, draw.indices.dtype, draw.touched.dtype) == (dtype, torch.int64, torch.int64)
     check_draws(lazy(scores, 10, 20_000).indices, oracles.softmax(scores))
 
 
@@ -274,7 +274,7 @@ def test_generators_and_gradients() -> None:
         (ValueError, {"top_scores": torch.tensor([0.0, torch.inf])}, "top_scores must not be NaN or .inf"),
         (ValueError, {"top_scores": torch.full((2,), -torch.inf)}, "nor -inf throughout"),
         (TypeError, {"top_ids": torch.zeros(2)}, "top_ids must be a tensor of integers, but it is torch.float32"),
-        (TypeError, {"top_ids": [0, 1]}, "top_ids must be a tensor of integers, but it is list"),
+        (TypeError, {"top_ids": [0, 1]}, "top_ids must be a tensor of integers, but it is a list"),
         (ValueError, {"top_ids": torch.tensor([3, 3])}, "top_ids must be different ids between 0 and n - 1 = 8"),
         (ValueError, {"top_ids": torch.tensor([3, 9])}, "top_ids must be different ids"),
         (ValueError, {"top_ids": torch.tensor([3, -1])}, "top_ids must be different ids"),
@@ -282,7 +282,7 @@ def test_generators_and_gradients() -> None:
         (ValueError, {"bound": 3.0}, "bound must be at most the logsumexp of top_scores, 0.693147, .* but it is 3;"),
         (ValueError, {"bound": math.nan}, "bound must be at most"),
         (TypeError, {"score": lambda ids: ids}, "score must return a floating tensor, but it returned torch.int64"),
-        (TypeError, {"score": lambda ids: [0.0]}, "score must return a floating tensor, but it returned list"),
+        (TypeError, {"score": lambda ids: [0.0]}, "score must return a floating tensor, but it returned a list"),
         (ValueError, {"score": lambda ids: torch.zeros(1, len(ids))}, "score must return one number for each id"),
     ],
 )
