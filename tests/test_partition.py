@@ -219,8 +219,8 @@ def test_compiled_and_mapped(method: str, alpha: float | None) -> None:
     ("error", "own", "says"),
     [
         (ValueError, {"method": "gauss"}, "method must be one of 'gumbel', .* but it is 'gauss'"),
-        (ValueError, {"method": "weibull"}, "alpha must be given for method='weibull'"),
-        (ValueError, {"alpha": 1.0}, "alpha belongs to 'weibull' and 'frechet', but method is 'exponential'"),
+        (ValueError, {"method": "weibull"}, "alpha must be a number for method='weibull', but it is None"),
+        (ValueError, {"alpha": 1.0}, "alpha must be left out unless .* but method is 'exponential'"),
         (ValueError, {"method": "weibull", "alpha": 0.0}, "alpha must be positive"),
         (ValueError, {"method": "weibull", "alpha": math.nan}, "alpha must be positive"),
         (ValueError, {"method": "weibull", "alpha": math.inf}, "alpha must be positive"),
@@ -413,8 +413,8 @@ def test_compiled_models() -> None:
     ("error", "own", "says"),
     [
         (TypeError, {"unary": [[0.0]]}, "unary must be a tensor"),
-        (ValueError, {"unary": torch.zeros(3)}, r"unary must have the shape \(\*batch, variables, states\)"),
-        (ValueError, {"unary": torch.zeros(3, 0)}, r"unary must have the shape \(\*batch, variables, states\)"),
+        (ValueError, {"unary": torch.zeros(3)}, r"unary must have the shape \(\*batch, n, states\)"),
+        (ValueError, {"unary": torch.zeros(3, 0)}, r"unary must have the shape \(\*batch, n, states\)"),
         (ValueError, {"unary": torch.tensor([[0.0, torch.nan]])}, "unary must not be NaN"),
         (ValueError, {"unary": torch.tensor([[0.0, torch.inf]])}, "unary must not be NaN or .inf"),
         (ValueError, {"unary": torch.full((1, 2), -torch.inf)}, "unary must .* allow at least one state"),

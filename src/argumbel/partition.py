@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._core.checks import can_raise, check_logits
+from ._core.checks import can_raise, check_logits, count
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = ["Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"]
@@ -17,7 +17,7 @@ __all__ = ["Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"]
 EULER = 0.5772156649015329
 APERY = 1.2020569031595942  # zeta(3)
 
-# The exponent alpha of each method; None where the caller names it.
+# The exponent alpha of each method; None where the caller chooses it.
 METHODS: dict[str, float | None] = {
     "gumbel": 0.0,
     "exponential": 1.0,
@@ -26,8 +26,8 @@ METHODS: dict[str, float | None] = {
     "unbiased-log-z": 1.0,
     "unbiased-z": 1.0,
 }
-# Between these the formula for general alpha loses more to rounding than its limit at 0 (value, variance) is off.
-TINY, SMALL = 1e-8, 1e-4
+# Nearer to 0 than this, the formulas for general alpha lose more to rounding than their limits at 0 are off.
+ZERO_FOR_VALUE, ZERO_FOR_VARIANCE = 1e-8, 1e-4
 
 
 class Estimate(NamedTuple):
@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
 
 
 class PerturbAndMAP(NamedTuple):
-    """Assignments that solve perturbed models, and the bounds on log Z they give."""
+    """The best assignments of perturbed models, and the bounds on log Z from their maxima."""
 
     samples: Tensor
     upper: Estimate
@@ -49,38 +49,40 @@ def log_partition(maxima: Tensor, *, method: str = "exponential", alpha: float |
     """``(lgamma(1 + alpha) - log(mean(exp(-alpha * maxima)))) / alpha``: log Z from M independent maxima of
     ``logits + Gumbel noise``.
 
-    Such a maximum is a Gumbel at log Z, so ``exp(-maximum)`` is an exponential of rate Z, and any of its moments tells
-    Z:
+    Such a maximum is a Gumbel at log Z, so ``exp(-maximum)`` is an exponential of rate Z, and any moment of this
+    exponential determines Z:
 
     | method | estimate of log Z | bias | variance |
     | --- | --- | --- | --- |
     | ``"gumbel"`` | mean(m) - 0.5772 (alpha -> 0) | 0 | pi^2 / 6M |
     | ``"exponential"`` | log M - log sum exp(-m) (alpha = 1) | log M - psi(M) | psi_1(M) |
-    | ``"weibull"`` | as above, alpha > 0 | O(1/M) | v(alpha) / M + O(1/M^2) |
-    | ``"frechet"`` | as above, -1/2 < alpha < 0 | O(1/M) | v(alpha) / M + O(1/M^2) |
+    | ``"weibull"`` | the formula above, alpha > 0 | O(1/M) | v(alpha) / M + O(1/M^2) |
+    | ``"frechet"`` | the formula above, -1/2 < alpha < 0 | O(1/M) | v(alpha) / M + O(1/M^2) |
     | ``"unbiased-log-z"`` | psi(M) - log sum exp(-m) | 0 | psi_1(M) |
     | ``"unbiased-z"`` | log of Z = (M - 1) / sum exp(-m) | 0 for Z | psi_1(M) |
 
-    psi and psi_1 are the digamma and trigamma functions, ``v(alpha) = (Gamma(1 + 2 alpha) / Gamma(1 + alpha)^2 - 1) /
-    alpha^2``, with its minimum 1 at alpha = 1. ``sum exp(-m)`` is a complete sufficient statistic, so no unbiased
-    estimate of log Z has less variance than ``"unbiased-log-z"``, and none of Z less than ``"unbiased-z"``; their cost
-    is the same as that of the others.
+    psi and psi_1 are the digamma and trigamma functions.
+    ``v(alpha) = (Gamma(1 + 2 alpha) / Gamma(1 + alpha)^2 - 1) / alpha^2`` has its minimum, 1, at alpha = 1.
+    ``sum exp(-m)`` is a complete sufficient statistic. So no unbiased estimate of log Z has less variance than
+    ``"unbiased-log-z"``, and no unbiased estimate of Z less than ``"unbiased-z"``. All methods cost the same.
 
     Args:
-        maxima: M independent perturbed maxima along ``dim`` (the values of :func:`argumbel.gumbel_max`); any other
-            dimensions, any floating dtype. Computed in float64.
+        maxima: M independent perturbed maxima along ``dim``, such as the values of :func:`argumbel.gumbel_max`:
+            ``(M, *batch)`` for ``dim=0``, any floating dtype. Computed in float64.
         method: a row of the table.
-        alpha: the exponent of ``"weibull"`` and ``"frechet"``, and of no other.
+        alpha: the exponent of ``"weibull"`` (above 0) and of ``"frechet"`` (between -1/2 and 0). Other methods take
+            none.
         dim: where the M maxima lie.
 
     Returns:
-        ``(value, stderr)`` in the shape of maxima without ``dim`` and in its dtype. ``stderr`` is the root of the
-        variance above, known before any maximum is drawn: exact, but for alpha neither 0 nor 1 of first order in 1/M.
-        The value is differentiable in maxima.
+        ``(value, stderr)``, each ``(*batch,)``, in the dtype of maxima. ``stderr`` is the root of the variance in the
+        table, known before any maximum is drawn: exact for alpha 0 and 1, of first order in 1/M for other alpha. The
+        value is differentiable in maxima.
 
     Raises:
-        ValueError: an unknown method, an alpha missing, out of range or where none belongs, no maxima (or only one,
-            for ``"unbiased-z"``), maxima that are not finite (value NaN where they may not be looked at).
+        ValueError: an unknown method; an alpha that is missing, out of range, or given to a method that takes none; no
+            maxima (or only one, for ``"unbiased-z"``); maxima that are not finite. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` maxima that are not finite give NaN instead.
         TypeError: maxima are not a floating tensor, alpha is not a number.
 
     Example:
@@ -98,30 +100,31 @@ def log_partition(maxima: Tensor, *, method: str = "exponential", alpha: float |
     if not -maxima.ndim <= dim < maxima.ndim:
         raise ValueError(
             f"dim must be in [{-maxima.ndim}, {maxima.ndim - 1}] for maxima of shape {tuple(maxima.shape)}, "
-            f"but it is {dim}"
+            f"but it is {dim}; pass the dimension of the M maxima"
         )
-    count, least = maxima.shape[dim], 2 if method == "unbiased-z" else 1
+    number, least = maxima.shape[dim], 2 if method == "unbiased-z" else 1
     alpha = _exponent(method, alpha)
-    if count < least:
+    if number < least:
         raise ValueError(
-            f"maxima must number at least {least} along dim {dim} for method={method!r}, but there are {count}"
+            f"maxima must number at least {least} along dim {dim} for method={method!r}, but there are {number}; draw "
+            "more"
         )
     m = maxima.double()
     finite = m.isfinite().all(dim)
     if can_raise(finite) and not bool(finite.all()):
         raise ValueError(
-            "maxima must be finite, but some are not; where nothing is allowed there is no maximum, and log Z is -inf"
+            "maxima must be finite, but some are not; leave out rows in which nothing is allowed: their log Z is -inf"
         )
-    if abs(alpha) < TINY:
+    if abs(alpha) < ZERO_FOR_VALUE:
         value = m.mean(dim) - EULER
     else:
-        value = (math.lgamma(1 + alpha) + math.log(count) - torch.logsumexp(-alpha * m, dim)) / alpha
-    number = torch.full((), count, dtype=torch.float64, device=m.device)
+        value = (math.lgamma(1 + alpha) + math.log(number) - torch.logsumexp(-alpha * m, dim)) / alpha
+    m_count = torch.full((), number, dtype=torch.float64, device=m.device)
     if method == "unbiased-log-z":
-        value = value + number.digamma() - number.log()
+        value = value + m_count.digamma() - m_count.log()
     elif method == "unbiased-z":
-        value = value + torch.log1p(-1 / number)
-    stderr = _variance(alpha, number).sqrt().expand_as(value)
+        value = value + torch.log1p(-1 / m_count)
+    stderr = _variance(alpha, m_count).sqrt().expand_as(value)
     return Estimate(*(x.masked_fill(~finite, torch.nan).to(maxima.dtype) for x in (value, stderr)))
 
 
@@ -132,29 +135,39 @@ def _exponent(method: str, alpha: float | None) -> float:
     known = METHODS[method]
     if known is not None:
         if alpha is not None:
-            raise ValueError(f"alpha belongs to 'weibull' and 'frechet', but method is {method!r}; leave it out")
+            raise ValueError(
+                f"alpha must be left out unless method is 'weibull' or 'frechet', but method is {method!r} and "
+                f"alpha is {alpha!r}; leave alpha out"
+            )
         return known
     if alpha is None:
-        raise ValueError(f"alpha must be given for method={method!r}; alpha=1 is the exponential trick, 0 the Gumbel")
+        raise ValueError(
+            f"alpha must be a number for method={method!r}, but it is None; method='exponential' is alpha = 1, "
+            "method='gumbel' is alpha = 0"
+        )
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise TypeError(f"alpha must be a number, but it is a {type(alpha).__name__}; pass float(alpha)")
     if method == "weibull" and not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be positive for method='weibull', but it is {alpha}; 'frechet' is for negative")
+        raise ValueError(
+            f"alpha must be positive and finite for method='weibull', but it is {alpha}; method='frechet' takes a "
+            "negative alpha"
+        )
     if method == "frechet" and not -0.5 < alpha < 0:
         raise ValueError(
-            f"alpha must lie between -1/2 and 0 for method='frechet', but it is {alpha}; its variance would be infinite"
+            f"alpha must lie between -1/2 and 0 for method='frechet', but it is {alpha}; at -1/2 and below the "
+            "variance is infinite"
         )
     return float(alpha)
 
 
-def _variance(alpha: float, number: Tensor) -> Tensor:
-    """The variance of the estimate from so many maxima; exact at 0 and 1, else by the delta method."""
+def _variance(alpha: float, m_count: Tensor) -> Tensor:
+    """The variance of the estimate from so many maxima: exact at alpha 0 and 1, by the delta method elsewhere."""
     if alpha == 1:
-        return torch.special.polygamma(1, number)
-    if abs(alpha) < SMALL:
-        return (math.pi**2 / 6 - 2 * APERY * alpha) / number
+        return torch.special.polygamma(1, m_count)
+    if abs(alpha) < ZERO_FOR_VARIANCE:
+        return (math.pi**2 / 6 - 2 * APERY * alpha) / m_count
     gammas = math.lgamma(1 + 2 * alpha) - 2 * math.lgamma(1 + alpha)
-    return torch.full_like(number, gammas).expm1() / alpha**2 / number
+    return torch.full_like(m_count, gammas).expm1() / alpha**2 / m_count
 
 
 def perturb_and_map(
@@ -169,39 +182,42 @@ def perturb_and_map(
     """``E max_x (score(x) + sum_i g_i(x_i) / n) <= log Z <= E max_x (score(x) + sum_i g_i(x_i))``, with centred Gumbel
     noise g for every state of each of n variables.
 
-    A *keyed* function. Noise for every assignment x would make the maximum a Gumbel at log Z and its place a sample of
-    ``exp(score(x)) / Z``. With noise for single variables only, which any MAP solver can take, the maxima bound log Z
-    and the places are approximate samples. Both bounds hold in expectation, for any model. With a solver that falls
-    short of the maximum the lower bound still holds, the upper one need not.
+    A *keyed* function. With noise of its own for every assignment x, the maximum would be a Gumbel at log Z, and the
+    assignment that attains it a sample of ``exp(score(x)) / Z``. But assignments are too many. With noise for the
+    states of single variables only, which any MAP solver can take, the maxima bound log Z and the best assignments are
+    approximate samples. Both bounds hold in expectation, for any model. If the solver falls short of the maximum, the
+    lower bound still holds, and the upper bound may not hold.
 
     Args:
-        score: the score of assignments: int64 of shape ``(num_samples, *batch, n)`` to a tensor of shape
-            ``(num_samples, *batch)``. It includes the unary scores. May have parameters that want gradients.
-        solver: from unary scores, perturbed, of shape ``(num_samples, *batch, n, states)`` to the best assignment of
-            each, integers of shape ``(num_samples, *batch, n)``, where everything but the unary scores is the solver's
-            own. Called twice, without gradients.
-        unary: ``(*batch, n, states)``, the unary scores of the model; -inf forbids a state.
+        score: a function from assignments, int64 ``(num_samples, *batch, n)``, to their scores, floating
+            ``(num_samples, *batch)``. The scores include the unary scores. May have parameters that want gradients.
+        solver: a function from perturbed unary scores, ``(num_samples, *batch, n, states)``, to the best assignment
+            for each, integers ``(num_samples, *batch, n)``. The solver itself knows everything about the model but the
+            unary scores. It is called twice, without gradients.
+        unary: the unary scores of the model, ``(*batch, n, states)``, any floating dtype; -inf forbids a state.
         num_samples: how many perturbed models, at least 2.
-        noise: a tensor of standard (not centred) Gumbel noise of shape ``(num_samples, *unary.shape)``, or a
-            ``KeyedNoise``. Both bounds use the same.
+        noise: a tensor of standard (not centred) Gumbel noise, ``(num_samples, *batch, n, states)``, or a
+            ``KeyedNoise``. Both bounds use the same noise.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(samples, upper, lower)``: int64 assignments of shape ``(num_samples, *batch, n)``, those of the upper bound;
-        and two pairs ``(value, stderr)`` of shape ``batch`` in the dtype of unary, stderr being the sample standard
-        deviation over the root of ``num_samples``. The gradient of a value is that of the mean score of its
-        assignments, an unbiased estimate of the gradient of the expected bound.
+        ``(samples, upper, lower)``. Samples are the assignments of the upper bound, int64 ``(num_samples, *batch, n)``.
+        Each bound is a pair ``(value, stderr)`` of shape ``(*batch,)`` in the dtype of unary; stderr is the sample
+        standard deviation over the root of ``num_samples``. The gradient of a value is the gradient of the mean score
+        of its assignments, an unbiased estimate of the gradient of the expected bound.
 
     Raises:
-        ValueError: NaN or +inf in unary, a variable without an allowed state, fewer than 2 samples, noise of the wrong
-            shape, both noise and generator; results of solver or score of the wrong shape, states that do not exist or
-            are forbidden, scores that are not finite (where values may not be looked at these become NaN).
-        TypeError: unary is not a floating tensor, assignments are not integers, scores are not floating.
+        ValueError: NaN or +inf in unary; a variable without an allowed state; fewer than 2 samples; noise of the wrong
+            shape; both noise and generator; results of solver or score of the wrong shape; states that do not exist or
+            are forbidden; scores that are not finite. On an accelerator, under ``torch.compile`` and under ``vmap``
+            forbidden states and scores that are not finite give NaN instead.
+        TypeError: unary is not a floating tensor, num_samples is not an integer, assignments are not integers, scores
+            are not floating.
 
     Example:
         >>> import itertools, torch, argumbel as ag
         >>> from argumbel.partition import perturb_and_map
-        >>> fields = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 0.5]])  # three spins on a ring that like to agree
+        >>> fields = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 0.5]])  # three spins on a ring
         >>> every = torch.tensor(list(itertools.product([0, 1], repeat=3)))
         >>> agree = lambda x: (x == x.roll(1, -1)).sum(-1)
         >>> score = lambda x: fields[torch.arange(3), x].sum(-1) + agree(x)
@@ -218,32 +234,31 @@ def perturb_and_map(
     check_logits(unary, "unary")
     if unary.ndim < 2 or 0 in unary.shape[-2:]:
         raise ValueError(
-            f"unary must have the shape (*batch, variables, states), but its shape is {tuple(unary.shape)}"
+            f"unary must have the shape (*batch, n, states) with n and states at least 1, but its shape is "
+            f"{tuple(unary.shape)}; pass one row of states for each variable"
         )
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(f"num_samples must be an integer, but it is a {type(num_samples).__name__}")
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, for the standard errors, but it is {num_samples}")
-    fields = unary.detach().to(work_dtype(unary.dtype)).expand(num_samples, *unary.shape)
-    if can_raise(fields) and not bool((fields.amax(-1).abs() < torch.inf).all()):
+    num_samples = count("num_samples", num_samples, least=2)  # with fewer there are no standard errors
+    unaries = unary.detach().to(work_dtype(unary.dtype)).expand(num_samples, *unary.shape)
+    if can_raise(unaries) and not bool((unaries.amax(-1).abs() < torch.inf).all()):
         raise ValueError(
-            "unary must not be NaN or +inf, and must allow at least one state of each variable, but some row does not"
+            "unary must not be NaN or +inf, and must allow at least one state of each variable, but some row does not; "
+            "find where NaN or +inf comes from, or drop variables without states"
         )
-    g = draw_like(fields, fields.ndim - 1, noise, generator, "gumbel").detach()
+    g = draw_like(unaries, unaries.ndim - 1, noise, generator, "gumbel").detach()
 
     def bound(scale: float) -> tuple[Tensor, Estimate]:
         with torch.no_grad():
-            x = _assignments(solver(fields + scale * g), fields)
-        own = (g - EULER).gather(-1, x.unsqueeze(-1)).squeeze(-1).sum(-1)
-        values = _scores(score(x), own) + scale * own
-        allowed = fields.gather(-1, x.unsqueeze(-1)).squeeze(-1).isfinite().all(-1)
-        sound = allowed & values.isfinite()
-        if can_raise(values) and not bool(sound.all()):
+            x = _assignments(solver(unaries + scale * g), unaries)
+        perturbation = (g - EULER).gather(-1, x.unsqueeze(-1)).squeeze(-1).sum(-1)
+        values = _scores(score(x), perturbation) + scale * perturbation
+        allowed = unaries.gather(-1, x.unsqueeze(-1)).squeeze(-1).isfinite().all(-1)
+        valid = allowed & values.isfinite()
+        if can_raise(values) and not bool(valid.all()):
             raise ValueError(
-                "solver must return allowed assignments, and score must be finite there, but it is not so for all; "
+                "solver must return allowed assignments, and score must be finite for them, but some are not; "
                 "compare score with an enumeration of a small model"
             )
-        values = values.masked_fill(~sound, torch.nan)
+        values = values.masked_fill(~valid, torch.nan)
         mean = values.mean(0)
         stderr = ((values - mean).detach().square().sum(0) / (num_samples * (num_samples - 1))).sqrt()
         return x, Estimate(mean.to(unary.dtype), stderr.to(unary.dtype))
@@ -253,29 +268,34 @@ def perturb_and_map(
     return PerturbAndMAP(samples, upper, lower)
 
 
-def _assignments(x: Tensor, fields: Tensor) -> Tensor:
+def _assignments(x: Tensor, unaries: Tensor) -> Tensor:
     """What a solver returned, as int64; checked."""
-    if not isinstance(x, Tensor) or x.dtype.is_floating_point or x.dtype.is_complex:
-        what = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"solver must return a tensor of integers, the states, but it returned {what}")
-    if x.shape != fields.shape[:-1]:
-        raise ValueError(
-            f"solver must return assignments of shape {tuple(fields.shape[:-1])}, but their shape is {tuple(x.shape)}"
+    if not isinstance(x, Tensor) or x.dtype.is_floating_point or x.dtype.is_complex:  # bool is for two states
+        what = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise TypeError(
+            f"solver must return a tensor of integers, the states, but it returned {what}; return an int64 tensor"
         )
-    states = fields.shape[-1]
+    if x.shape != unaries.shape[:-1]:
+        raise ValueError(
+            f"solver must return assignments of shape {tuple(unaries.shape[:-1])}, but their shape is "
+            f"{tuple(x.shape)}; return one state for each variable"
+        )
+    states = unaries.shape[-1]
     if can_raise(x) and not bool(((x >= 0) & (x < states)).all()):
-        raise ValueError(f"solver must return states between 0 and {states - 1}, but some are outside")
+        raise ValueError(
+            f"solver must return states between 0 and {states - 1}, but some are outside; count states from 0"
+        )
     return x.long()
 
 
 def _scores(scores: Tensor, like: Tensor) -> Tensor:
     """What a score function returned, in at least the precision of the noise; checked."""
     if not isinstance(scores, Tensor) or not scores.dtype.is_floating_point:
-        what = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"score must return a floating tensor, but it returned {what}")
+        what = scores.dtype if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise TypeError(f"score must return a floating tensor, but it returned {what}; return scores.float()")
     if scores.shape != like.shape:
         raise ValueError(
             f"score must return one number for each assignment, of shape {tuple(like.shape)}, but their shape is "
-            f"{tuple(scores.shape)}"
+            f"{tuple(scores.shape)}; sum over the variables"
         )
     return scores.to(torch.promote_types(scores.dtype, like.dtype))
