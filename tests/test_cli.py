@@ -132,7 +132,7 @@ def test_plot(figure: str) -> None:
         ("train --estimator reinmax(gap=1)", "estimator reinmax takes num_samples, tau; got 'gap' in 'reinmax(gap=1)'"),
         ("train --hidden 3,x", "--hidden must be numbers separated by commas; got '3,x'"),
         ("train --samples ,", "--samples must be numbers separated by commas"),
-        ("train --schedule exp:1", "schedule exp takes exp:start,rate,floor,every"),
+        ("train --schedule exp:1", "schedule must be exp:start,rate,floor,every"),
         ("train --dataset digits --data .", "the digits are bundled"),
         ("train --resume nowhere", "there is no run in nowhere"),
         ("train --batch 5000 --steps 1", "batch must be at most the 1197 training images; got 5000"),

@@ -91,7 +91,7 @@ def test_state_survives_a_checkpoint_file(tmp_path) -> None:
 
 def test_loading_another_schedule_is_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"saved schedule linear:1,0.5,10 is not this schedule constant:1.*from_state_dict"
+        ValueError, match=r"describe this schedule, constant:1, but it describes linear:1,0.5,10.*from_state_dict"
     ):
         Constant(1.0).load_state_dict(Linear(1.0, 0.5, 10).state_dict())
 
@@ -122,26 +122,29 @@ def test_bad_step(step: object, kind: type[Exception]) -> None:
     ("make", "message"),
     [
         (lambda: Constant(math.nan), "start of Constant must be finite"),
-        (lambda: Constant(-1.0), "start of Constant must be finite and not negative; got -1.0"),
+        (lambda: Constant(-1.0), "start of Constant must be finite and at least 0, but it is -1.0"),
         (lambda: Exponential(1.0, math.inf), "rate of Exponential"),
         (
             lambda: Exponential(1.0, 0.1, 0.0, every=0),
-            "every of Exponential must be a whole number of 1 or more; got 0",
+            "every of Exponential must be a whole number, at least 1, but it is 0",
         ),
-        (lambda: Exponential.from_factor(1.0, 1.5), r"factor must lie in \(0, 1\]; got 1.5"),
+        (lambda: Exponential.from_factor(1.0, 1.5), "factor must be above 0 and at most 1, but it is 1.5"),
         (lambda: Linear(1.0, 0.0, steps=0), "steps of Linear"),
         (lambda: Linear(1.0, 0.0, steps=2.5), "steps of Linear"),  # type: ignore[arg-type]
-        (lambda: parse("expo:1"), "schedule must be one of constant:start; exp:.*got 'expo:1'"),
+        (lambda: parse("expo:1"), "schedule must be one of constant:start; exp:.* but it is 'expo:1'"),
         (lambda: parse(""), "schedule must be one of"),
-        (lambda: parse("exp:1"), "schedule exp takes exp:start,rate,floor,every; got only 1 numbers in 'exp:1'"),
-        (lambda: parse("constant"), "got only 0 numbers"),
-        (lambda: parse("constant:1,2"), "got 2 numbers in 'constant:1,2'"),
-        (lambda: parse("exp:1,fast"), "rate of schedule exp must be a number; got 'fast'"),
-        (lambda: parse("exp:1,,0.5"), "rate of schedule exp must be a number; got ''"),
+        (lambda: parse("exp:1"), "schedule must be exp:start,rate,floor,every, but 'exp:1' has only 1 numbers"),
+        (lambda: parse("constant"), "has only 0 numbers"),
+        (lambda: parse("constant:1,2"), "schedule must be constant:start, but 'constant:1,2' has 2 numbers"),
+        (lambda: parse("exp:1,fast"), "rate of schedule exp must be a number, but it is 'fast'"),
+        (lambda: parse("exp:1,,0.5"), "rate of schedule exp must be a number, but it is ''"),
         (lambda: parse("linear:1,0,10.5"), "steps of Linear must be a whole number"),
         (lambda: parse("constant:nan"), "start of Constant must be finite"),
-        (lambda: from_state_dict({"start": 1.0}), "state must name its kind"),
-        (lambda: from_state_dict({"kind": "constant", "begin": 1.0}), "described by \\['start'\\]; got \\['begin'\\]"),
+        (lambda: from_state_dict({"start": 1.0}), "state must have a kind"),
+        (
+            lambda: from_state_dict({"kind": "constant", "begin": 1.0}),
+            "have the parameters \\['start'\\], but it has \\['begin'\\]",
+        ),
     ],
 )
 def test_bad_parameters(make, message: str) -> None:
@@ -150,7 +153,7 @@ def test_bad_parameters(make, message: str) -> None:
 
 
 def test_numbers_of_the_wrong_type() -> None:
-    with pytest.raises(TypeError, match="start of Constant must be a number; got '1'"):
+    with pytest.raises(TypeError, match="start of Constant must be a number, but it is '1'"):
         Constant("1")  # type: ignore[arg-type]
 
 
