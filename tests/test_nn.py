@@ -300,14 +300,14 @@ def test_masked_perplexity_equals_that_of_the_frames_that_count() -> None:
     assert bool((x.grad[~mask] == 0).all())
 
 
-def test_temperature_of_wav2vec() -> None:
+def test_tau_of_wav2vec() -> None:
     module = quantizer(temp=(2.0, 0.5, 0.999995))
-    assert module(torch.zeros(1, 1, 6)).temperature.item() == 2.0
+    assert module(torch.zeros(1, 1, 6)).tau.item() == 2.0
     module.set_step(100_000)
-    assert module(torch.zeros(1, 1, 6)).temperature.item() == pytest.approx(2.0 * 0.999995**100_000, rel=1e-5)
+    assert module(torch.zeros(1, 1, 6)).tau.item() == pytest.approx(2.0 * 0.999995**100_000, rel=1e-5)
     module.set_step(1_000_000)
-    assert module(torch.zeros(1, 1, 6)).temperature.item() == 0.5
-    assert quantizer(temp=Constant(0.3))(torch.zeros(1, 1, 6)).temperature.item() == pytest.approx(0.3)
+    assert module(torch.zeros(1, 1, 6)).tau.item() == 0.5
+    assert quantizer(temp=Constant(0.3))(torch.zeros(1, 1, 6)).tau.item() == pytest.approx(0.3)
 
 
 def test_quantizer_state_dict() -> None:
@@ -320,7 +320,7 @@ def test_quantizer_state_dict() -> None:
     x = torch.randn(3, 7, 6, generator=seeded())
     a, b = module(x, noise=ag.KeyedNoise(1)), other(x, noise=ag.KeyedNoise(1))
     assert torch.equal(a.x, b.x)
-    assert torch.equal(a.temperature, b.temperature)
+    assert torch.equal(a.tau, b.tau)
     assert set(quantizer(temp=1.0).state_dict()) == {"vars", "weight_proj.weight", "weight_proj.bias"}
 
 

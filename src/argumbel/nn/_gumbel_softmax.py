@@ -1,0 +1,153 @@
+"""A relaxed choice as a module, and the schedule of its tau."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..noise import KeyedNoise
+from ..relax import gumbel_softmax
+
+__all__ = ["GumbelSoftmax", "ScheduleLike", "set_step"]
+
+ScheduleLike = Callable[[int], float]
+
+
+class GumbelSoftmax(nn.Module):
+    """``gumbel_softmax(logits, tau, hard, dim=dim)`` in training; the one-hot argmax of ``logits`` in evaluation.
+
+    - ``train()``: a relaxed draw ``softmax((logits + G) / tau)``; with ``hard=True`` the one-hot argmax of this draw,
+      with the gradient of the draw. Random.
+    - ``eval()``: the one-hot of ``argmax(logits)``, which is the most probable choice, whatever ``hard`` is. Not
+      random: ``noise`` and ``generator`` are not used. Its gradient is that of ``softmax(logits / tau)``.
+
+    To draw at random in evaluation too, call :func:`argumbel.gumbel_softmax` itself.
+
+    Args:
+        tau: at least 0; divides the perturbed logits. A number, a tensor that broadcasts against the logits, a
+            ``Parameter``, or a schedule ``step -> float`` that :func:`argumbel.nn.set_step` moves. The tensor attribute
+            ``tau`` is the current value. The step of a schedule is part of ``state_dict``; a number or a tensor that is
+            not a ``Parameter`` is configuration and is not.
+        hard: one-hot draws in training.
+        dim: the dimension of the items.
+
+    Shapes: ``forward`` takes logits of any shape, ``(*batch, n)`` for ``dim=-1``, and returns the same shape.
+
+    Raises:
+        TypeError: ``tau`` is neither a number nor a tensor nor callable.
+        ValueError: ``tau`` is negative, infinite or NaN.
+
+    Example:
+        >>> import torch
+        >>> from argumbel.nn import GumbelSoftmax
+        >>> layer = GumbelSoftmax(tau=0.5, hard=True)
+        >>> layer(torch.zeros(2, 4)).sum(-1)
+        tensor([1., 1.])
+        >>> layer.eval()(torch.tensor([0.1, 0.7, 0.2]))
+        tensor([0., 1., 0.])
+
+    Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax".
+    """
+
+    tau: Tensor
+    step: Tensor
+
+    def __init__(self, tau: float | Tensor | ScheduleLike = 1.0, hard: bool = False, dim: int = -1) -> None:
+        super().__init__()
+        self.hard = hard
+        self.dim = dim
+        self.schedule: ScheduleLike | None = None
+        if isinstance(tau, nn.Parameter):
+            self.tau = tau
+        elif isinstance(tau, Tensor):
+            self.register_buffer("tau", tau, persistent=False)
+        elif isinstance(tau, (int, float)) and not isinstance(tau, bool):
+            # A tensor, not a float: torch.compile would make a new graph for every value of a float attribute.
+            self.register_buffer("tau", torch.tensor(_checked_tau(tau)), persistent=False)
+        elif callable(tau):
+            self.schedule = tau
+            self.register_buffer("tau", torch.tensor(_checked_tau(tau(0))), persistent=False)
+            self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            self.register_load_state_dict_post_hook(_refresh)
+        else:
+            raise TypeError(
+                "tau must be a number, a tensor, a Parameter or a schedule (a callable from the step to a number), "
+                f"but it is a {type(tau).__name__}; pass float(tau)"
+            )
+
+    def set_step(self, step: int) -> None:
+        """Set ``tau`` to ``schedule(step)``; without a schedule do nothing."""
+        if self.schedule is not None:
+            tau = _checked_tau(self.schedule(step))
+            self.step.fill_(step)
+            self.tau.fill_(tau)
+
+    def forward(
+        self,
+        logits: Tensor,
+        mask: Tensor | None = None,
+        *,
+        noise: Tensor | KeyedNoise | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """A relaxed choice, or a one-hot one, in the shape of the logits.
+
+        Args:
+            logits: any shape, any floating dtype; -inf forbids an item.
+            mask: bool, broadcasts to logits; True where an item is allowed.
+            noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``; used in training only.
+            generator: one 64-bit seed is drawn from it, in training only; default PyTorch's global generator.
+
+        Raises:
+            ValueError, TypeError: where :func:`argumbel.gumbel_softmax` does.
+        """
+        if self.training:
+            return gumbel_softmax(
+                logits, self.tau, self.hard, dim=self.dim, mask=mask, noise=noise, generator=generator
+            )
+        return gumbel_softmax(logits, self.tau, True, dim=self.dim, mask=mask, noise=torch.zeros_like(logits))
+
+    def extra_repr(self) -> str:
+        tau = repr(self.schedule) if self.schedule is not None else f"{self.tau.tolist()}"
+        return f"tau={tau}, hard={self.hard}, dim={self.dim}"
+
+
+def set_step(model: nn.Module, step: int) -> None:
+    """``for m in model.modules(): m.set_step(step)`` where ``m`` is a ``GumbelSoftmax``: moves every scheduled tau.
+
+    Call it once per optimiser step. The step is stored in ``state_dict``, so a resumed model has its tau.
+
+    Args:
+        model: any module; modules inside it are found.
+        step: the number of optimiser steps taken, at least 0.
+
+    Raises:
+        ValueError: a schedule gives a negative, infinite or NaN tau at ``step``.
+
+    Example:
+        >>> from torch import nn
+        >>> from argumbel import schedules
+        >>> from argumbel.nn import GumbelSoftmax, set_step
+        >>> tau = schedules.Exponential.from_factor(1.0, 0.9, floor=0.5)
+        >>> model = nn.Sequential(nn.Linear(8, 4), GumbelSoftmax(tau))
+        >>> set_step(model, 1)
+        >>> model[1].tau
+        tensor(0.9000)
+    """
+    for module in model.modules():
+        if isinstance(module, GumbelSoftmax):
+            module.set_step(step)
+
+
+def _checked_tau(tau: float) -> float:
+    if not tau >= 0 or math.isinf(tau):
+        raise ValueError(f"tau must be finite and at least 0, but it is {tau}; 0 gives the exact argmax")
+    return float(tau)
+
+
+def _refresh(module: GumbelSoftmax, _incompatible_keys: Any) -> None:
+    module.set_step(int(module.step))
