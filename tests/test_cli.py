@@ -138,7 +138,7 @@ def test_plot(figure: str) -> None:
         ("train --batch 5000 --steps 1", "batch must be at most the 1197 training images; got 5000"),
         ("evaluate nowhere", "there is no run in nowhere"),
         ("plot simplex --tau warm", "--tau must be numbers separated by commas; got 'warm'"),
-        ("plot simplex --tau 0", "taus must be one or more finite temperatures above 0"),
+        ("plot simplex --tau 0", "taus must be one or more finite numbers above 0"),
         ("plot expectations -o picture.gif", "--output must end in .png, .svg or .pdf; got picture.gif"),
     ],
 )

@@ -164,7 +164,7 @@ def test_pyplot_is_not_imported() -> None:
 @pytest.mark.parametrize("draw", [plots.simplex, plots.expectations])
 @pytest.mark.parametrize("taus", [[], [0.0], [-1.0], [math.nan], [1.0, math.inf]])
 def test_bad_temperatures(draw, taus: list[float]) -> None:
-    with pytest.raises(ValueError, match="taus must be one or more finite temperatures above 0"):
+    with pytest.raises(ValueError, match="taus must be one or more finite numbers above 0"):
         draw(taus)
 
 
@@ -174,16 +174,20 @@ def test_bad_temperatures(draw, taus: list[float]) -> None:
         (plots.simplex, {"logits": [0.0, 0.0]}, "logits must be a vector of 3 finite numbers, but they are [0.0, 0.0]"),
         (plots.simplex, {"logits": [0.0, 0.0, math.inf]}, "logits must be a vector of 3"),
         (plots.simplex, {"labels": "ab"}, "labels must be three names, one for each class, but they are ['a', 'b']"),
-        (plots.simplex, {"num_samples": 0}, "num_samples must be a whole number, at least 1, but it is 0"),
+        (plots.simplex, {"num_samples": 0}, "num_samples must be at least 1, but it is 0"),
         (plots.expectations, {"logits": [0.0]}, "logits must be a vector of at least two finite numbers"),
         (plots.expectations, {"logits": torch.zeros(2, 2)}, "logits must be a vector of at least two"),
-        (plots.expectations, {"num_samples": 2.5}, "num_samples must be a whole number, at least 1, but it is 2.5"),
-        (plots.expectations, {"num_rows": 0}, "num_rows must be a whole number, at least 1, but it is 0"),
+        (plots.expectations, {"num_rows": 0}, "num_rows must be at least 1, but it is 0"),
     ],
 )
 def test_bad_arguments(draw, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         draw([1.0], **arguments)
+
+
+def test_counts_are_integers() -> None:
+    with pytest.raises(TypeError, match="num_samples must be an integer, but it is a float"):
+        plots.expectations([1.0], num_samples=2.5)  # type: ignore[arg-type]
 
 
 def test_density_of_the_distribution_is_what_is_drawn_at_low_temperature() -> None:

@@ -1,11 +1,11 @@
-"""Pictures that explain the relaxation, and one that compares estimators.
+"""Pictures that explain the relaxation, and a picture that compares estimators.
 
-Every function returns a `matplotlib.figure.Figure`; nothing is shown or saved.
+Every function returns a ``matplotlib.figure.Figure``; nothing is shown or saved.
 
     y = softmax((logits + G) / tau),        G standard Gumbel
 
-Needs the extra `plot` (`pip install "argumbel[plot]"`). The figures are made without `pyplot`: they hold no global
-state, open no window and work on a machine without a display.
+The functions need the extra ``plot`` (``pip install "argumbel[plot]"``). They draw without ``pyplot``, so they hold no
+global state, open no window and work on a machine without a display.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ._core.checks import count
 from .distributions import RelaxedOneHotCategorical
 from .noise import gumbel
 from .relax import gumbel_softmax
@@ -27,7 +28,9 @@ try:
     from matplotlib.patches import Polygon
     from matplotlib.ticker import LogLocator, NullLocator
 except ImportError as error:  # pragma: no cover - the message is all there is to it
-    raise ImportError('argumbel.plots needs matplotlib: pip install "argumbel[plot]"') from error
+    raise ImportError(
+        'argumbel.plots needs matplotlib, but it is not installed; pip install "argumbel[plot]"'
+    ) from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,12 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["estimator_report", "expectations", "simplex"]
 
-# Okabe and Ito's palette: told apart by readers of every kind of colour vision.
+# Okabe and Ito's palette: readers of every kind of colour vision can tell the colours apart.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 _INK, _FAINT = "#222222", "#9A9A9A"
 # Density goes from white to a grey that leaves the coloured points legible on top of it.
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#FFFFFF", "#E9E9EC", "#B4B5BD", "#6F717D"])
-# Corners of an upright triangle of unit side: class 0 left, class 1 right, class 2 on top.
+# Corners of an upright triangle with sides of length 1: class 0 left, class 1 right, class 2 on top.
 _CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
 
 
@@ -49,23 +52,17 @@ def _checked_taus(taus: Sequence[float]) -> list[float]:
     values = [float(t) for t in taus]
     if not values or not all(math.isfinite(t) and t > 0 for t in values):
         raise ValueError(
-            f"taus must be one or more finite temperatures above 0, but they are {values}; "
-            "at tau = 0 the relaxed choice is one-hot and has no density to draw"
+            f"taus must be one or more finite numbers above 0, but they are {values}; leave out tau = 0, at which the "
+            "relaxed choice is one-hot and has no density"
         )
     return values
-
-
-def _checked_count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1, but it is {value!r}")
-    return value
 
 
 def _checked_logits(logits: Any, default: Sequence[float], classes: int | None) -> Tensor:
     x = torch.as_tensor(default if logits is None else logits, dtype=torch.float64, device="cpu").detach()
     wanted = "a vector of at least two" if classes is None else f"a vector of {classes}"
     if x.dim() != 1 or x.numel() < 2 or (classes is not None and x.numel() != classes) or not bool(x.isfinite().all()):
-        raise ValueError(f"logits must be {wanted} finite numbers, but they are {x.tolist()}")
+        raise ValueError(f"logits must be {wanted} finite numbers, but they are {x.tolist()}; pass such a vector")
     return x
 
 
@@ -81,27 +78,28 @@ def simplex(
     num_samples: int = 600,
     generator: torch.Generator | None = None,
 ) -> Figure:
-    """Samples `softmax((logits + G) / tau)` and their exact density on the triangle of three classes, one per tau.
+    """Samples ``softmax((logits + G) / tau)`` and their exact density on the triangle of three classes, one per tau.
 
-    A corner of the triangle is a class, a point is a relaxed choice, and its colour is the class it is nearest to:
-    its argmax. All triangles show the *same* noise, so a point keeps its colour while tau pulls it from the corners
-    (tau -> 0: the discrete choice) to the middle. The share of each colour, written at the corners, is therefore the
-    same in all of them and estimates `softmax(logits)`: relaxing blurs a choice without changing who wins. Shading
-    is the exact log density of `RelaxedOneHotCategorical` on one scale for all triangles.
+    A corner of the triangle is a class. A point is a relaxed choice, and its colour is the class it is nearest to, its
+    argmax. All triangles show the *same* noise, so a point keeps its colour while a larger tau moves it from the
+    corners (tau -> 0: the discrete choice) to the middle. The share of each colour, written at the corners, is
+    therefore the same in all triangles, and it estimates ``softmax(logits)``: the relaxation does not change which
+    class wins. Shading is the exact log density of ``RelaxedOneHotCategorical``, on one scale for all triangles.
 
     Args:
-        taus: temperatures, each > 0; one triangle each.
-        logits: three finite numbers, need not be normalised. Default: log of (0.5, 0.3, 0.2).
-        labels: names of the three classes, in the order of `logits`: left, right, top.
-        num_samples: points in each triangle.
-        generator: source of the noise; default: PyTorch's global one.
+        taus: one or more finite numbers above 0; one triangle each.
+        logits: three finite numbers, ``(3,)``; need not be normalised. Default: log of (0.5, 0.3, 0.2).
+        labels: names of the three classes, in the order of ``logits``: left, right, top.
+        num_samples: points in each triangle, at least 1.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A figure with one axes per temperature and a colour bar.
+        A figure with one axes per tau and a colour bar.
 
     Raises:
-        ValueError: a temperature that is not finite and > 0, logits that are not three finite numbers, labels that
-            are not three, `num_samples` < 1.
+        ValueError: a tau that is not finite and above 0; logits that are not three finite numbers; labels that are not
+            three; ``num_samples`` below 1.
+        TypeError: ``num_samples`` is not an integer.
 
     Example:
         >>> from argumbel import plots
@@ -113,10 +111,10 @@ def simplex(
     Source: Maddison, Mnih and Teh 2017, figure 2 and equation 10 (the density).
     """
     taus = _checked_taus(taus)
-    num_samples = _checked_count("num_samples", num_samples)
+    num_samples = count("num_samples", num_samples, least=1)
     x = _checked_logits(logits, [math.log(p) for p in (0.5, 0.3, 0.2)], classes=3)
     if len(labels) != 3:
-        raise ValueError(f"labels must be three names, one for each class, but they are {list(labels)}")
+        raise ValueError(f"labels must be three names, one for each class, but they are {list(labels)}; name each once")
 
     noise = gumbel((num_samples, 3), generator=generator, dtype=torch.float64)
     winners = (x + noise).argmax(-1)
@@ -178,27 +176,28 @@ def expectations(
     num_rows: int = 2,
     generator: torch.Generator | None = None,
 ) -> Figure:
-    """Bars of `E[y]` (first row) and of single `y = softmax((logits + G) / tau)` (other rows), one column per tau.
+    """Bars of ``E[y]`` (first row) and of single ``y = softmax((logits + G) / tau)`` (other rows), one column per tau.
 
-    The first column is the categorical variable itself: its probabilities, then one-hot draws. Towards tau = 0 the
-    relaxed variable has the categorical's expectation and its one-hot samples; as tau grows its samples become smooth
-    and its expectation leaves the probabilities (black lines) for the uniform: the bias paid for gradients. A row of
-    samples shows *one* noise vector throughout, so the tallest bar (dark) is the same class in the whole row: only its
-    lead melts.
+    The first column is the categorical variable itself: its probabilities, then one-hot draws. Near tau = 0 the relaxed
+    variable has almost the expectation of the categorical, and its samples are almost one-hot. As tau grows, samples
+    become smooth and the expectation moves away from the probabilities (black lines) to the uniform: this is the bias
+    of the relaxation. A row of samples shows *one* noise vector, so the tallest bar (dark) is the same class in the
+    whole row; only its lead becomes smaller.
 
     Args:
-        taus: temperatures, each > 0; one column each, after the categorical's.
-        logits: a vector of two or more finite numbers. Default: seven classes.
-        num_samples: draws averaged for each expectation.
-        num_rows: rows of single samples.
-        generator: source of the noise; default: PyTorch's global one.
+        taus: one or more finite numbers above 0; one column each, after the column of the categorical.
+        logits: two or more finite numbers, ``(n,)``. Default: seven classes.
+        num_samples: draws averaged for each expectation, at least 1.
+        num_rows: rows of single samples, at least 1.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A figure of `1 + num_rows` rows and `1 + len(taus)` columns.
+        A figure of ``1 + num_rows`` rows and ``1 + len(taus)`` columns.
 
     Raises:
-        ValueError: a temperature that is not finite and > 0, logits that are no vector of two or more finite
-            numbers, `num_samples` < 1 or `num_rows` < 1.
+        ValueError: a tau that is not finite and above 0; logits that are not a vector of two or more finite numbers;
+            ``num_samples`` or ``num_rows`` below 1.
+        TypeError: ``num_samples`` or ``num_rows`` is not an integer.
 
     Example:
         >>> from argumbel import plots
@@ -210,7 +209,7 @@ def expectations(
     Source: Jang, Gu and Poole 2017, figure 1.
     """
     taus = _checked_taus(taus)
-    num_samples, num_rows = _checked_count("num_samples", num_samples), _checked_count("num_rows", num_rows)
+    num_samples, num_rows = count("num_samples", num_samples, least=1), count("num_rows", num_rows, least=1)
     x = _checked_logits(logits, [math.log(p) for p in (0.10, 0.06, 0.24, 0.34, 0.04, 0.15, 0.07)], classes=None)
     n = x.numel()
 
@@ -255,21 +254,21 @@ def expectations(
 
 
 def estimator_report(report: Report, *, title: str = "") -> Figure:
-    """Error, direction and time of gradient estimators, as dots in a row each, the least `variance + bias^2` on top.
+    """Error, direction and time of gradient estimators: one row each, the least ``variance + bias^2`` on top.
 
-    A filled diamond is a squared bias that can be told from noise; a hollow one is where noise hides it (the squared
-    standard error). Where the exact gradient is not known there are no diamonds. What an estimator has no figure of,
-    because its variance is 0, is written at the left edge.
+    A filled diamond is a squared bias that can be told from noise. A hollow diamond is the squared standard error of a
+    bias that cannot be told from noise. Where the exact gradient is not known there are no diamonds. An estimator
+    of variance 0 has no place on the logarithmic axis; a 0 at the left edge stands for its variance.
 
     Args:
-        report: what `argumbel.estimators.report` returned.
+        report: what ``argumbel.estimators.report`` returned.
         title: a line above the figure.
 
     Returns:
-        A figure of three axes that share the names: variance and squared bias, mean cosine to the exact gradient, time.
+        A figure of three axes with the same rows: variance and squared bias; mean cosine to the exact gradient; time.
 
     Raises:
-        ValueError: no estimator of the report applied.
+        ValueError: the report has no estimator that applied.
 
     Example:
         >>> from argumbel import estimators, plots
