@@ -8,16 +8,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 import torch
+import typer
 from matplotlib import image
 from typer.testing import CliRunner, Result
 
 import argumbel
 from argumbel import cli
-from argumbel.experiments import Config, Run
+from argumbel.cli._train import signature
+from argumbel.experiments import Config, Run, config, train
+from argumbel.experiments.settings import Setting
 
 TINY = ["--latents", "3", "--classes", "4", "--hidden", "16", "--batch", "32"]
 TINY += ["--threads", "1", "--device", "cpu", "--log-every", "10", "--valid-every", "20"]
@@ -82,9 +86,10 @@ def test_resume_carries_on_to_the_same_weights() -> None:
     assert a["step"] == b["step"] == 40
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
     message = refused("train", "--resume", "stopped", "--lr", "0.1", "--batch", "3", "--overwrite")
-    assert "--resume continues a run as it was begun, so it does not take --batch, --lr, --overwrite" in message
+    assert "--resume must come without the options that a run keeps from its start" in message
+    assert "but here are --batch, --lr, --overwrite" in message
     assert "has all of its 40 steps" in refused("train", "--resume", "stopped")
-    assert "there is a run in stopped already" in refused("train", *TINY, "--run", "stopped")
+    assert "but there is a run in stopped; continue it" in refused("train", *TINY, "--run", "stopped")
 
 
 def test_images_of_an_npz_file_by_name() -> None:
@@ -130,16 +135,16 @@ def test_plot(figure: str) -> None:
     [
         ("train --estimator magic", "estimator must be one of exact, reinforce,"),
         ("train --estimator reinmax(gap=1)", "estimator reinmax takes num_samples, tau; got 'gap' in 'reinmax(gap=1)'"),
-        ("train --hidden 3,x", "--hidden must be numbers separated by commas; got '3,x'"),
+        ("train --hidden 3,x", "--hidden must be numbers separated by commas, but it is '3,x'"),
         ("train --samples ,", "--samples must be numbers separated by commas"),
         ("train --schedule exp:1", "schedule must be exp:start,rate,floor,every"),
         ("train --dataset digits --data .", "the digits are bundled"),
-        ("train --resume nowhere", "there is no run in nowhere"),
+        ("train --resume nowhere", "run must be a folder that argumbel train wrote, but nowhere has no config.json"),
         ("train --batch 5000 --steps 1", "batch must be at most the 1197 training images; got 5000"),
-        ("evaluate nowhere", "there is no run in nowhere"),
-        ("plot simplex --tau warm", "--tau must be numbers separated by commas; got 'warm'"),
+        ("evaluate nowhere", "run must be a folder that argumbel train wrote, but nowhere has no config.json"),
+        ("plot simplex --tau warm", "--tau must be numbers separated by commas, but it is 'warm'"),
         ("plot simplex --tau 0", "taus must be one or more finite numbers above 0"),
-        ("plot expectations -o picture.gif", "--output must end in .png, .svg or .pdf; got picture.gif"),
+        ("plot expectations -o picture.gif", "--output must end in .png, .svg or .pdf, but it is picture.gif"),
     ],
 )
 def test_bad_words_are_one_line(words: str, message: str) -> None:
@@ -153,10 +158,15 @@ def test_help_and_version() -> None:
     assert all(command in call("plot", "--help").output for command in ("simplex", "expectations"))
 
 
+def help_of(command: str) -> str:
+    """The help as one line of words, without the frames of its panels."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", call(command, "--help").output).split())
+
+
 def test_every_setting_has_an_option_with_help() -> None:
     options = set(inspect.signature(cli.train).parameters)
     assert {field.name for field in dataclasses.fields(Config)} < options
-    text = " ".join(re.sub(r"[│╭╮╰╯─]", " ", call("train", "--help").output).split())
+    text = help_of("train")
     for name in options:
         assert re.search(rf"--{name.replace('_', '-')}(?: --no-\w+)?(?: <\w+>)? [A-Za-z0-9]", text), name
     for name, value in (("latents", "10 for digits"), ("lr", "3e-3 for digits"), ("steps", "6000 for digits")):
@@ -164,6 +174,79 @@ def test_every_setting_has_an_option_with_help() -> None:
             type(getattr(Config.make(), name))(float(value.split()[0]))
         )
         assert value in text
+
+
+def test_the_help_of_a_setting_stands_in_its_panel() -> None:
+    text = help_of("train")
+    places = [text.index(f" {panel} --") for panel in config.PANELS]
+    assert places == sorted(places)
+    for name, setting in Config.settings().items():
+        assert setting.help in text
+        panel = config.PANELS.index(setting.panel)
+        place = text.index(f"--{name.replace('_', '-')} ", places[panel])
+        assert panel == len(places) - 1 or place < places[panel + 1]
+
+
+def another(name: str, setting: Setting) -> tuple[list[str], Any]:
+    """Words of the command line that give a setting another value than its default, and this value."""
+    flag = f"--{name.replace('_', '-')}"
+    texts = {"dataset": "mine", "estimator": "reinmax(tau=0.5)", "schedule": "constant:0.7", "precision": "64-true"}
+    default = getattr(Config.make(), name)
+    if setting.kind is bool:
+        return [f"--no-{flag[2:]}" if default else flag], not default
+    if setting.kind is tuple:
+        return ([flag, "3, 5"], (3, 5)) if setting.element is int else ([flag, "a, b"], ("a", "b"))
+    if setting.path:
+        return [flag, "images.npz"], str(Path("images.npz").resolve())
+    if setting.kind is str:
+        value = next((choice for choice in setting.choices if choice != default), None) or texts[name]
+    else:
+        value = setting.kind(2 * (default or 1))
+    return [flag, str(value)], value
+
+
+@pytest.mark.parametrize("name", Config.settings())
+def test_every_setting_goes_from_the_command_line_to_the_run_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Config] = []
+    monkeypatch.setattr(train, "fit", lambda config, *_, **__: given.append(config))
+    words, value = another(name, Config.settings()[name])
+    result = call("train", *words, *(("--kl", "relaxed") if name == "prior_tau" else ()))
+    assert result.exit_code == 0, result.output
+    (config,) = given
+    assert getattr(config, name) == value != getattr(Config.make(), name)
+    run = Run.create(Path("run"), config)
+    stored = json.loads((run.path / "config.json").read_text())
+    assert stored[name] == (list(value) if isinstance(value, tuple) else value)
+    assert run.config() == config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coloured(Config):
+    """A new setting is one new field."""
+
+    ink_colour: Annotated[
+        str,
+        Setting("Model", "Colour of the ink.", presets={"digits": "blue"}, choices=("blue", "black", "red")),
+    ] = "black"
+
+
+def test_a_new_setting_is_one_new_field() -> None:
+    assert Coloured.settings().keys() - Config.settings().keys() == {"ink_colour"}
+    assert [Coloured.make(name).ink_colour for name in ("digits", "mnist")] == ["blue", "black"]
+    with pytest.raises(ValueError, match="ink_colour must be one of blue, black, red, but it is 'green'"):
+        Coloured.make(ink_colour="green")
+    seen: list[dict[str, Any]] = []
+
+    def command(**options: Any) -> None:
+        seen.append(options)
+
+    command.__signature__ = signature(command, Coloured.settings())  # type: ignore[attr-defined]
+    app = typer.Typer()
+    app.command()(command)
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert "Colour of the ink. Default: blue for digits, else black." in " ".join(text.replace("│", " ").split())
+    CliRunner().invoke(app, ["--ink-colour", "red"], catch_exceptions=False)
+    assert {name: value for name, value in seen[0].items() if value is not None} == {"ink_colour": "red"}
 
 
 def test_two_processes_train_the_model_of_one() -> None:

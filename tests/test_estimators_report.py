@@ -453,7 +453,7 @@ def test_compare_trains_a_small_vae(here: Path, monkeypatch: pytest.MonkeyPatch)
         ("nowhere_at_all:f", "there is no module 'nowhere_at_all'"),
         ("math:nothing", "there is no function 'nothing' in math"),
         ("math:pi", "there is no function 'pi' in math"),
-        ("toy-0.45 --plot a.gif", "--plot must end in .png, .svg or .pdf; got a.gif"),
+        ("toy-0.45 --plot a.gif", "--plot must end in .png, .svg or .pdf, but it is a.gif"),
     ],
 )
 def test_bad_words_are_one_line(here: Path, words: str, message: str) -> None:

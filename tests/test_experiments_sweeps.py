@@ -431,7 +431,7 @@ def test_the_command_says_that_it_can_go_on(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sweeps, "_train_all", stop)
     result = call("sweep", "digits", "--run", "mine")
     assert result.exit_code == 130
-    assert "Stopped. The same command goes on." in result.output
+    assert "Stopped. The same command continues the sweep." in result.output
 
 
 @pytest.mark.usefixtures("terminal")
@@ -440,5 +440,5 @@ def test_help_names_the_recipes_and_bad_words_are_one_line() -> None:
     assert all(name in text for name in RECIPES)
     result = call("sweep", "digits", "--seeds", "x")
     assert result.exit_code == 2
-    assert "--seeds must be numbers separated by commas; got 'x'" in result.output
+    assert "--seeds must be numbers separated by commas, but it is 'x'" in result.output
     assert "recipe must be one of" in call("sweep", "magic").output

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["headline", "write"]
+__all__ = ["main_figures", "write"]
 
 
-def headline(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
+def main_figures(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Rows (what, nats, explanation) of the figures a reader wants first: likelihoods, so higher is better."""
 
     def nats(name: str) -> str:
@@ -214,8 +214,8 @@ def _page(
     rate = f"{sorted(rates)[len(rates) // 2]:,.0f}" if rates else "none"
     gain = evaluation["elbo"]["mean"] - evaluation["baseline"]["mean"]
     tiles = [
-        ("tile" if i < len(headline(evaluation)) - 1 else "tile plain", *row)
-        for i, row in enumerate(headline(evaluation))
+        ("tile" if i < len(main_figures(evaluation)) - 1 else "tile plain", *row)
+        for i, row in enumerate(main_figures(evaluation))
     ]
     tiles.append(("tile plain", "steps per second", rate, "median over the training"))
     cards = "".join(

@@ -97,7 +97,7 @@ def fit(
         if run is None:
             run = Run.create(out or _fresh(config), config, overwrite=overwrite)
         else:
-            run.forget_after(state.step)
+            run.drop_records_after(state.step)
             run.write_json("config.json", asdict(config))
     run = fabric.broadcast(run)
     stop = config.steps if stop_at is None else min(stop_at, config.steps)

@@ -1,0 +1,52 @@
+"""The command line: ``argumbel train``, ``evaluate``, ``compare``, ``sweep`` and ``plot``, one file for each.
+
+Only this package needs typer and rich. A command imports what else it needs when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+try:
+    import rich  # noqa: F401
+    import typer
+except ImportError as error:
+    raise ImportError("the argumbel command needs typer and rich: pip install 'argumbel[cli]'") from error
+
+from ._compare import compare
+from ._evaluate import evaluate
+from ._plot import plot
+from ._sweep import sweep
+from ._train import train
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Random discrete choices: train and evaluate a categorical VAE, compare gradient estimators, draw figures.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"argumbel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+app.command()(train)
+app.command()(evaluate)
+app.command()(sweep)
+app.command()(compare)
+app.add_typer(plot, name="plot")
