@@ -88,7 +88,9 @@ def test_resume_carries_on_to_the_same_weights() -> None:
     message = refused("train", "--resume", "stopped", "--lr", "0.1", "--batch", "3", "--overwrite")
     assert "--resume must come without the options that a run keeps from its start" in message
     assert "but here are --batch, --lr, --overwrite" in message
-    assert "has all of its 40 steps" in refused("train", "--resume", "stopped")
+    assert "steps must be more than the 40 steps that stopped has, but it is 40" in refused(
+        "train", "--resume", "stopped"
+    )
     assert "but there is a run in stopped; continue it" in refused("train", *TINY, "--run", "stopped")
 
 
@@ -134,13 +136,19 @@ def test_plot(figure: str) -> None:
     ("words", "message"),
     [
         ("train --estimator magic", "estimator must be one of exact, reinforce,"),
-        ("train --estimator reinmax(gap=1)", "estimator reinmax takes num_samples, tau; got 'gap' in 'reinmax(gap=1)'"),
+        (
+            "train --estimator reinmax(gap=1)",
+            "arguments of estimator reinmax must be among num_samples, tau, but 'reinmax(gap=1)' has 'gap'",
+        ),
         ("train --hidden 3,x", "--hidden must be numbers separated by commas, but it is '3,x'"),
         ("train --samples ,", "--samples must be numbers separated by commas"),
         ("train --schedule exp:1", "schedule must be exp:start,rate,floor,every"),
-        ("train --dataset digits --data .", "the digits are bundled"),
+        (
+            "train --dataset digits --data .",
+            "data must be left out for the dataset digits, which is bundled, but it is",
+        ),
         ("train --resume nowhere", "run must be a folder that argumbel train wrote, but nowhere has no config.json"),
-        ("train --batch 5000 --steps 1", "batch must be at most the 1197 training images; got 5000"),
+        ("train --batch 5000 --steps 1", "batch must be at most the number of training images, 1197, but it is 5000"),
         ("evaluate nowhere", "run must be a folder that argumbel train wrote, but nowhere has no config.json"),
         ("plot simplex --tau warm", "--tau must be numbers separated by commas, but it is 'warm'"),
         ("plot simplex --tau 0", "taus must be one or more finite numbers above 0"),

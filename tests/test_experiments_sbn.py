@@ -195,14 +195,16 @@ def test_controls_lower_the_variance() -> None:
 
 def test_errors() -> None:
     grey = data.load("digits")
-    with pytest.raises(ValueError, match="needs binary images; those of digits are grey: give a binary"):
+    with pytest.raises(ValueError, match="must be binary, but the images of digits are grey; give a binary"):
         sbn.maximise("rebar", grey, seed=0, steps=1)
     for row in ("reinmax", "rebar(eta=0.5)", "exact"):
-        with pytest.raises(ValueError, match=r"must be one of reinforce, .* or plainly rebar or relax; got"):
+        with pytest.raises(
+            ValueError, match=r"must be one of reinforce, .* or rebar or relax without arguments, but it is"
+        ):
             small(row)
-    with pytest.raises(ValueError, match="batch must be at most the 40 training images; got 41"):
+    with pytest.raises(ValueError, match="batch must be at most the number of training images, 40, but it is 41"):
         small(batch=41)
-    with pytest.raises(FloatingPointError, match=r"infinite or NaN by step \d+: lower the learning rate"):
+    with pytest.raises(FloatingPointError, match=r"infinite or NaN by step \d+; lower the learning rate"):
         small(lr=1e38)
 
 

@@ -1,7 +1,8 @@
-"""The categorical variational autoencoder of Jang et al. 2017 as an experiment: data, model, training, figures, report;
-and sweeps, which train many estimators and compare them.
+"""Models that are trained from the command line.
 
-``argumbel train``, ``evaluate``, ``compare`` and ``sweep`` are its front; nothing else in the library imports it.
+The categorical variational autoencoder of Jang et al. 2017 (data, model, training, evaluation, report), and sweeps,
+which train many estimators and compare them. The commands ``argumbel train``, ``evaluate``, ``compare`` and ``sweep``
+call this package. No other package of the library imports it.
 """
 
 from .evaluate import evaluate_run

@@ -23,7 +23,7 @@ _DASHES = ("-", "--", ":")
 
 
 def cells(recipe: Recipe, summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of the table: each figure with its standard deviation over seeds, and what was published."""
+    """Heading and rows of the table: each figure with its standard deviation over the seeds, and the published one."""
     head = ["estimator"]
     for figure in recipe.figures:
         head += [figure.title] + ["published"] * (figure.key in recipe.published)
@@ -43,7 +43,7 @@ def cells(recipe: Recipe, summary: dict[str, Any]) -> tuple[list[str], list[list
 
 
 def table(recipe: Recipe, summary: dict[str, Any]) -> str:
-    """The same in Markdown."""
+    """The table of :func:`cells` in Markdown."""
     head, rows = cells(recipe, summary)
     rule = ["---", *["---:"] * (len(head) - 1)]
     body = [[f"`{row[0]}`", *row[1:]] for row in rows]
@@ -51,7 +51,7 @@ def table(recipe: Recipe, summary: dict[str, Any]) -> str:
 
 
 def write(recipe: Recipe, summary: dict[str, Any], out: Path) -> Path:
-    """Write ``report.html``, and return where it is."""
+    """Write ``report.html`` into ``out``, and return its path."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -79,7 +79,7 @@ def _curves(recipe: Recipe, summary: dict[str, Any], out: Path) -> Picture:
     }
     for axis, curve in zip(axes, recipe.curves, strict=True):
         shown: list[float] = []
-        for i, label in enumerate(recipe.rows):  # a row keeps its colour, whichever others there are
+        for i, label in enumerate(recipe.rows):  # a row keeps its colour, also if other rows are missing
             points = _points(curve, records.get(label, []))
             if points:
                 style = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _DASHES[i // len(_COLOURS) % len(_DASHES)]}
@@ -96,7 +96,7 @@ def _curves(recipe: Recipe, summary: dict[str, Any], out: Path) -> Picture:
 
 
 def _points(curve: Figure, runs: Sequence[Sequence[dict[str, Any]]]) -> list[tuple[int, list[float]]]:
-    """Steps and the values there, one of each run."""
+    """Each step with the values of all runs at this step."""
     kind, _, name = curve.key.partition("/")
     values: dict[int, list[float]] = {}
     for records in runs:
@@ -107,12 +107,12 @@ def _points(curve: Figure, runs: Sequence[Sequence[dict[str, Any]]]) -> list[tup
 
 
 def _draw(axis: Axes, points: Sequence[tuple[int, list[float]]], label: str, style: dict[str, Any]) -> list[float]:
-    """A line through the means, a band from lowest to highest; the values that the axis should show."""
+    """Draw a line through the means and a band from lowest to highest. Returns the values that the axis should show."""
     steps = [step for step, _ in points]
     axis.plot(steps, [statistics.fmean(values) for _, values in points], label=label, **style)
     low, high = [min(values) for _, values in points], [max(values) for _, values in points]
     axis.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    # What comes in the first tenth can be far from all the rest.
+    # Values in the first tenth of the steps can be far from all other values.
     late = [i for i, step in enumerate(steps) if 10 * step >= steps[-1]]
     return [side[i] for side in (low, high) for i in late]
 
@@ -150,8 +150,8 @@ th {{ text-align: left; padding: 5px 12px 5px 0; color: var(--soft); font-weight
 <h1>{title}</h1>
 <p>{html.escape(recipe.text)}</p>
 <section><h2>Figures</h2>
-<p>Mean and standard deviation over the seeds, after {summary["steps"]:,} steps. Times are of training steps, with as
-many of them side by side as the sweep had.</p>
+<p>Mean and standard deviation over the seeds, after {summary["steps"]:,} steps. Times are for one training step, while
+the other trainings of the sweep ran at the same time.</p>
 <table class="figures"><tr>{heading}</tr>{body}</table>
 {_list("Failed", failures)}</section>
 <section><h2>Learning</h2><p>Means over the seeds; the bands go from the lowest to the highest seed.</p>

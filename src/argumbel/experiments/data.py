@@ -1,7 +1,7 @@
 """Images for the experiments, held in memory as flat rows of numbers in [0, 1].
 
-Three sources: ``digits`` (scikit-learn's bundled handwriting, 8x8, needs no network), ``mnist`` (a folder of the four
-IDX files, or scikit-learn's ``fetch_openml``), and any ``.npz`` of images.
+There are three sources: ``digits`` (the handwritten digits of scikit-learn, 8x8, without a network), ``mnist`` (a
+folder of IDX files, or scikit-learn's ``fetch_openml``), and any ``.npz`` file of images.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 __all__ = ["BINARIZE", "Images", "binarize", "load", "load_digits", "load_mnist", "load_npz"]
 
 BINARIZE = ("threshold", "static", "dynamic", "none")
-_SPLIT_SEED = 20170401  # of the fixed splits of data that come without one; a change changes every figure
+_SPLIT_SEED = 20170401  # decides the splits of data that have none; another seed changes every result
 _SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
 class Images:
-    """Three splits of flat images, ``(n, height * width)``: uint8 of 0 and 1 if ``binary``, else float32 in [0, 1]."""
+    """Three splits of images, each ``(n, height * width)``: uint8 of 0 and 1 if ``binary``, else float32 in [0, 1]."""
 
     name: str
     shape: tuple[int, int]
@@ -50,13 +50,19 @@ class Images:
 def binarize(images: Images, method: str, *, seed: int) -> Images:
     """Binary images: ``x >= 0.5`` (``threshold``), or ``x > u`` with uniform ``u`` drawn once (``static``).
 
-    ``dynamic`` leaves the training images grey, for the training loop to draw afresh at every step, and fixes the
-    validation and test images as ``static`` does, so that figures at different steps are comparable. ``none`` leaves
-    all images grey. Images that are binary already come back unchanged, whatever the method. Each split has its own
-    stream of ``seed``.
+    ``dynamic`` leaves the training images grey: the training loop draws binary images from them at every step. The
+    validation and test images become binary as with ``static``, so that the results of different steps are comparable.
+    ``none`` leaves all images grey. Images that are binary already are returned unchanged, by every method. Each split
+    has its own random numbers, made from ``seed``.
+
+    Raises:
+        ValueError: an unknown method.
+
+    >>> binarize(load_digits(), "threshold", seed=0).binary
+    True
     """
     if method not in BINARIZE:
-        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}; got {method!r}")
+        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, but it is {method!r}")
     if images.binary or method == "none":
         return images
 
@@ -73,7 +79,7 @@ def binarize(images: Images, method: str, *, seed: int) -> Images:
 
 
 def load_digits() -> Images:
-    """scikit-learn's handwritten digits: 1797 grey images of 8x8, split 1197 / 200 / 400, always alike."""
+    """The handwritten digits of scikit-learn: 1797 grey images of 8x8, always in the same split, 1197 / 200 / 400."""
     try:
         from sklearn.datasets import load_digits as bundled  # type: ignore[import-untyped]
     except ImportError as error:
@@ -83,10 +89,10 @@ def load_digits() -> Images:
 
 
 def load_mnist(path: Path | None = None) -> Images:
-    """MNIST, grey, split 50,000 / 10,000 / 10,000: the last 10,000 training images validate.
+    """MNIST, grey, split 50,000 / 10,000 / 10,000: the last 10,000 training images are the validation images.
 
-    ``path`` is a folder with the IDX files ``train-images-idx3-ubyte`` and ``t10k-images-idx3-ubyte``, gzipped or not;
-    without it scikit-learn's ``fetch_openml`` downloads (and keeps) the set.
+    ``path`` is a folder with the IDX files ``train-images-idx3-ubyte`` and ``t10k-images-idx3-ubyte``, gzipped or not.
+    Without ``path``, scikit-learn's ``fetch_openml`` downloads MNIST and keeps it.
     """
     if path is not None:
         train, test = _read_idx(path, "train-images-idx3-ubyte"), _read_idx(path, "t10k-images-idx3-ubyte")
@@ -95,14 +101,15 @@ def load_mnist(path: Path | None = None) -> Images:
             from sklearn.datasets import fetch_openml
         except ImportError as error:
             raise ImportError(
-                "downloading MNIST needs scikit-learn (pip install 'argumbel[train]'); "
-                "with the IDX files at hand, give their folder with --data"
+                "downloading MNIST needs scikit-learn: pip install 'argumbel[train]', or give the folder of the IDX "
+                "files with --data"
             ) from error
         try:
             raw = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff").data
         except OSError as error:
             raise ValueError(
-                f"MNIST could not be downloaded ({error}): give a folder of its IDX files with --data PATH"
+                f"MNIST must be downloaded, but the download failed ({error}); give a folder of its IDX files with "
+                "--data PATH"
             ) from error
         rows = np.asarray(raw, dtype=np.uint8).reshape(-1, 28, 28)
         train, test = rows[:60_000], rows[60_000:]
@@ -114,17 +121,30 @@ def load_mnist(path: Path | None = None) -> Images:
 def load_npz(path: Path, *, arrays: Sequence[str] = (), name: str | None = None) -> Images:
     """Images from a ``.npz`` file.
 
-    Each array is ``(n, height, width)``, or flat rows of square images: bool, uint8 (0 to 255, or 0 and 1), floating
-    point in [0, 1], or rows of bits packed by ``numpy.packbits`` (uint8 whose width is not a square but whose number of
-    bits is). The splits are the arrays named ``train``, ``valid``, ``test`` (or ``train_data``, ``x_train``,
-    ``validation`` and the like). ``arrays`` names others: one (train), two (train, test) or three (train, valid, test).
-    A file that holds one array alone needs no name. A split that is missing is a tenth of the training images, drawn at
-    random and always alike.
+    An array is ``(n, height, width)``, or ``(n, pixels)`` of square images. Its dtype is bool, uint8 (0 to 255, or 0
+    and 1) or floating (in [0, 1]). Rows of bits packed by ``numpy.packbits`` are recognised: their number of uint8
+    words is not a square, but their number of bits is.
+
+    Args:
+        path: the file.
+        arrays: the names of the arrays to take: one (train), two (train, test) or three (train, valid, test). By
+            default the arrays are found by their names: ``train``, ``valid`` and ``test``, or similar names such as
+            ``x_train``, ``train_data`` and ``validation``. If the file holds one array, its name does not matter.
+        name: how the images are called; by default as the file.
+
+    Returns:
+        The images. A split that the file lacks is a tenth of the training images. They are drawn at random, but always
+        the same.
+
+    Raises:
+        ValueError: the file is no ``.npz`` file, lacks an array, or holds arrays that are not images.
     """
     if not path.is_file():
-        raise ValueError(f"data must be a .npz file; {path} is not a file")
+        raise ValueError(f"data must be a .npz file, but {path} is not a file")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} cannot be read as a .npz file: write it with numpy.savez")
+        raise ValueError(
+            f"data must be a .npz file, but {path} cannot be read as a .npz file; write it with numpy.savez"
+        )
     with np.load(path, allow_pickle=False) as file:
         chosen = _choose(list(file.files), list(arrays), path)
         parts = {split: file[key] for split, key in chosen.items()}
@@ -139,34 +159,36 @@ def load(dataset: str, path: Path | None = None, *, arrays: Sequence[str] = ()) 
     """
     if arrays and (path is None or path.suffix != ".npz"):
         raise ValueError(
-            f"arrays names arrays of a .npz file, and data is {path}: give --data FILE.npz, or no --arrays"
+            f"data must be a .npz file if arrays are named, but it is {path}; give --data FILE.npz, or no --arrays"
         )
     if path is not None and path.suffix == ".npz":
         return load_npz(path, arrays=arrays, name=dataset if dataset != "npz" else None)
     if dataset == "digits":
         if path is not None:
             raise ValueError(
-                f"the digits are bundled and take no data path; got {path}: choose another --dataset with it"
+                f"data must be left out for the dataset digits, which is bundled, but it is {path}; give these images "
+                "another name with --dataset"
             )
         return load_digits()
     if dataset == "mnist":
         return load_mnist(path)
     if path is None:
         raise ValueError(
-            f"dataset {dataset!r} is not bundled (digits, mnist are): give its images with --data FILE.npz"
+            f"dataset must be digits or mnist, but it is {dataset!r}; give the images of another dataset with "
+            "--data FILE.npz"
         )
-    raise ValueError(f"dataset {dataset!r} is read from a .npz file; got --data {path}")
+    raise ValueError(f"data of dataset {dataset!r} must be a .npz file, but it is {path}")
 
 
 def _choose(names: list[str], arrays: list[str], path: Path) -> dict[str, str]:
     """Which array of the file is which split."""
     for name in arrays:
         if name not in names:
-            raise ValueError(f"arrays names {name!r}, and {path} holds {', '.join(names)}")
+            raise ValueError(f"arrays must be names of arrays in {path}: {', '.join(names)}, but one is {name!r}")
     if arrays:
         if len(arrays) > 3:
             raise ValueError(
-                f"arrays takes one to three names (train; train,test; train,valid,test); got {len(arrays)}"
+                f"arrays must be one to three names (train; train,test; train,valid,test), but there are {len(arrays)}"
             )
         roles = {1: ("train",), 2: ("train", "test"), 3: _SPLITS}[len(arrays)]
         return dict(zip(roles, arrays, strict=True))
@@ -180,7 +202,10 @@ def _choose(names: list[str], arrays: list[str], path: Path) -> dict[str, str]:
         if found:
             chosen[split] = found[0]
     if "train" not in chosen:
-        raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: name the images with --arrays, training first")
+        raise ValueError(
+            f"data must have an array named train, but {path} holds {', '.join(names) or 'nothing'}; name the arrays "
+            "with --arrays, the training images first"
+        )
     return chosen
 
 
@@ -188,14 +213,14 @@ def _from_arrays(name: str, parts: dict[str, Any]) -> Images:
     converted = {split: _rows(array, split) for split, array in parts.items()}
     shapes = {shape for _, shape in converted.values()}
     if len(shapes) != 1:
-        raise ValueError(f"the splits of {name} must hold images of one shape; got {sorted(shapes)}")
+        raise ValueError(f"the splits of {name} must have images of one shape, but the shapes are {sorted(shapes)}")
     return _assemble(name, {split: rows for split, (rows, _) in converted.items()}, shapes.pop())
 
 
 def _assemble(
     name: str, parts: dict[str, Any], shape: tuple[int, int], valid: int | None = None, test: int | None = None
 ) -> Images:
-    """Fill in the splits that are missing from the training images, in an order that is always the same."""
+    """Take the splits that are missing from the training images, in an order that is always the same."""
     train = parts["train"]
     if "valid" not in parts or "test" not in parts:
         train = train[np.random.default_rng(_SPLIT_SEED).permutation(len(train))]
@@ -207,7 +232,8 @@ def _assemble(
     for split in _SPLITS:
         if len(parts[split]) == 0:
             raise ValueError(
-                f"{name} has no images left for {split}: give at least one for each of train, valid and test"
+                f"{name} must have at least one image in each of train, valid and test, but no image is left for "
+                f"{split}; give more images"
             )
     binary = all(bool(((part == 0) | (part == 1)).all()) for part in parts.values())
     tensors = {
@@ -218,19 +244,19 @@ def _assemble(
 
 
 def _rows(array: Any, split: str) -> tuple[Any, tuple[int, int]]:
-    """Flat rows in [0, 1] (or uint8 of 0 and 1) and the height and width of an image."""
+    """Rows ``(n, pixels)`` in [0, 1] (or uint8 of 0 and 1), and the height and width of an image."""
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array.squeeze(1 if array.shape[1] == 1 else 3)
     if array.ndim not in (2, 3):
-        raise ValueError(f"{split} images must be (n, height, width) or (n, pixels); got shape {array.shape}")
+        raise ValueError(f"{split} images must be (n, height, width) or (n, pixels), but their shape is {array.shape}")
     if array.ndim == 2:
         width = array.shape[1]
         if math.isqrt(width) ** 2 != width:
             bits = 8 * width
             if array.dtype != np.uint8 or math.isqrt(bits) ** 2 != bits:
                 raise ValueError(
-                    f"flat {split} images must be square, or uint8 rows of packed bits of square images; "
-                    f"got {width} numbers a row of {array.dtype}: save other images as (n, height, width)"
+                    f"{split} images of shape (n, pixels) must be square, or packed bits (uint8) of square images, but "
+                    f"a row has {width} numbers of {array.dtype}; save the images as (n, height, width)"
                 )
             array, width = np.unpackbits(array, axis=1), bits
         shape = (math.isqrt(width), math.isqrt(width))
@@ -242,11 +268,11 @@ def _rows(array: Any, split: str) -> tuple[Any, tuple[int, int]]:
     if rows.dtype == np.uint8:
         return (rows, shape) if rows.size == 0 or rows.max() <= 1 else (rows.astype(np.float32) / 255.0, shape)
     if not np.issubdtype(rows.dtype, np.floating) and not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"{split} images must be bool, uint8 or floating point; got {rows.dtype}")
+        raise ValueError(f"{split} images must be bool, uint8 or floating, but they are {rows.dtype}")
     if rows.size and not (rows.min() >= 0 and rows.max() <= 1):
         raise ValueError(
-            f"{split} images of {rows.dtype} must lie in [0, 1]; got values from {rows.min()} to {rows.max()}: "
-            "scale them, or save them as uint8"
+            f"{split} images of {rows.dtype} must lie in [0, 1], but their values go from {rows.min()} to "
+            f"{rows.max()}; scale them, or save them as uint8"
         )
     return rows.astype(np.float32), shape
 
@@ -257,10 +283,13 @@ def _read_idx(folder: Path, name: str) -> Any:
         if file.is_file():
             break
     else:
-        raise ValueError(f"data must be a folder with the MNIST IDX files; {folder} has no {name} or {name}.gz")
+        raise ValueError(f"data must be a folder with the MNIST IDX files, but {folder} has no {name} or {name}.gz")
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         content = stream.read()
     magic, count, height, width = struct.unpack(">IIII", content[:16]) if len(content) >= 16 else (0, 0, 0, 0)
     if magic != 0x803 or len(content) != 16 + count * height * width:
-        raise ValueError(f"{file} is not a whole IDX file of images: expected magic number 0x803 and {count} images")
+        raise ValueError(
+            f"{file} must be a whole IDX file of {count} images, but its magic number is {magic:#x} and it has "
+            f"{len(content)} bytes; download it again"
+        )
     return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(count, height, width)

@@ -1,4 +1,4 @@
-"""A gradient estimator as text names it: ``reinmax``, or ``gumbel_rao(num_conditional=100)``."""
+"""A gradient estimator that a text names: ``reinmax``, or ``gumbel_rao(num_conditional=100)``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Estimator", "parse"]
 
 
 class Estimator(nn.Module):
-    """The estimator that ``text`` names, with those of its arguments that the text gives.
+    """The estimator that ``text`` names, with the arguments that the text gives.
 
-    An estimator with a temperature takes the one of the call, unless the text fixes it. The eta and tau of ``rebar``
-    are parameters instead, and get the gradient of its variance.
+    An estimator with a tau takes the tau of the call, unless the text gives one. The estimator ``rebar`` is different:
+    its eta and tau are parameters, and they get the gradient of the estimator's variance.
 
-    >>> Estimator("gumbel_rao(num_conditional=100)").own
+    >>> Estimator("gumbel_rao(num_conditional=100)").arguments
     {'num_conditional': 100}
     >>> [name for name, _ in Estimator("rebar(eta=1.0)").named_parameters()]
     ['log_tau']
@@ -31,13 +31,13 @@ class Estimator(nn.Module):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.name, self.own = parse(text)
+        self.name, self.arguments = parse(text)
         defaults = _arguments(self.name)
-        self.num_samples: int = self.own.get("num_samples", defaults["num_samples"])
-        self.takes_tau = "tau" in defaults and "tau" not in self.own and self.name != "rebar"
+        self.num_samples: int = self.arguments.get("num_samples", defaults["num_samples"])
+        self.takes_tau = "tau" in defaults and "tau" not in self.arguments and self.name != "rebar"
         if self.name == "rebar":
             for argument in ("eta", "tau"):
-                if argument not in self.own:
+                if argument not in self.arguments:
                     start = torch.tensor(math.log(defaults[argument]))
                     self.register_parameter(f"log_{argument}", nn.Parameter(start))
 
@@ -47,25 +47,29 @@ class Estimator(nn.Module):
         logits: Tensor,
         *,
         tau: float,
-        generator: torch.Generator | None = None,
         noise: KeyedNoise | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        tuned = {name.removeprefix("log_"): value.exp() for name, value in self.named_parameters()}
+        """The value of f, whose gradient is the estimate; see :mod:`argumbel.estimators`."""
+        learned = {name.removeprefix("log_"): value.exp() for name, value in self.named_parameters()}
         given = {"tau": tau} if self.takes_tau else {}
-        return ESTIMATORS[self.name](f, logits, generator=generator, noise=noise, **self.own, **tuned, **given)
+        return ESTIMATORS[self.name](f, logits, noise=noise, generator=generator, **self.arguments, **learned, **given)
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """The name and the arguments in ``name`` or ``name(argument=literal, ...)``.
 
     Raises:
-        ValueError: text of another form, a name that is not in :data:`argumbel.estimators.ESTIMATORS`, an argument that
-            the estimator does not take, or a value that is not a literal number or text.
+        ValueError: the text has another form, the name is not in :data:`argumbel.estimators.ESTIMATORS`, the estimator
+            does not take an argument, or a value is not a literal number or text.
 
     >>> parse("stratified(num_samples=4, method='antithetic')")
     ('stratified', {'num_samples': 4, 'method': 'antithetic'})
     """
-    form = f"estimator must be a name, or a name with arguments as gumbel_rao(num_conditional=100); got {text!r}"
+    form = (
+        f"estimator must be a name, or a name with arguments, but it is {text!r}; write it as "
+        "gumbel_rao(num_conditional=100)"
+    )
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
@@ -75,11 +79,13 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(head, ast.Name):
         raise ValueError(form)
     if head.id not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}; got {head.id!r}")
-    known, own = _arguments(head.id), {}
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, but it is {head.id!r}")
+    known, given = _arguments(head.id), {}
     for keyword in keywords:
         if keyword.arg not in known:
-            raise ValueError(f"estimator {head.id} takes {', '.join(known)}; got {keyword.arg!r} in {text!r}")
+            raise ValueError(
+                f"arguments of estimator {head.id} must be among {', '.join(known)}, but {text!r} has {keyword.arg!r}"
+            )
         try:
             value = ast.literal_eval(keyword.value)
         except ValueError:
@@ -87,19 +93,22 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         switch = isinstance(known[keyword.arg], bool)
         if isinstance(value, bool) != switch or not isinstance(value, (int, float, str)):
             kind = "True or False" if switch else "a number or a quoted text"
-            raise ValueError(f"{keyword.arg} of estimator {head.id} must be {kind}; got {text!r}")
-        own[keyword.arg] = value
-    count = own.get("num_samples", 1)
+            raise ValueError(
+                f"{keyword.arg} of estimator {head.id} must be {kind}, but it is {ast.unparse(keyword.value)} in "
+                f"{text!r}"
+            )
+        given[keyword.arg] = value
+    count = given.get("num_samples", 1)
     if not isinstance(count, int) or count < 1:
-        raise ValueError(f"num_samples of estimator {head.id} must be a whole number, 1 or more; got {count!r}")
-    return head.id, own
+        raise ValueError(f"num_samples of estimator {head.id} must be an integer, at least 1, but it is {count!r}")
+    return head.id, given
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    """What the text may give of an estimator's arguments, and their defaults."""
+    """The arguments of an estimator that a text may give, with their defaults."""
     parameters = inspect.signature(ESTIMATORS[name]).parameters.values()
     return {
         p.name: p.default
         for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in ("generator", "noise")
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in ("noise", "generator")
     }

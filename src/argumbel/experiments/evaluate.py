@@ -1,4 +1,4 @@
-"""Figures of a trained model: ELBO with discrete latents, importance-weighted bounds, and a model without latents."""
+"""Results of a trained model: ELBO with discrete latents, importance-weighted bounds, and a model without latents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "importance_bounds",
 ]
 
-_ROWS = 4096  # decoded at a time: about 13 MB of 784 float32 pixels, whatever the number of samples and images
+_ROWS = 4096  # rows that are decoded together: 784 float32 pixels need about 13 MB, for any number of samples
 
 
 def evaluate_run(
@@ -38,7 +38,22 @@ def evaluate_run(
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the best weights of a run on its test images, write ``evaluation.json``, and return what it holds."""
+    """Evaluate the best weights of a run on its test images, and write ``evaluation.json``.
+
+    Args:
+        run: a run that has a ``best.pt``.
+        images: the images of the run, ``run.config().images()``.
+        samples: numbers of samples; each gives an importance-weighted bound.
+        seed: seed of the samples.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        progress: is called with the fraction that is done.
+
+    Returns:
+        The content of ``evaluation.json``.
+
+    Raises:
+        ValueError: the run has no ``best.pt``, the device does not exist, or ``samples`` has no positive numbers.
+    """
     device = run_on(device)
     model, state = run.trained(images)
     model.to(device)
@@ -59,9 +74,15 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """The figures of ``evaluation.json``, in nats per image: ELBO, its parts, bounds on log p(x), and the baseline.
+    """The results in ``evaluation.json``, in nats per image: ELBO and its parts, bounds on log p(x), and the baseline.
 
-    ``progress`` is called with the fraction done.
+    Args:
+        model: a trained model.
+        test: the images to evaluate, ``(n, pixels)``.
+        train: the training images, ``(m, pixels)``, for the baseline.
+        samples: numbers of samples; each gives an importance-weighted bound.
+        seed: seed of the samples.
+        progress: is called with the fraction that is done.
     """
     figures = importance_bounds(model, test, samples=samples, seed=seed, progress=progress)
     usage, kl = code_usage(model, test)
@@ -76,9 +97,11 @@ def evaluate(
 
 @torch.no_grad()
 def discrete_elbo(model: CategoricalVAE, x: Tensor, *, seed: int, samples: int = 1) -> tuple[float, float]:
-    """Mean log-likelihood and mean KL (nats) of images under one-hot latents; the ELBO is their difference.
+    """Mean log-likelihood and mean KL (nats) of images ``(n, pixels)`` under one-hot latents. Their difference is the
+    ELBO.
 
-    ``E_q log p(x | z)`` is estimated by ``samples`` discrete draws an image, the KL to the uniform prior is exact.
+    ``E_q log p(x | z)`` is estimated from ``samples`` discrete draws for each image. The KL to the uniform prior is
+    exact.
     """
     generator = torch.Generator(device=x.device).manual_seed(seed)
     log_likelihood = kl = 0.0
@@ -101,15 +124,27 @@ def importance_bounds(
 ) -> dict[str, Tensor]:
     """``log (1/m) sum_i p(x, z_i) / q(z_i | x)``, z_i ~ q: a lower bound of log p(x) for each m in ``samples``.
 
-    One pass of max(samples) draws an image gives them all: the bound of m samples uses the first m. Log weights are
-    summed in float64, and memory does not grow with the number of samples or images.
+    All bounds come from one pass of max(samples) draws for each image: the bound of m samples uses the first m draws.
+    The logarithms of the weights are summed in float64. Memory does not grow with the number of samples or images.
 
-    Returns: per image (n,) in float64: ``elbo`` (all samples, exact KL), ``log_likelihood``, ``kl``, ``bound_<m>``.
+    Args:
+        model: a trained model.
+        x: images, ``(n, pixels)``.
+        samples: the numbers m.
+        seed: seed of the draws.
+        progress: is called with the fraction that is done.
+
+    Returns:
+        For each image, ``(n,)`` in float64: ``elbo`` (from all samples, with the exact KL), ``log_likelihood``, ``kl``
+        and ``bound_<m>``.
+
+    Raises:
+        ValueError: ``samples`` is empty, or one of the numbers is below 1.
 
     Source: Burda, Grosse and Salakhutdinov 2016.
     """
     if not samples or min(samples) < 1:
-        raise ValueError(f"samples must name one or more numbers of samples, each 1 or more; got {tuple(samples)}")
+        raise ValueError(f"samples must be one or more numbers, each at least 1, but it is {tuple(samples)}")
     generator = torch.Generator(device=x.device).manual_seed(seed)
     wanted = sorted(set(samples))
     log_prior = -model.latents * math.log(model.classes)
@@ -146,39 +181,51 @@ def importance_bounds(
 def gradient_variance(
     model: CategoricalVAE, x: Tensor, estimator: str, *, tau: float = 1.0, batch: int, repeats: int, seed: int = 0
 ) -> float:
-    """``sum_w Var(dL/dw)`` over all weights of encoder and decoder, L the mean -ELBO of a batch by the estimator named.
+    """``sum_w Var(dL/dw)`` over all weights w of encoder and decoder; L is the mean of -ELBO over a batch.
 
-    Each of ``repeats`` gradients has images of its own, drawn without replacement from ``x``, and noise of its own: the
-    variance is that of a training step. The model keeps its own estimator.
+    The variance is the variance of a training step: each of the ``repeats`` gradients has other images, drawn without
+    replacement from ``x``, and other noise. The model keeps its own estimator.
+
+    Args:
+        model: a model.
+        x: images, ``(n, pixels)``.
+        estimator: text for :class:`~argumbel.experiments.estimator.Estimator`, the estimator of the gradient of L.
+        tau: its temperature, unless the text gives one.
+        batch: images in each batch.
+        repeats: number of gradients.
+        seed: seed of the batches and the noise.
+
+    Raises:
+        ValueError: ``batch`` is not in [1, n], ``repeats`` is below 2, or the text names no estimator.
     """
     if not 1 <= batch <= len(x):
-        raise ValueError(f"batch must be 1 to {len(x)}, the number of images; got {batch}")
+        raise ValueError(f"batch must be between 1 and the number of images, {len(x)}, but it is {batch}")
     if repeats < 2:
-        raise ValueError(f"repeats must be 2 or more; got {repeats}")
+        raise ValueError(f"repeats must be at least 2, but it is {repeats}")
     generator = torch.Generator().manual_seed(seed)
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    chosen, own = Estimator(estimator).to(x.device), model.estimator
+    measured, kept = Estimator(estimator).to(x.device), model.estimator
     mean = squares = torch.zeros((), device=x.device)
     try:
-        model.estimator = chosen
+        model.estimator = measured
         for count in range(1, repeats + 1):
             images = x[torch.randperm(len(x), generator=generator)[:batch].to(x.device)]
             log_likelihood, kl = model(images, tau, int(torch.randint(2**62, (), generator=generator)))
             gradients = torch.autograd.grad((kl - log_likelihood).mean(), weights)
             flat = torch.cat([gradient.flatten() for gradient in gradients])
-            away = flat - mean  # Welford's recurrence: no difference of large numbers
-            mean = mean + away / count
-            squares = squares + away * (flat - mean)
+            deviation = flat - mean  # Welford's recurrence: no difference of large numbers
+            mean = mean + deviation / count
+            squares = squares + deviation * (flat - mean)
     finally:
-        model.estimator = own
+        model.estimator = kept
     return float(squares.double().sum()) / (repeats - 1)
 
 
 def baseline(train: Tensor, test: Tensor) -> Tensor:
-    """Log-probability (nats) of each test image under independent pixels with the training set's frequencies.
+    """Log-probability (nats) of each test image, ``(n,)``, under independent pixels with the training frequencies.
 
-    It is the best a model of this family can do when it ignores its latents: a decoder of constant output, KL zero.
-    Frequencies have one success and one failure added (Laplace), so that a pixel never seen on is not impossible.
+    A model of this family that ignores its latents (constant output of the decoder, KL of 0) cannot do better. One
+    success and one failure are added to the counts (Laplace), so that a pixel that is never on is not impossible.
     """
     p = (train.double().sum(0) + 1.0) / (len(train) + 2.0)
     return bernoulli_log_prob(torch.logit(p), test.double())
@@ -186,11 +233,11 @@ def baseline(train: Tensor, test: Tensor) -> Tensor:
 
 @torch.no_grad()
 def code_usage(model: CategoricalVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the latents do over images: mean probability of each class (N, K), and mean KL of each latent (N,).
+    """How the latents are used: mean probability of each class, ``(N, K)``, and mean KL of each latent, ``(N,)``.
 
-    The perplexity of a row u of the first, ``exp(-sum_k u_k log u_k)``, goes from 1 (one class for every image) to K. A
-    latent that says nothing of the image, its posterior always the prior, has perplexity K too: its KL of zero tells
-    the two apart. Both are float64.
+    The means are over the images ``x``, ``(n, pixels)``, in float64. The perplexity of a row u of the first result,
+    ``exp(-sum_k u_k log u_k)``, goes from 1 (one class for every image) to K. A latent that is independent of the image
+    (its posterior is the prior) has perplexity K too, but its KL is 0.
     """
     usage = torch.zeros(model.latents, model.classes, dtype=torch.float64, device=x.device)
     kl = torch.zeros(model.latents, dtype=torch.float64, device=x.device)
@@ -207,6 +254,6 @@ def _log_likelihood(model: CategoricalVAE, x: Tensor, z: Tensor) -> Tensor:
 
 
 def _summary(values: Tensor) -> dict[str, float]:
-    """Mean over images and its standard error."""
+    """The mean over the images, and the standard error of the mean."""
     spread = float(values.std()) if len(values) > 1 else math.nan
     return {"mean": float(values.mean()), "stderr": spread / math.sqrt(len(values))}

@@ -1,4 +1,4 @@
-"""The categorical variational autoencoder of Jang et al. 2017: functions of tensors, and one module that calls them."""
+"""The categorical variational autoencoder of Jang et al. 2017: functions of tensors, and a module that calls them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,22 @@ __all__ = [
 
 KL_FORMS = ("categorical", "relaxed")
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky_relu": lambda: nn.LeakyReLU(0.1)}
-_RELAXED = ("gumbel_softmax", "gumbel_straight_through")  # whose sample is, or is the argmax of, a relaxed one
+_RELAXED = ("gumbel_softmax", "gumbel_straight_through")  # their sample is a relaxed sample, or its argmax
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     """``sum_d [x_d l_d - log(1 + exp(l_d))]``: log-probability (nats) of binary images under independent Bernoullis.
 
-    Shapes: ``logits`` and ``x`` (..., pixels), broadcast to each other, the result (...). It is minus
-    ``binary_cross_entropy_with_logits`` summed over pixels. Of grey images in (0, 1) it is the mean of that over binary
-    images drawn from them, which is no likelihood of the grey ones.
+    It is minus ``binary_cross_entropy_with_logits``, summed over pixels. For a grey image in (0, 1) it is the mean of
+    the log-probability over binary images that are drawn from the grey image. This mean is not a likelihood of the grey
+    image.
+
+    Args:
+        logits: ``(*batch, pixels)``.
+        x: the images, ``(*batch, pixels)``. The two shapes may broadcast to each other.
+
+    Returns:
+        ``(*batch)``.
 
     >>> bernoulli_log_prob(torch.zeros(2, 3), torch.ones(2, 3))
     tensor([-2.0794, -2.0794])
@@ -46,11 +53,15 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
 def categorical_kl(logits: Tensor) -> Tensor:
     """``KL(q || uniform) = N log K - sum_n H(q_n)`` in nats, for N categoricals of K classes.
 
-    Shapes: ``logits`` (..., N, K), normalised (log-probabilities); the result (...).
+    With discrete samples, this is the exact KL term of the evidence lower bound. With *relaxed* samples, log-likelihood
+    minus this KL is not a lower bound of anything: the sample and the KL belong to different models. Jang et al. 2017
+    train this objective.
 
-    With discrete samples it makes the evidence lower bound exact in its KL term. With *relaxed* samples, log-likelihood
-    minus this KL is not a lower bound of anything: the sample and the KL belong to different models. It is what
-    Jang et al. 2017 train.
+    Args:
+        logits: log-probabilities (normalised), ``(*batch, N, K)``.
+
+    Returns:
+        ``(*batch)``.
 
     >>> categorical_kl(torch.full((4, 2, 10), 0.1).log()).abs().max() < 1e-5
     tensor(True)
@@ -61,10 +72,17 @@ def categorical_kl(logits: Tensor) -> Tensor:
 def relaxed_kl(logits: Tensor, log_y: Tensor, tau: float, prior_tau: float) -> Tensor:
     """``sum_n log q(log y_n) - log p(log y_n)``: one-sample KL of N ExpConcrete posteriors to uniform priors.
 
-    All on ``log y``, so that small temperatures do not underflow. Log-likelihood of relaxed samples minus its
-    expectation is a lower bound of the evidence of the model with relaxed latents.
+    Everything is computed from ``log y``, so that small temperatures do not underflow. The log-likelihood of relaxed
+    samples minus the expectation of this KL is a lower bound of the evidence of the model with relaxed latents.
 
-    Shapes: ``logits`` and ``log_y`` (..., N, K), the result (...).
+    Args:
+        logits: of the posterior, ``(*batch, N, K)``.
+        log_y: logarithm of the relaxed sample, ``(*batch, N, K)``.
+        tau: temperature of the posterior.
+        prior_tau: temperature of the prior.
+
+    Returns:
+        ``(*batch)``.
 
     >>> x = torch.zeros(5, 2, 10)
     >>> relaxed_kl(x, log_gumbel_softmax(x, 0.5), 0.5, 0.5)  # posterior = prior
@@ -80,11 +98,21 @@ def relaxed_kl(logits: Tensor, log_y: Tensor, tau: float, prior_tau: float) -> T
 class CategoricalVAE(nn.Module):
     """N categorical latents of K classes between two multilayer perceptrons, and Bernoulli pixels.
 
-    ``estimator`` names the gradient estimator of the latents, as :class:`Estimator` reads it.
+    Args:
+        pixels: of an image.
+        latents: N.
+        classes: K.
+        hidden: sizes of the encoder's hidden layers. The decoder has them in reverse order.
+        estimator: text for :class:`~argumbel.experiments.estimator.Estimator`, the gradient estimator of the latents.
+        kl: ``categorical`` (:func:`categorical_kl`) or ``relaxed`` (:func:`relaxed_kl`).
+        prior_tau: temperature of the prior of the relaxed KL; None takes the temperature of the posterior.
+        activation: ``relu`` or ``leaky_relu``.
+        mean: the mean training image, ``(pixels,)``, probabilities. It is subtracted from the encoder's input, and the
+            decoder's last bias starts at its logits, so that the untrained model predicts the mean image. None leaves
+            the input as it is, and starts this bias as PyTorch starts all biases.
 
-    ``mean`` (the mean training image, probabilities) centres the encoder's input and sets the decoder's last bias to
-    its logits, so that the untrained model already predicts the mean image. Without it the encoder sees the images as
-    they are, and that bias begins as all others do.
+    Raises:
+        ValueError: an unknown name, a size that is too small, or an estimator that does not fit ``kl``.
     """
 
     mean: Tensor | None
@@ -104,22 +132,23 @@ class CategoricalVAE(nn.Module):
     ) -> None:
         super().__init__()
         if kl not in KL_FORMS:
-            raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}; got {kl!r}")
+            raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}, but it is {kl!r}")
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}")
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but it is {activation!r}")
         self.estimator = Estimator(estimator)
         if kl == "relaxed" and self.estimator.name not in _RELAXED:
             raise ValueError(
-                f"kl='relaxed' needs a relaxed sample, and {self.estimator.name} has none: use kl='categorical'"
+                f"estimator must have a relaxed sample if kl is 'relaxed' ({' or '.join(_RELAXED)}), but it is "
+                f"{self.estimator.name!r}; use kl='categorical' with it"
             )
         if prior_tau is not None and (kl != "relaxed" or not prior_tau > 0):
             raise ValueError(
-                f"prior_tau must be positive and goes with kl='relaxed'; got prior_tau={prior_tau}, kl={kl!r}"
+                f"prior_tau must be above 0 if kl is 'relaxed', else None, but it is {prior_tau} and kl is {kl!r}"
             )
         if latents < 1 or classes < 2 or any(width < 1 for width in hidden):
             raise ValueError(
-                f"latents must be 1 or more, classes 2 or more and hidden sizes 1 or more; "
-                f"got latents={latents}, classes={classes}, hidden={tuple(hidden)}"
+                "latents must be at least 1, classes at least 2 and hidden sizes at least 1, but they are "
+                f"latents={latents}, classes={classes}, hidden={tuple(hidden)}"
             )
         self.latents, self.classes, self.kl, self.prior_tau = latents, classes, kl, prior_tau
         self.encoder = _perceptron([pixels, *hidden, latents * classes], activation)
@@ -136,21 +165,27 @@ class CategoricalVAE(nn.Module):
         return next(self.decoder.parameters()).dtype
 
     def encode(self, x: Tensor) -> Tensor:
-        """Log-probabilities of the latents, (batch, N, K), of images (batch, pixels)."""
+        """Log-probabilities of the latents, ``(batch, N, K)``, given images, ``(batch, pixels)``."""
         x = x.to(self.dtype)
         logits = _at_least_float32(self.encoder(x if self.mean is None else x - self.mean))
         return logits.unflatten(-1, (self.latents, self.classes)).log_softmax(-1)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of the pixels, (..., pixels), of latents (..., N, K), one-hot or relaxed."""
+        """Logits of the pixels, ``(*batch, pixels)``, given latents, ``(*batch, N, K)``, one-hot or relaxed."""
         return _at_least_float32(self.decoder(z.flatten(-2).to(self.dtype)))
 
     def forward(self, x: Tensor, tau: float, seed: int | Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Log-likelihood and KL (nats), each (batch,), by the estimator's draws of the latents; the ELBO is their
-        difference.
+        """Log-likelihood and KL of each image, by the estimator's draws of the latents. Their difference is the ELBO.
 
-        The draws are those of ``KeyedNoise(seed, rows)``, one row for each latent of each image. Of an estimator with
-        several samples each row stands for that many.
+        Args:
+            x: images, ``(batch, pixels)``.
+            tau: temperature of the relaxed sample.
+            seed: seed of the draws: the latents are drawn with ``KeyedNoise(seed, rows)``.
+            rows: the row of each latent of each image, ``(batch, N)`` or the same flattened. An estimator with m
+                samples uses m rows of the noise for each of them.
+
+        Returns:
+            Log-likelihood and KL in nats, ``(batch,)`` each.
         """
         logits = self.encode(x)
         count = self.estimator.num_samples
@@ -164,7 +199,7 @@ class CategoricalVAE(nn.Module):
         log_likelihood = -self.estimator(loss, logits, tau=tau, noise=noise)
         if self.kl == "categorical":
             return log_likelihood, categorical_kl(logits)
-        # Keyed noise is a function: this sees the very draw the loss has seen.
+        # Keyed noise is a function, so this is the draw that the loss was computed from.
         log_relaxed = log_gumbel_softmax(logits.expand(count, *logits.shape), tau, noise=noise)
         return log_likelihood, relaxed_kl(logits, log_relaxed, tau, self.prior_tau or tau).mean(0)
 

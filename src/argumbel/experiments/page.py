@@ -1,4 +1,4 @@
-"""What the reports look like: colours, style sheets, pictures inside the page."""
+"""The look of the reports: colours, style sheets, and pictures that are stored in the page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STYLE: Any = {
 
 
 def embed(figure: Figure) -> str:
-    """A picture as the source of an ``<img>``, so that a page is one file."""
+    """A picture as the text of the ``src`` of an ``<img>``, so that the page is one file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=170, facecolor="white")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""Polynomial programming: coins whose odds are learned so that ``E mean_i |x_i - c|^p`` is least.
+"""Polynomial programming: the odds of coins are learned so that ``E mean_i |x_i - c|^p`` becomes small.
 
 Source: Liu et al. 2023, "Bridging discrete and backpropagation: straight-through and beyond".
 """
@@ -18,11 +18,19 @@ from .run import stream
 __all__ = ["EXACT", "expectation", "minimise"]
 
 EXACT = "exact gradient"
-"""In place of an estimator: the expected loss has a formula, and this differentiates it."""
+"""This text in place of an estimator differentiates the formula of the expected loss."""
 
 
 def expectation(logits: Tensor, powers: Tensor, target: float) -> Tensor:
-    """``E mean_i |x_i - c|^p`` for each power: logits (powers, coins, 2), item 0 being x = 1.
+    """``E mean_i |x_i - c|^p`` for each power p.
+
+    Args:
+        logits: of the coins, ``(powers, coins, 2)``; item 0 is x = 1, item 1 is x = 0.
+        powers: ``(powers,)``.
+        target: c.
+
+    Returns:
+        ``(powers,)``.
 
     >>> expectation(torch.tensor([[[0.0, 0.0]]]), torch.tensor([2.0]), 0.45)  # (0.55 ** 2 + 0.45 ** 2) / 2
     tensor([0.2525])
@@ -45,19 +53,30 @@ def minimise(
     every: int = 100,
     record: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> tuple[dict[str, float], float]:
-    """Learn the odds by Adam, for all powers side by side, each with its own coins and noise.
+    """Learn the odds by Adam, for all powers at once, each with its own coins and noise.
 
-    A step has ``draws`` outcomes of all coins. An estimator that takes several samples at once gets fewer rows, so that
-    the number of draws stays. Its loss is that of the joint outcome: no estimator is told that it is a sum over coins.
+    Each step has ``draws`` outcomes of all coins. An estimator with m samples gets ``draws / m`` rows. The loss is the
+    loss of the joint outcome: no estimator uses that it is a sum over coins.
 
     Args:
-        record: gets ``{"step", "kind": "train", "p=1.5", ...}`` every ``every`` steps, the exact loss of the odds.
+        estimator: text for :class:`~argumbel.experiments.estimator.Estimator`, or ``EXACT``.
+        powers: the powers p.
+        seed: seed of the first odds and of the draws.
+        steps: number of steps.
+        coins: number of coins.
+        target: c.
+        draws: outcomes in each step.
+        lr: learning rate.
+        tau: temperature of the estimator.
+        every: steps between two records.
+        record: is called every ``every`` steps with ``{"step", "kind": "train", "p=1.5", ...}``, the exact losses.
 
     Returns:
-        The exact loss of the odds that were learned, by power (``"p=1.5"``), and the seconds that the steps took.
+        The exact loss of the learned odds for each power (``"p=1.5"``), and the seconds that the steps took.
 
     Raises:
-        FloatingPointError: the logits, or what the estimator tunes, are not finite any more.
+        ValueError: the estimator's number of samples does not divide ``draws``.
+        FloatingPointError: a logit, or a parameter of the estimator, became infinite or NaN.
     """
     generator = torch.Generator().manual_seed(stream(seed, "polynomial"))
     start = torch.rand((len(powers), coins, 2), generator=generator) * 0.02 - 0.01
@@ -68,7 +87,7 @@ def minimise(
     optimizer = torch.optim.Adam(parameters, lr=lr, fused=True)
 
     def loss(z: Tensor) -> Tensor:
-        # A relaxed coin may show the target itself, where |.| ** 1.5 has no second derivative, which rebar tunes by.
+        # A relaxed coin may be equal to the target, where |.| ** 1.5 has no second derivative; rebar needs one.
         return ((z[..., 0] - target).abs().clamp(min=1e-6) ** power.unsqueeze(-1)).mean(-1)
 
     def figures() -> dict[str, float]:
@@ -87,7 +106,9 @@ def minimise(
             except ValueError as error:
                 if all(bool(p.isfinite().all()) for p in parameters):
                     raise
-                raise FloatingPointError(f"what is learned became infinite or NaN by step {step}") from error
+                raise FloatingPointError(
+                    f"logits must be finite, but they became infinite or NaN by step {step}; lower the learning rate"
+                ) from error
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
@@ -101,5 +122,5 @@ def minimise(
 def _rows(estimator: str, draws: int, num_samples: int) -> int:
     rows, rest = divmod(draws, num_samples)
     if rest:
-        raise ValueError(f"num_samples of {estimator} must divide the {draws} draws of a step; got {num_samples}")
+        raise ValueError(f"num_samples of {estimator} must divide the {draws} draws of a step, but it is {num_samples}")
     return rows

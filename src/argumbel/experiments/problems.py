@@ -1,4 +1,4 @@
-"""Problems on which estimators are compared: a loss of discrete choices, and logits to differentiate it at."""
+"""Problems on which estimators are compared: a loss of discrete choices, and the logits of the choices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PROBLEMS", "Problem", "load", "polynomial", "quadratic", "toy", "vae
 
 @dataclass(frozen=True)
 class Problem:
-    """``f`` and ``logits`` as the estimators take them; ``gradient`` is the exact one where a formula has it."""
+    """``f`` and ``logits`` as the estimators take them, and the exact ``gradient`` if there is a formula for it."""
 
     text: str
     f: Callable[[Tensor], Tensor]
@@ -31,7 +31,10 @@ class Problem:
 
 
 def toy(t: float) -> Problem:
-    """``(b - t)^2`` for one fair coin b: at t near one half both sides cost nearly the same.
+    """``(b - t)^2`` for one fair coin b. If t is near one half, both sides cost nearly the same.
+
+    >>> toy(0.45).logits
+    tensor([0., 0.])
 
     Source: Tucker et al. 2017 (REBAR), section 5.1.
     """
@@ -39,9 +42,9 @@ def toy(t: float) -> Problem:
 
 
 def polynomial(p: float) -> Problem:
-    """``mean_i |x_i - 0.45|^p`` over 128 coins x_i, whose log odds are standard normal numbers, always the same.
+    """``mean_i |x_i - 0.45|^p`` over 128 coins x_i. Their log odds are standard normal numbers, always the same.
 
-    One joint choice of 2^128 outcomes, but its gradient has a formula.
+    The coins are one joint choice among 2^128 outcomes, but there is a formula for its gradient.
 
     Source: Liu et al. 2023 (ReinMax), section 5.
     """
@@ -58,22 +61,25 @@ def polynomial(p: float) -> Problem:
 
 
 def quadratic() -> Problem:
-    """``(sum_i a_i[z_i])^2`` for three choices z_i among four: every choice matters to what the others cost."""
+    """``(sum_i a_i[z_i])^2`` for three choices z_i among four. The cost of each choice depends on the other choices."""
     generator = torch.Generator().manual_seed(0)
     a, logits = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
     return Problem("quadratic: E (sum of 3 choices among 4)^2", lambda z: (z * a).sum((-2, -1)) ** 2, logits)
 
 
 def vae(checkpoint: Path | None = None, *, count: int = 10) -> Problem:
-    """``-log p(x | z)`` of the first ``count`` test images x under a trained model; z as the encoder has it.
+    """``-log p(x | z)`` of the first ``count`` test images x under a trained model, with z from the encoder.
 
     Args:
-        checkpoint: the run folder of ``argumbel train``, of which the best weights are taken. None trains a small model
-            of the digits, with 4 latents of 4 classes: few enough outcomes to list them.
-        count: how many images; their gradients are compared as one.
+        checkpoint: a run folder of ``argumbel train``; its best weights are used. None trains a small model of the
+            digits with 4 latents of 4 classes, so that all outcomes can be listed.
+        count: number of images. Their gradients are compared as one gradient.
+
+    Raises:
+        ValueError: ``count`` is below 1, or there is no run in ``checkpoint``.
     """
     if count < 1:
-        raise ValueError(f"count must be 1 or more images; got {count}")
+        raise ValueError(f"count must be at least 1, but it is {count}")
     if checkpoint is None:
         from .train import fit
 
@@ -108,34 +114,49 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def load(name: str, *, checkpoint: Path | None = None, count: int = 10) -> Problem:
-    """The problem of this name in ``PROBLEMS``; or what ``function()`` of ``package.module:function`` returns, a pair
-    (f, logits)."""
+    """The problem of this name in ``PROBLEMS``; or the pair (f, logits) that ``package.module:function`` returns.
+
+    Args:
+        name: a name in ``PROBLEMS``, or ``package.module:function``.
+        checkpoint: a run folder, for the problem ``vae``.
+        count: number of images, for the problem ``vae``.
+
+    Raises:
+        ValueError: an unknown name, or a checkpoint for another problem than ``vae``.
+        TypeError: the function returns something else.
+    """
     if checkpoint is not None and name != "vae":
-        raise ValueError(f"--checkpoint goes with the problem vae; got {name!r}")
+        raise ValueError(f"problem must be vae if there is a --checkpoint, but it is {name!r}")
     if name == "vae":
         return vae(checkpoint, count=count)
     if name in PROBLEMS:
         return PROBLEMS[name]()
     if ":" not in name:
-        raise ValueError(f"problem must be one of {', '.join(PROBLEMS)}, or package.module:function; got {name!r}")
+        raise ValueError(
+            f"problem must be one of {', '.join(PROBLEMS)}, or package.module:function, but it is {name!r}"
+        )
     made = _imported(name)()
     if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]) or not isinstance(made[1], Tensor):
-        raise TypeError(f"{name} must return a pair (f, logits), a function and a tensor; got {type(made).__name__}")
+        raise TypeError(
+            f"{name} must return a pair (f, logits), a function and a tensor, but it returns a {type(made).__name__}"
+        )
     return Problem(name, *made)
 
 
 def _imported(name: str) -> Callable[[], object]:
-    """The function of ``package.module:function``; modules in the working directory are found."""
+    """The function that ``package.module:function`` names. The module may be in the working directory."""
     module_name, _, attribute = name.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
+    directory = os.getcwd()
+    sys.path.insert(0, directory)
     try:
         module = importlib.import_module(module_name)
     except (ModuleNotFoundError, ValueError) as error:
-        raise ValueError(f"there is no module {module_name!r} to import, for the problem {name!r}: {error}") from error
+        raise ValueError(
+            f"problem must name a module that can be imported, but {module_name!r} cannot ({error})"
+        ) from error
     finally:
-        sys.path.remove(here)
+        sys.path.remove(directory)
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ValueError(f"there is no function {attribute!r} in {module_name}, for the problem {name!r}")
+        raise ValueError(f"problem must name a function of {module_name}, but {attribute!r} is no function there")
     return function

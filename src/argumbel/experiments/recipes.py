@@ -1,4 +1,4 @@
-"""What ``argumbel sweep`` can train: a recipe is the protocol of a published comparison of estimators, as data."""
+"""What ``argumbel sweep`` can train. A recipe is the protocol of a published comparison of estimators."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["RECIPES", "Figure", "Job", "Outcome", "Recipe"]
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a row of the table, once."""
+    """One training: one row of the table with one seed."""
 
     recipe: str
     label: str
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Figures by name, and the seconds that the training steps took."""
+    """The results by name, and the seconds that the training steps took."""
 
     figures: dict[str, float]
     seconds: float
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that runs end with or log: where it is found, and how it is shown."""
+    """A number in the results or in the records of a run: its ``key``, and how it is shown."""
 
     key: str
     title: str
@@ -55,11 +55,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A protocol: the rows of its table and their settings, how one is trained, and what is shown of it.
+    """A protocol: the rows of its table, how a row is trained, and what is shown.
 
-    ``train`` returns None if it was interrupted; called again with the same job it goes on or begins again. It writes
-    ``metrics.jsonl`` into the job's folder. ``figures`` are columns of the table, by the names in :class:`Outcome`;
-    ``curves`` are drawn, by ``kind/name`` of the records. ``published`` is ``{figure: {row: text}}``.
+    Args:
+        title: of the report.
+        text: the protocol in words.
+        rows: the settings of each row of the table.
+        train: trains a job and writes ``metrics.jsonl`` into the job's folder. It returns None if it was interrupted;
+            called again with the same job, it continues or starts again.
+        figures: the columns of the table. Their keys are names in :class:`Outcome`.
+        curves: what is drawn. Their keys are ``kind/name``, of the records in ``metrics.jsonl``.
+        steps: of each training.
+        seeds: of the trainings of each row.
+        data: what ``--data`` must be, in words. None if the recipe needs no data.
+        published: the published results, ``{figure: {row: text}}``.
+        differences: what differs from the published protocol, in sentences.
+        source: of the protocol.
     """
 
     title: str
@@ -77,7 +88,7 @@ class Recipe:
 
 
 def train_vae(job: Job) -> Outcome | None:
-    """The categorical VAE. ``train_elbo`` is the mean of the last ``log_every`` steps: of the last epoch, if so set."""
+    """Train the categorical VAE. ``train_elbo`` is the mean of the last ``log_every`` steps, such as an epoch."""
     config = Config.make(
         **job.settings,
         data=None if job.data is None else str(job.data),
@@ -105,7 +116,7 @@ def train_vae(job: Job) -> Outcome | None:
 
 
 def train_kool(job: Job) -> Outcome | None:
-    """The same; then the gradient variance, at the weights that came out, of the estimators of the published table."""
+    """Train the categorical VAE, then measure at its last weights the gradient variance of the published estimators."""
     outcome = train_vae(job)
     if outcome is None:
         return None
@@ -130,21 +141,23 @@ def _same(run: Run, config: Config) -> bool:
 
 
 def train_polynomial(job: Job) -> Outcome:
+    """Learn the coins of polynomial programming."""
     return _recorded(job, minimise, powers=_POWERS)
 
 
 def train_sbn(job: Job) -> Outcome:
+    """Train the sigmoid belief network."""
     return _recorded(job, sbn.maximise, images=data.load("mnist_static", job.data))
 
 
-def _recorded(job: Job, learn: Callable[..., tuple[dict[str, float], float]], **own: Any) -> Outcome:
-    """What a function learns that tells its progress by ``record``, from the beginning."""
+def _recorded(job: Job, learn: Callable[..., tuple[dict[str, float], float]], **more: Any) -> Outcome:
+    """Call a function that learns from the start and passes its records to ``record``."""
     torch.set_num_threads(job.threads)
     job.folder.mkdir(parents=True, exist_ok=True)
     with Run(job.folder).metrics.open("w") as file:
         figures, seconds = learn(
             **job.settings,
-            **own,
+            **more,
             seed=job.seed,
             steps=job.steps,
             record=lambda entry: print(json.dumps(entry), file=file),
@@ -153,7 +166,7 @@ def _recorded(job: Job, learn: Callable[..., tuple[dict[str, float], float]], **
 
 
 def _rows(*texts: str, **common: Any) -> dict[str, dict[str, Any]]:
-    """Rows that are called what their estimator is."""
+    """Rows whose names are their estimators."""
     return {text: {"estimator": text, **common} for text in texts}
 
 
@@ -168,8 +181,8 @@ _VAE_CURVES = (
 DIGITS = Recipe(
     title="Categorical VAE on small digits",
     text=(
-        "The digits that come with scikit-learn, 6 latents of 8 classes, one hidden layer of 128. Small enough to try "
-        "a sweep in a minute; its figures are comparable with nothing."
+        "The digits that come with scikit-learn, 6 latents of 8 classes, one hidden layer of 128. It is small, to "
+        "try a sweep in a minute. No published results can be compared with it."
     ),
     rows=_rows(
         *("gumbel_softmax", "straight_through", "gumbel_straight_through", "reinmax", "reinforce_loo(num_samples=4)"),
@@ -191,9 +204,9 @@ DIGITS = Recipe(
 POLYNOMIAL = Recipe(
     title="Polynomial programming",
     text=(
-        "128 coins x_i with odds of their own minimise E mean |x_i - 0.45|^p by Adam at 1e-3, 64 draws a step, "
-        "temperature 1. The figures are exact losses of the learned odds; the least is 0.45^p, which no step count "
-        "reaches, for odds grow without end. One run learns all three p, each with its own coins and noise."
+        "128 coins x_i, each with its own odds, minimise E mean |x_i - 0.45|^p by Adam at 1e-3, with 64 draws in each "
+        "step and temperature 1. The figures are exact losses of the learned odds. The smallest loss, 0.45^p, is never "
+        "reached, because it needs infinite odds. One run learns all three p, each with its own coins and noise."
     ),
     rows={
         EXACT: {"estimator": EXACT},
@@ -241,9 +254,9 @@ def _reinmax(estimator: str, lr: float, tau: float) -> dict[str, dict[str, Any]]
 REINMAX = Recipe(
     title="MNIST VAE of ReinMax, 4 latents of 8 classes",
     text=(
-        "Grey MNIST as targets in [0, 1] of the cross-entropy; 784-512-256-(4 x 8), ReLU, mirrored decoder, analytic "
-        "KL to the uniform prior; Adam, batch 100; learning rate and temperature of each estimator as published. The "
-        "training figure is the mean over the steps of the last epoch."
+        "Grey MNIST in [0, 1] as targets of the cross-entropy; 784-512-256-(4 x 8), ReLU, the same layers in reverse "
+        "in the decoder, exact KL to the uniform prior; Adam, batch 100; learning rate and temperature of each "
+        "estimator as published. The training figure is the mean over the steps of the last epoch."
     ),
     rows={
         **_reinmax("straight_through", 1e-3, 1.3),
@@ -277,11 +290,12 @@ _KOOL_PUBLISHED = {
 KOOL = Recipe(
     title="Static MNIST, 20 latents of 10 classes, without replacement",
     text=(
-        "Statically binarised MNIST; 784-512-256-(20 x 10), leaky ReLU of slope 0.1, mirrored decoder, analytic KL"
-        " to the uniform prior; Adam at 1e-3, batch 200, 4 samples an image. The training figure is the mean over "
-        "the steps of the last epoch. Log variance (published): of the gradient of a batch by the estimator named,"
-        " summed over all weights, at the trained model and on validation images, from 200 gradients; reinforce "
-        "and arsm have one draw an image, the others 4."
+        "Statically binarised MNIST; 784-512-256-(20 x 10), leaky ReLU of slope 0.1, the same layers in reverse in the "
+        "decoder, exact KL to the uniform prior; Adam at 1e-3, batch 200, 4 samples for each image. The training "
+        "figure is the mean over the steps of the last epoch. A log variance (with the published one in brackets) is "
+        "the logarithm of the variance of a batch's gradient by the estimator named in the heading, summed over all "
+        "weights, at the trained model, from 200 gradients on validation images; reinforce and arsm have one draw "
+        "for each image, the other estimators have 4."
     ),
     rows=_rows(
         *("reinforce_loo(num_samples=4)", "unordered_set(num_samples=4)", "sum_and_sample(num_samples=4)"),
@@ -326,11 +340,13 @@ KOOL = Recipe(
 SBN = Recipe(
     title="Sigmoid belief network of two layers, of REBAR",
     text=(
-        "Statically binarised MNIST; z2 (200 coins) to z1 (200) to 784 pixels, and back, all linear, units seen as -1 "
-        "and 1; Adam at 3e-4 with beta2 0.99999, batch 24, the bound from one sample. Figures are means over the steps "
-        "of the last epoch: of the bound, and of the variance of a step's gradient (the draw of images is part of it), "
-        "the mean over all weights by moving moments of decay 0.999; of the latter's mean the logarithm. reinforce_loo "
-        "has m draws of z1, and m of z2 given each; the others have one."
+        "Statically binarised MNIST; the model goes from z2 (200 coins) to z1 (200 coins) to 784 pixels, the encoder "
+        "goes back; all layers are linear, and units are -1 and 1 to the next layer; Adam at 3e-4 with beta2 0.99999, "
+        "batch 24, the bound from one sample. The first figure is the mean of the bound over the steps of the last "
+        "epoch. The second figure is the logarithm of the mean, over the same steps, of the variance of a step's "
+        "gradient; this variance includes the choice of the images, is averaged over all weights, and comes from "
+        "moving moments of decay 0.999. reinforce_loo has m draws of z1, and m draws of z2 given each of them; the "
+        "other estimators have one draw."
     ),
     rows=_rows(
         *("rebar", "relax", "reinforce_loo(num_samples=2)", "reinforce_loo(num_samples=4)", "reinforce"),

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with its pictures inside, made from what the run folder holds."""
+"""The report of a run: one HTML file that contains its pictures, made from the files of the run folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["main_figures", "write"]
 
 
 def main_figures(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows (what, nats, explanation) of the figures a reader wants first: likelihoods, so higher is better."""
+    """Rows (name, nats, explanation) of the main results. They are log-likelihoods, so higher is better."""
 
     def nats(name: str) -> str:
         entry = evaluation[name]
@@ -43,13 +43,23 @@ def main_figures(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def write(run: Run, images: Images | None = None) -> Path:
-    """Write ``report.html`` of a trained and evaluated run, and return where it is."""
+    """Write ``report.html`` of a trained and evaluated run, and return its path.
+
+    Args:
+        run: a run that has an ``evaluation.json``.
+        images: the images of the run, if they are loaded already.
+
+    Raises:
+        ValueError: the run was not evaluated.
+    """
     import matplotlib
 
     config = run.config()
     evaluation = run.read_json("evaluation.json")
     if evaluation is None:
-        raise ValueError(f"{run.path} has no evaluation.json: run argumbel evaluate {run.path} first")
+        raise ValueError(
+            f"run must be evaluated, but {run.path} has no evaluation.json; run argumbel evaluate {run.path} first"
+        )
     images = config.images() if images is None else images
     model, state = run.trained(images)
     records = list(run.records())
@@ -81,7 +91,7 @@ def _curves(records: Sequence[dict[str, Any]], evaluation: dict[str, Any], best_
     top.axhline(floor, color=GREY, linestyle="--", linewidth=1.1, label="latents ignored (test images)")
     top.plot([best_step], [_best(valid)], "o", color=ORANGE, markersize=6, label=f"kept: step {best_step:,}")
     values = [r["elbo"] for r in (*train, *valid)] + [floor]
-    # The first steps can be far below all the rest: show from a little under where a model without latents stands.
+    # The first steps can be far below all later ones: the axis starts a little below the model without latents.
     low, high = max(min(values), floor - 0.6 * (max(values) - floor) - 1.0), max(values)
     top.set_ylim(low - 0.06 * (high - low), high + 0.07 * (high - low))
     top.set(title="Evidence lower bound", ylabel="nats per image", xlabel="step")
@@ -137,7 +147,7 @@ def _samples(model: CategoricalVAE, images: Images, *, seed: int) -> Figure:
 
 
 def _grid(rows: Sequence[Tensor], shape: tuple[int, int], *, groups: int) -> Figure:
-    """Rows of images as one picture, dark ink on white, with a wider gap after every ``groups`` rows."""
+    """Rows of images as one picture, dark on white, with a wider gap after every ``groups`` rows."""
     from matplotlib.figure import Figure
 
     height, width = shape
@@ -195,7 +205,7 @@ def _kl(config: Config) -> Iterable[str]:
 
 
 def _value(text: str) -> str:
-    """A figure in large type, its standard error in small."""
+    """A number in large type, and its standard error in small type."""
     mean, sign, error = text.partition(" ± ")
     return html.escape(mean) + (f"<i> ± {html.escape(error)}</i>" if sign else "")
 
@@ -257,21 +267,21 @@ def _page(
 <body><main>
 <h1>Categorical VAE on {html.escape(config.dataset)}</h1>
 <p>{config.latents} latents of {config.classes} classes, trained with {html.escape(config.estimator)}. Figures are nats
-per test image, higher is better, with the standard error over images. The latents are worth {gain:.2f} nats.</p>
+per test image, with the standard error over images; higher is better. The latents add {gain:.2f} nats.</p>
 <div class="tiles">{cards}</div>
 {
         section(
             "Learning",
-            "The training objective uses the estimator's own samples, so it need not be a bound; "
-            "the validation ELBO has discrete latents. The weights that were best on the validation images are kept.",
+            "The training objective uses the samples of the estimator, so it may not be a bound. The validation ELBO "
+            "has discrete latents. The weights with the best validation ELBO are kept.",
             "curves",
         )
     }
 {
         section(
             "Reconstructions",
-            "Test images (upper row of each pair) and the decoder's mean for one discrete draw of their "
-            "latents (lower row).",
+            "Test images (upper row of each pair), and the decoder's mean for one discrete draw of their latents "
+            "(lower row).",
             "reconstructions",
         )
     }
@@ -279,8 +289,8 @@ per test image, higher is better, with the standard error over images. The laten
 {
         section(
             "Codes in use",
-            "How the posterior spreads over the classes of each latent, averaged over the test images. A latent "
-            "that tells nothing of the image has a KL of zero; its classes are then all alike in use.",
+            "The posterior probability of each class of each latent, averaged over the test images. A latent that is "
+            "independent of the image has a KL of 0, and all its classes are used equally.",
             "codes",
         )
     }

@@ -1,7 +1,8 @@
-"""A sigmoid belief network of two layers, on which REBAR was first measured: model, control variates, training.
+"""A sigmoid belief network of two layers, the first model on which REBAR was measured: model, control variates,
+training.
 
-Nothing but estimators of ``argumbel.estimators`` is needed, one inside the other: the loss of the lower layer's
-estimator is what the upper layer's returns, given a sample of the lower.
+The estimators are those of ``argumbel.estimators``, one inside the other: the loss of the lower layer's estimator
+contains the value of the upper layer's estimator, given a sample of the lower layer.
 
 Source: Tucker et al. 2017, "REBAR: low-variance, unbiased gradient estimates for discrete latent variable models".
 """
@@ -29,14 +30,19 @@ __all__ = ["CONTROLLED", "SCORED", "BeliefNetwork", "Bound", "Control", "Gradien
 
 CONTROLLED = ("rebar", "relax")
 SCORED = ("reinforce", "reinforce_loo", "stratified", "arm", "disarm")
-"""What a network can be trained with: a control variate of its own for each layer, or a loss that is a black box."""
+"""The estimators: ``CONTROLLED`` have a control variate for each layer, ``SCORED`` need only values of the loss."""
 
 
 class BeliefNetwork(nn.Module):
     """``p(x | z1) p(z1 | z2) p(z2)`` and ``q(z1 | x) q(z2 | z1)``: Bernoullis whose logits are linear.
 
-    Units are seen as -1 and 1, images less their ``mean``, (pixels,). The bias of the pixels begins at its logits.
-    Shapes: x (batch, pixels), z1 and z2 (..., batch, units), 0 and 1 or between, the results (..., batch).
+    The next layer sees a unit as -1 or 1, and an image minus the mean image. In the methods, x is ``(batch, pixels)``,
+    z1 and z2 are ``(*samples, batch, units)`` with numbers from 0 to 1, and results are ``(*samples, batch)``.
+
+    Args:
+        mean: the mean image, ``(pixels,)``. The bias of the pixels starts at its logits.
+        units: in each layer.
+        generator: draws the first weights.
     """
 
     mean: Tensor
@@ -60,20 +66,27 @@ class BeliefNetwork(nn.Module):
         return self.q2(2 * z1 - 1)
 
     def loss(self, x: Tensor, z1: Tensor, logits1: Tensor) -> Tensor:
-        """``log q(z1 | x) - log p(x | z1)``. The gradient of log q is left out, for its mean is zero."""
+        """``log q(z1 | x) - log p(x | z1)``. The gradient of log q is left out, because its mean is 0."""
         return _log_prob(logits1.detach(), z1) - _log_prob(self.p0(2 * z1 - 1), x)
 
     def loss_top(self, z1: Tensor, z2: Tensor, logits2: Tensor) -> Tensor:
-        """``log q(z2 | z1) - log p(z1 | z2) - log p(z2)``: together with ``loss`` minus the bound of one sample."""
+        """``log q(z2 | z1) - log p(z1 | z2) - log p(z2)``. The sum with ``loss`` is minus the bound from one sample."""
         log_p = _log_prob(self.p1(2 * z2 - 1), z1) + _log_prob(self.prior, z2)
         return _log_prob(logits2, z2) - log_p
 
 
 class Control(nn.Module):
-    """``c(y) = eta f(y) + r(context)``, or ``r(context, y)``: what REBAR and RELAX subtract, for one layer of units.
+    """``c(y) = eta f(y) + r(context)``: the control variate of REBAR for one layer of units.
 
-    f is the loss, eta is in (0, 2), and y in (0, 1) the relaxed sample, see ``relaxed``; r is a small network, which
-    begins at zero. The context is what the logits of the layer are made of.
+    f is the loss, eta is in (0, 2), y in (0, 1) is the relaxed sample (see :meth:`relaxed`), and r is a small network
+    that starts at 0. The context is the input of the layer. For RELAX the network sees the sample too,
+    ``r(context, y)``.
+
+    Args:
+        inputs: size of the context.
+        units: of the layer.
+        generator: draws the first weights of r.
+        sees_sample: whether r sees the sample.
     """
 
     def __init__(self, inputs: int, units: int, generator: torch.Generator, *, sees_sample: bool) -> None:
@@ -87,13 +100,13 @@ class Control(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def relaxed(self, perturbed: Tensor, logits: Tensor) -> Tensor:
-        """``sigmoid(z / tau + logits tau / (tau + 1))`` of the perturbed logit z: closer to the mean than without the
-        second term if tau is large (Tucker et al. 2017, section 3.3)."""
+        """``sigmoid(z / tau + logits tau / (tau + 1))`` of the perturbed logit z. If tau is large, the second term
+        brings it closer to the mean (Tucker et al. 2017, section 3.3)."""
         tau = self.log_tau.exp()
         return torch.sigmoid(perturbed / tau + logits * (tau / (tau + 1)))
 
     def forward(self, loss: Tensor, y: Tensor, context: Tensor) -> Tensor:
-        """c, in the shape of the relaxed loss f(y), (..., batch)."""
+        """c(y), in the shape of the relaxed loss f(y), ``(*samples, batch)``."""
         if self.sees_sample:
             context = torch.cat([context.expand(*y.shape[:-1], -1), 2 * y - 1], -1)
         r = self.out(torch.tanh(self.hidden(context))).squeeze(-1)
@@ -101,11 +114,20 @@ class Control(nn.Module):
 
 
 class Bound(nn.Module):
-    """Minus the bound of one sample, and its gradient by the estimator that ``text`` names, once in each layer.
+    """Minus the bound from one sample. Its gradient is the estimate by the estimator that ``text`` names, in both
+    layers.
 
-    An estimator of m samples has m of z1, and m of z2 given each of those. ``rebar`` and ``relax`` take no arguments:
-    they have the ``controls`` of :class:`Control`, without and with the sample in view of r, which get the gradient of
-    the variance.
+    An estimator with m samples has m samples of z1, and m samples of z2 given each sample of z1. The estimators
+    ``rebar`` and ``relax`` take no arguments. They have a :class:`Control` for each layer (``controls``), which gets
+    the gradient of the variance; in ``relax`` its network sees the sample.
+
+    Args:
+        model: the network.
+        text: one of ``CONTROLLED``; or one of ``SCORED``, with arguments if needed.
+        generator: draws the first weights of the controls.
+
+    Raises:
+        ValueError: another estimator.
     """
 
     def __init__(self, model: BeliefNetwork, text: str, generator: torch.Generator) -> None:
@@ -120,8 +142,8 @@ class Bound(nn.Module):
             self.estimator = Estimator(text)
             if self.estimator.name not in SCORED:
                 raise ValueError(
-                    f"estimator of a belief network must be one of {', '.join(SCORED)}, or plainly "
-                    f"{' or '.join(CONTROLLED)}; got {text!r}"
+                    f"estimator of a belief network must be one of {', '.join(SCORED)}, or {' or '.join(CONTROLLED)} "
+                    f"without arguments, but it is {text!r}"
                 )
 
     @property
@@ -129,7 +151,7 @@ class Bound(nn.Module):
         return [c for c in (self.control, self.control_top) if c is not None]
 
     def forward(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Shapes: x (batch, pixels), the result (batch,)."""
+        """Minus the bound of each image, ``(batch,)``, of images ``(batch, pixels)``."""
         if self.control is not None and self.control_top is not None:
             return self._with_controls(x, self.control, self.control_top, generator)
         model, estimator = self.model, self.estimator
@@ -143,17 +165,17 @@ class Bound(nn.Module):
             def loss_top(b2: Tensor) -> Tensor:
                 return model.loss_top(z1, b2[..., 0], logits2.detach())
 
-            return model.loss(x, z1, logits1) + estimator(loss_top, _two(logits2), tau=1.0, generator=generator)
+            return model.loss(x, z1, logits1) + estimator(loss_top, _item_logits(logits2), tau=1.0, generator=generator)
 
-        return estimator(loss, _two(logits1), tau=1.0, generator=generator)
+        return estimator(loss, _item_logits(logits1), tau=1.0, generator=generator)
 
     def _with_controls(self, x: Tensor, control: Control, control_top: Control, generator: torch.Generator) -> Tensor:
         model = self.model
         logits1 = model.encode(x)
         fixed1, context = logits1.detach(), x - model.mean
         noise1, noise2 = (gumbel((1, *logits1.shape, 2), generator=generator, dtype=x.dtype) for _ in range(2))
-        # The relaxed z2 has the noise of the discrete one: given that, both losses are functions of z1 alone.
-        logistic2 = _one(noise2)
+        # The relaxed z2 has the noise of the discrete z2. Given this noise, both losses are functions of z1 alone.
+        logistic2 = _difference(noise2)
 
         def loss(b1: Tensor) -> Tensor:
             z1 = b1[..., 0]
@@ -164,25 +186,27 @@ class Bound(nn.Module):
                 return model.loss_top(z1, b2[..., 0], fixed2)
 
             def c_top(z: Tensor) -> Tensor:
-                y2 = control_top.relaxed(_one(z), fixed2)
+                y2 = control_top.relaxed(_difference(z), fixed2)
                 return control_top(model.loss_top(z1, y2, fixed2), y2, context)
 
             own = list(control_top.parameters())
-            top = relax(loss_top, _two(logits2), c=c_top, parameters=own, coupled=True, noise=noise2.unsqueeze(0))
+            top = relax(
+                loss_top, _item_logits(logits2), c=c_top, parameters=own, coupled=True, noise=noise2.unsqueeze(0)
+            )
             return model.loss(x, z1, logits1) + top
 
         def c(z: Tensor) -> Tensor:
-            y1 = control.relaxed(_one(z), fixed1)
+            y1 = control.relaxed(_difference(z), fixed1)
             logits2 = model.encode_top(y1)
             y2 = control.relaxed(logits2 + logistic2, logits2)
             return control(model.loss(x, y1, fixed1) + model.loss_top(y1, y2, logits2), y1, context)
 
         own = list(control.parameters())
-        return relax(loss, _two(logits1), c=c, parameters=own, coupled=True, noise=noise1)
+        return relax(loss, _item_logits(logits1), c=c, parameters=own, coupled=True, noise=noise1)
 
 
 class GradientVariance:
-    """``E g^2 - (E g)^2``, its mean over all parameters. E is a moving mean from zero: ``decay E + (1 - decay) g``."""
+    """``E g^2 - (E g)^2``, averaged over all parameters. E is a moving mean from 0: ``decay E + (1 - decay) g``."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float = 0.999) -> None:
         self.parameters, self.decay = list(parameters), decay
@@ -190,7 +214,7 @@ class GradientVariance:
         self.second = 0.0
 
     def update(self) -> float:
-        """Take in the gradients as they are now; the variance. Not finite if one of them is not."""
+        """Add the present gradients, and return the variance. It is not finite if one of the gradients is not."""
         g = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
         self.first.lerp_(g, 1 - self.decay)
         self.second += (1 - self.decay) * (float(g @ g) / len(g) - self.second)
@@ -212,24 +236,35 @@ def maximise(
     every: int = 521,
     record: Callable[[dict[str, Any]], None] = lambda entry: None,
 ) -> tuple[dict[str, float], float]:
-    """Train a belief network on the training images by Adam, controls at a rate of their own.
+    """Train a belief network on the training images by Adam.
 
     Args:
-        images: binary ones.
-        epoch: of so many steps the figures are means, counted back from the last step.
-        record: gets ``{"step", "kind": "train", "elbo", "log_variance", ...}``, means of the last ``every`` steps, and
-            the same of each epoch under the kind ``"epoch"``. The variance is that of a step's gradient, see
-            :class:`GradientVariance`; the logarithm is that of its mean.
+        estimator: text, as :class:`Bound` takes it.
+        images: binary images.
+        seed: seed of the weights, the batches and the draws.
+        steps: number of steps.
+        units: in each layer.
+        batch: images in each step.
+        lr: learning rate of the network.
+        control_lr: learning rate of the controls.
+        beta2: of Adam.
+        epoch: number of steps in an epoch. Epochs are counted back from the last step.
+        every: steps between two records of the kind ``"train"``.
+        record: is called with ``{"step", "kind": "train", "elbo", "log_variance", ...}``, means over the last ``every``
+            steps, and with the same means over each epoch, of the kind ``"epoch"``. ``log_variance`` is the logarithm
+            of the mean of :class:`GradientVariance`.
 
     Returns:
-        The figures of the last epoch, and the seconds that the steps took.
+        The means over the last epoch, and the seconds that the steps took.
 
     Raises:
-        ValueError: grey images, or an estimator that is not one of those above.
+        ValueError: the images are grey, or :class:`Bound` does not take the estimator.
         FloatingPointError: a gradient became infinite or NaN.
     """
     if not images.binary:
-        raise ValueError(f"a belief network needs binary images; those of {images.name} are grey: give a binary .npz")
+        raise ValueError(
+            f"images of a belief network must be binary, but the images of {images.name} are grey; give a binary .npz"
+        )
     generator = torch.Generator().manual_seed(stream(seed, "weights"))
     model = BeliefNetwork(images.train.float().mean(0), units, generator)
     bound = Bound(model, estimator, generator)
@@ -250,7 +285,9 @@ def maximise(
         measured = variance.update()
         optimizer.step()
         if not math.isfinite(measured) or not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise FloatingPointError(f"weights became infinite or NaN by step {step}: lower the learning rate")
+            raise FloatingPointError(
+                f"gradients must be finite, but became infinite or NaN by step {step}; lower the learning rate"
+            )
         for means in (recent, whole):
             means.add(-float(loss.detach()), measured)
         if step % every == 0 or step == steps:
@@ -262,7 +299,7 @@ def maximise(
 
 
 class _Means:
-    """The figures of the steps since the last ``take``."""
+    """Means over the steps since the last ``take``."""
 
     def __init__(self) -> None:
         self.elbos: list[float] = []
@@ -288,21 +325,22 @@ def _controls(bound: Bound) -> dict[str, float]:
 
 
 def _log_prob(logits: Tensor, z: Tensor) -> Tensor:
-    """Of Bernoullis, summed: ``bernoulli_log_prob`` by what is differentiated twice in the fewest operations."""
+    """``bernoulli_log_prob`` by the fewest operations that can be differentiated twice."""
     return (z * logits - F.softplus(logits)).sum(-1)
 
 
-def _two(logits: Tensor) -> Tensor:
-    """A coin's logit as those of its two items, the first being 1: (..., units) to (..., units, 2)."""
+def _item_logits(logits: Tensor) -> Tensor:
+    """The logits of the two items of each coin, ``(*batch, units, 2)``, from its log odds. Item 0 is the outcome 1."""
     return torch.stack([logits, torch.zeros_like(logits)], -1)
 
 
-def _one(values: Tensor) -> Tensor:
+def _difference(values: Tensor) -> Tensor:
+    """The log odds of each coin, ``(*batch, units)``, from the logits of its two items."""
     return values[..., 0] - values[..., 1]
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
-    """Weights as the authors' code has them: normal, cut off at two deviations, of variance 2 / inputs; biases 0."""
+    """Weights as in the authors' code: normal, truncated at two deviations, with variance 2 / inputs. Biases are 0."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
     std = math.sqrt(1.3 * 2 / inputs)
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std, generator=generator)

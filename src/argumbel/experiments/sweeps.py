@@ -1,4 +1,4 @@
-"""Many trainings side by side, in processes, and one report that compares them."""
+"""Many trainings in parallel processes, and one report that compares them."""
 
 from __future__ import annotations
 
@@ -31,38 +31,47 @@ def sweep(
     threads: int = 1,
     listener: Callable[[Job, dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every row of the recipe ``name`` with every seed, ``jobs`` at a time, and compare them.
+    """Train every row of a recipe with every seed, and compare them.
 
-    Each training has a folder of its own, ``out/<row>/seed-<seed>``. One that has ended is not repeated, so a sweep
-    that was stopped goes on where it was, and more rows or seeds can be added later. One whose numbers became infinite
-    ends as failed, and the others go on.
+    Each training has its own folder, ``out/<row>/seed-<seed>``. A training that has ended is not repeated. So a sweep
+    that was stopped can continue, and rows or seeds can be added later. A training whose numbers became infinite ends
+    as failed, and the other trainings continue.
 
     Args:
-        data: where the images are, if the recipe needs some.
-        rows: those to train; default all. The report has all that have ended.
-        listener: gets each job and its result, those of earlier sweeps first.
+        name: of the recipe: ``digits``, ``polynomial``, ``reinmax``, ``kool`` or ``sbn``.
+        out: folder for the runs and the report.
+        data: where the images are, if the recipe needs images.
+        rows: the rows to train; by default all. The report shows every row that has ended.
+        seeds: the seeds; by default the recipe's.
+        steps: the steps of each training; by default the recipe's.
+        jobs: how many trainings run at the same time, each in its own process.
+        threads: CPU threads of each training.
+        listener: is called with each job and its result, first with the results of earlier sweeps.
 
     Returns:
-        What ``out/sweep.json`` holds. Beside it lie ``table.md`` and ``report.html``.
+        The content of ``out/sweep.json``. The files ``table.md`` and ``report.html`` are written too.
 
     Raises:
-        ValueError: an unknown recipe or row, numbers out of range, or ``out`` holds runs with other settings.
+        ValueError: an unknown recipe or row, a number that is too small, or ``out`` holds runs with other settings.
     """
     recipe = _recipe(name)
     for what, number in (("steps", steps), ("jobs", jobs), ("threads", threads)):
         if number is not None and number < 1:
-            raise ValueError(f"{what} must be 1 or more; got {number}")
+            raise ValueError(f"{what} must be at least 1, but it is {number}")
     for row in rows:
         if row not in recipe.rows:
-            raise ValueError(f"rows of {name} are {', '.join(recipe.rows)}; got {row!r}")
+            raise ValueError(f"rows of {name} must be among {', '.join(recipe.rows)}, but one is {row!r}")
     if recipe.data is None and data is not None:
-        raise ValueError(f"recipe {name} takes no data; got {data}")
+        raise ValueError(f"data must be left out for the recipe {name}, which needs none, but it is {data}")
     if recipe.data is not None and data is None:
-        raise ValueError(f"recipe {name} needs data, {recipe.data}: give it with --data PATH")
+        raise ValueError(
+            f"data of the recipe {name} must be {recipe.data}, but there is none; give it with --data PATH"
+        )
+    folders = {row: out / _folder_name(row) for row in rows or recipe.rows}
     wanted = [
-        Job(name, row, recipe.rows[row], seed, steps or recipe.steps, out / _slug(row) / f"seed-{seed}", data, threads)
+        Job(name, row, recipe.rows[row], seed, steps or recipe.steps, folder / f"seed-{seed}", data, threads)
         for seed in dict.fromkeys(recipe.seeds if seeds is None else seeds)
-        for row in rows or recipe.rows
+        for row, folder in folders.items()
     ]
     todo = []
     for job in wanted:
@@ -82,12 +91,14 @@ def sweep(
 
 
 def summarise(name: str, out: Path, steps: int) -> dict[str, Any]:
-    """The runs of a sweep's folder, row by row, with mean and standard deviation over the seeds."""
+    """The runs in a sweep's folder, row by row, with mean and standard deviation over the seeds."""
     recipe = _recipe(name)
     rows = []
     for label in recipe.rows:
         runs = []
-        for file in sorted((out / _slug(label)).glob("seed-*/result.json"), key=lambda f: int(f.parent.name[5:])):
+        for file in sorted(
+            (out / _folder_name(label)).glob("seed-*/result.json"), key=lambda f: int(f.parent.name[5:])
+        ):
             result = json.loads(file.read_text())
             if result["job"]["steps"] == steps:
                 runs.append({"folder": file.parent.relative_to(out).as_posix(), **result})
@@ -109,10 +120,10 @@ def _statistics(figures: Sequence[Figure], runs: Sequence[dict[str, Any]]) -> di
 
 
 def _train_all(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Each job with its result as it ends. Ctrl-C ends those under way with a checkpoint, where they have such."""
+    """Each job with its result, as soon as it ends. After Ctrl-C, running jobs write a checkpoint if they can."""
     if not jobs:
         return
-    # Started afresh: a fork would copy the threads' locks of a process that has already computed.
+    # Not forked: a fork would copy the locks of the threads of a process that has already computed.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
         try:
@@ -128,7 +139,7 @@ def _train_all(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, dict[st
 
 
 def _train(job: Job) -> dict[str, Any] | None:
-    """Train one job and write ``result.json``; in a process of its own."""
+    """Train one job, in its own process, and write ``result.json``."""
     identity = _identity(job)
     try:
         outcome = RECIPES[job.recipe].train(job)
@@ -152,14 +163,14 @@ def _ended(job: Job) -> dict[str, Any] | None:
     result = Run(job.folder).read_json("result.json")
     if result is not None and result["job"] != _identity(job):
         raise ValueError(
-            f"{job.folder} holds a run with other settings: give --steps {result['job']['steps']} as before if that is "
-            "what differs, or name another folder (--run)"
+            f"the settings of {job.folder} must be those of this sweep, but it holds a run with other settings; give "
+            f"--steps {result['job']['steps']} if the steps differ, or name another folder (--run)"
         )
     return result
 
 
 def _identity(job: Job) -> dict[str, Any]:
-    """What decides the result, as JSON has it; not where the data lie nor how many threads there are."""
+    """What decides the result, as JSON. The place of the data and the number of threads do not belong to it."""
     identity = {"recipe": job.recipe, "row": job.label, "seed": job.seed, "steps": job.steps, **job.settings}
     return json.loads(json.dumps(identity))
 
@@ -171,10 +182,10 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}")
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but it is {name!r}")
     return RECIPES[name]
 
 
-def _slug(label: str) -> str:
-    """A row's name as a folder's: ``gumbel_rao(num_conditional=100)`` is ``gumbel_rao-num_conditional-100``."""
+def _folder_name(label: str) -> str:
+    """The folder of a row: ``gumbel_rao(num_conditional=100)`` has the folder ``gumbel_rao-num_conditional-100``."""
     return re.sub(r"[^\w.]+", "-", label).strip("-")

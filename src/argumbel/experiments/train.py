@@ -1,4 +1,4 @@
-"""The training loop: a step is a function of (seed, step), so a resumed run is the run that was not stopped."""
+"""The training loop. A step is a function of (seed, step), so a resumed run is the same as one that was not stopped."""
 
 from __future__ import annotations
 
@@ -26,16 +26,27 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Batches:
-    """``batches(step)``: the images of a step, a pure function of seed and step.
+    """``batches(step)``: the images of a step, ``(batch, pixels)``, a pure function of seed and step.
 
-    Each epoch goes through the training images once, in an order of its own (the remainder that fills no batch is left
-    out). Images that are ``fixed`` are taken as they are; others are drawn afresh, pixel by pixel, at every step. Of
-    several processes each takes its ``rank``'s share of the same batch.
+    Each epoch goes once through the training images, in another order. The images that are left after the last full
+    batch are left out.
+
+    Args:
+        images: the training images, ``(n, pixels)``.
+        batch: images in a batch.
+        seed: seed of the orders, and of the draws if the images are not ``fixed``.
+        fixed: whether the images are taken as they are. Otherwise binary images are drawn from the grey images at every
+            step.
+        rank: which of ``world`` equal parts of each batch is returned, when several processes share the batch.
+        world: number of processes.
+
+    Raises:
+        ValueError: ``batch`` is larger than n.
     """
 
     def __init__(self, images: Tensor, batch: int, seed: int, *, fixed: bool, rank: int = 0, world: int = 1) -> None:
         if batch > len(images):
-            raise ValueError(f"batch must be at most the {len(images)} training images; got {batch}")
+            raise ValueError(f"batch must be at most the number of training images, {len(images)}, but it is {batch}")
         self.images, self.batch, self.seed, self.fixed = images, batch, seed, fixed
         self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self.epoch, self.order = -1, torch.empty(0)
@@ -55,11 +66,11 @@ class Batches:
 
 @dataclass
 class State:
-    """What a checkpoint holds beside the weights and the optimiser."""
+    """What a checkpoint holds, apart from the weights and the optimiser."""
 
     step: int = 0
     seconds: float = 0.0  # spent in training steps
-    best: float = -math.inf  # the validation ELBO of best.pt
+    best: float = -math.inf  # validation ELBO of the weights in best.pt
     best_step: int = 0
     count: int = 0  # steps in the running sums
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -74,28 +85,39 @@ def fit(
     stop_at: int | None = None,
     listener: Listener | None = None,
 ) -> tuple[Run, State] | None:
-    """Train ``config`` into the folder ``out`` (default ``runs/<dataset>-<estimator>``, numbered when taken).
+    """Train a model, and write the run to a folder.
 
-    With ``resume`` it continues that run from its checkpoint, bit for bit as if it had not stopped (on one CPU, and as
-    long as the number of threads stays). Training ends after ``config.steps`` steps, at ``stop_at``, or after Ctrl-C at
-    the end of the step under way; in each case with a checkpoint. ``listener`` gets every record of ``metrics.jsonl``.
+    Training ends after ``config.steps`` steps, at ``stop_at``, or after Ctrl-C at the end of the current step. In each
+    case a checkpoint is written.
+
+    Args:
+        config: what to train.
+        out: the folder of the run. By default it is ``runs/<dataset>-<estimator>``, with a number if that exists.
+        overwrite: whether to replace the run that is in ``out``.
+        resume: a run to continue from its checkpoint. On one CPU, with the same number of threads, the result is equal
+            to the bit to the result of a run that was not stopped.
+        stop_at: stop after this step.
+        listener: is called with every record of ``metrics.jsonl``.
 
     Returns:
-        The run and its state, or None in the other processes of a training on many devices.
+        The run and its state, or None in all processes but the first of a training on several devices.
 
     Raises:
-        ValueError: ``out`` holds a run already, the run to resume is complete, or the data do not fit.
-        FloatingPointError: the objective or the weights are not finite any more.
+        ValueError: ``out`` holds a run, the run to resume is complete, or the data do not fit.
+        FloatingPointError: the objective or a weight became infinite or NaN.
     """
     fabric = _fabric(config)
     training = _Training(fabric, config, None if resume is None else resume.load("checkpoint.pt"))
     state = training.state
     if resume is not None and state.step >= config.steps:
-        raise ValueError(f"{resume.path} has all of its {config.steps} steps: give --steps to train on")
+        raise ValueError(
+            f"steps must be more than the {state.step} steps that {resume.path} has, but it is {config.steps}; give "
+            "--steps to train on"
+        )
     run = resume
     if fabric.is_global_zero:
         if run is None:
-            run = Run.create(out or _fresh(config), config, overwrite=overwrite)
+            run = Run.create(out or _free_folder(config), config, overwrite=overwrite)
         else:
             run.drop_records_after(state.step)
             run.write_json("config.json", asdict(config))
@@ -108,7 +130,7 @@ def fit(
 
 
 class _Training:
-    """The parts of a training that a step needs, as they were at the checkpoint ``saved``, or new."""
+    """What a training step needs, new or from the checkpoint ``saved``."""
 
     def __init__(self, fabric: Any, config: Config, saved: dict[str, Any] | None) -> None:
         rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
@@ -129,7 +151,7 @@ class _Training:
             config.kl_weight,
         )
         self.sums = torch.tensor(self.state.sums, dtype=torch.float64, device=device)
-        self.key = torch.tensor(stream(config.seed, "latents"), device=device)
+        self.noise_seed = torch.tensor(stream(config.seed, "latents"), device=device)
         self.rows_a_step = config.batch * config.latents
         share = self.rows_a_step // world
         self.rows = torch.arange(rank * share, (rank + 1) * share, device=device)
@@ -167,15 +189,15 @@ class _Training:
             self.save(run)
 
     def step(self, step: int) -> tuple[float, float]:
-        """One optimiser step; the temperature and learning rate it had."""
+        """One optimiser step. Returns its temperature and its learning rate."""
         tau, lr = self.temperature(step), self.learning_rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # Row ids count the latents of the whole training, whichever process draws them.
+        # Row ids count the latents of the whole training, so a draw does not depend on the process that makes it.
         rows = self.rows + step * self.rows_a_step
         x = self.batches(step)
         with self.sampling(x):
-            log_likelihood, kl = self.module(x, tau, self.key, rows)
+            log_likelihood, kl = self.module(x, tau, self.noise_seed, rows)
         log_likelihood, kl = log_likelihood.mean(), kl.mean()
         self.fabric.backward(self.kl_weight(step) * kl - log_likelihood)
         self.optimizer.step()
@@ -184,32 +206,33 @@ class _Training:
         return tau, lr
 
     def means(self) -> dict[str, float]:
-        """The mean objective since the last call, over all processes: where training waits for the device."""
+        """The mean objective since the last call, over all processes. Here training waits for the device."""
         means = self.fabric.all_reduce(self.sums, reduce_op="mean") / self.state.count
         log_likelihood, kl = means.tolist()
         elbo = log_likelihood - kl
         if not math.isfinite(elbo):
-            raise self.diverged(f"training objective became {elbo}")
+            raise self.diverged("training objective", str(elbo))
         self.sums.zero_()
         self.state.count = 0
         return {"elbo": elbo, "log_likelihood": log_likelihood, "kl": kl}
 
     @contextmanager
     def sampling(self, x: Tensor) -> Iterator[None]:
-        """The sampler refuses logits of NaN; this tells where they come from."""
+        """The sampler raises an error if logits are NaN. This finds out where the NaN comes from."""
         try:
             yield
         except ValueError as error:
             if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-                raise self.diverged("weights became infinite or NaN") from error
+                raise self.diverged("weights", "infinite or NaN") from error
             with torch.no_grad():
                 if bool(self.model.encode(x).isnan().any()):
-                    raise self.diverged("logits of the latents became NaN") from error
+                    raise self.diverged("logits of the latents", "NaN") from error
             raise
 
-    def diverged(self, what: str) -> FloatingPointError:
+    def diverged(self, what: str, became: str) -> FloatingPointError:
         return FloatingPointError(
-            f"the {what} by step {self.state.step}: lower the learning rate, or keep the temperature further from zero"
+            f"{what} must be finite, but became {became} by step {self.state.step}; lower the learning rate, or keep "
+            "the temperature further from 0"
         )
 
     def validate(self, run: Run, record: Listener) -> None:
@@ -231,7 +254,8 @@ class _Training:
 
 
 class _Recorder:
-    """Writes each record to ``metrics.jsonl``, to TensorBoard if wanted, and to the listener; without a run to none."""
+    """Writes each record to ``metrics.jsonl``, to TensorBoard (if asked) and to the listener. Without a run it writes
+    nothing."""
 
     def __init__(self, run: Run | None, config: Config, step: int, listener: Listener | None) -> None:
         self.listener = listener
@@ -288,8 +312,8 @@ def _optimizer(config: Config, parameters: Iterator[Any]) -> torch.optim.Optimiz
     return torch.optim.RAdam(parameters, lr=config.lr, weight_decay=decay)
 
 
-def _fresh(config: Config) -> Path:
-    """``runs/<dataset>-<estimator>``, or the first of its numbered successors that is free."""
+def _free_folder(config: Config) -> Path:
+    """``runs/<dataset>-<estimator>``, or the first that does not exist of ``-2``, ``-3`` and so on."""
     name, number = f"{config.dataset}-{parse(config.estimator)[0]}", 1
     path = Path("runs") / name
     while path.exists():
@@ -300,7 +324,7 @@ def _fresh(config: Config) -> Path:
 
 @contextmanager
 def _interruptible(wanted: bool) -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets once (so that the step under way ends whole); a second Ctrl-C interrupts as ever."""
+    """An event that the first Ctrl-C sets, so that the current step ends. A second Ctrl-C interrupts at once."""
     event = threading.Event()
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield event
