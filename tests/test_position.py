@@ -1,5 +1,5 @@
-"""A row's result depends on the row and its key alone, to the bit: not on its place in the batch, the rows beside it, the
-layout, or how PyTorch cuts its loops into vectors (which differs between processors)."""
+"""A row's result depends on the row and its key alone, to the bit: not on its place in the batch, the rows beside it,
+the layout, or how PyTorch cuts its loops into vectors (which differs between processors)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated
 
 try:
-    import rich  # noqa: F401
+    import rich
     import typer
 except ImportError as error:
     raise ImportError("the argumbel command needs typer and rich: pip install 'argumbel[cli]'") from error
