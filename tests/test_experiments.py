@@ -611,7 +611,12 @@ def without_clock(run: Run) -> list[dict]:
         {"optimizer": "sgd", "lr": 0.001, "estimator": "gumbel_straight_through", "binarize": "dynamic"},
         {"precision": "64-true"},
         {"optimizer": "radam", "kl": "relaxed", "weight_decay": 0.01},
-        {"optimizer": "adamw", "estimator": "straight_through", "lr_schedule": "constant", "schedule": "constant:1"},
+        {
+            "optimizer": "adamw",
+            "estimator": "softmax_straight_through",
+            "lr_schedule": "constant",
+            "schedule": "constant:1",
+        },
         {"estimator": "rebar", "binarize": "none", "activation": "leaky_relu", "centre": False},
         {"estimator": "unordered_set(num_samples=4)"},
     ],
@@ -681,7 +686,13 @@ def test_the_seed_decides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "estimator",
     [
-        *("gumbel_softmax", "gumbel_straight_through", "straight_through", "reinmax", "gumbel_rao(num_conditional=4)"),
+        *(
+            "gumbel_softmax",
+            "gumbel_straight_through",
+            "softmax_straight_through",
+            "reinmax",
+            "gumbel_rao(num_conditional=4)",
+        ),
         *("reinforce_loo(num_samples=4)", "rebar"),
     ],
 )
@@ -844,6 +855,13 @@ def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = {name: value for name, value in stored.items() if name not in ("activation", "centre")}
     (run.path / "config.json").write_text(json.dumps(earlier))  # of before there were these settings
     assert run.config() == config
+    for before, now in (
+        ("straight_through", "softmax_straight_through"),
+        ("straight_through(tau=0.5)", "softmax_straight_through(tau=0.5)"),
+        ("gumbel_straight_through", "gumbel_straight_through"),
+    ):
+        (run.path / "config.json").write_text(json.dumps(stored | {"estimator": before}))
+        assert run.config().estimator == now
     (run.path / "config.json").write_text(json.dumps(stored | {"colour": "blue"}))
     with pytest.raises(
         ValueError, match=r"must have the settings of this version of argumbel, but it differs in colour"

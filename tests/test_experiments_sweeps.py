@@ -54,7 +54,7 @@ def test_every_estimator_lowers_the_polynomial(row: str) -> None:
         assert 0.02 < gain < 1
         if row.startswith(("exact", "reinforce_loo", "stratified", "arm", "disarm", "arsm", "unordered_set")):
             assert gain > 0.9  # unbiased, of small variance
-        if row.startswith(("straight_through", "gumbel_", "gapped")):
+        if row.startswith(("softmax_straight_through", "gumbel_", "gapped")):
             assert gain < 0.4  # the slope of |x - c|^p at 0 and at 1 is not the difference that counts
     assert seconds > 0
 
@@ -97,7 +97,7 @@ def test_the_exact_gradient_goes_to_the_least() -> None:
 
 def test_straight_through_comes_to_rest_where_the_mean_slope_is_zero() -> None:
     powers = (1.5, 2.0, 3.0)
-    learned, _ = minimise("straight_through", powers, seed=0, steps=500, coins=64, lr=5e-3)
+    learned, _ = minimise("softmax_straight_through", powers, seed=0, steps=500, coins=64, lr=5e-3)
     for p in powers:
         odds = (0.45 / 0.55) ** (p - 1)
         rest = (odds * 0.55**p + 0.45**p) / (1 + odds)
@@ -416,12 +416,23 @@ def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("terminal")
 def test_the_command_trains_in_processes() -> None:
-    words = ["sweep", "digits", "--steps", "20", "--seeds", "3", "--row", "reinmax", "--row", "straight_through"]
+    words = [
+        "sweep",
+        "digits",
+        "--steps",
+        "20",
+        "--seeds",
+        "3",
+        "--row",
+        "reinmax",
+        "--row",
+        "softmax_straight_through",
+    ]
     result = call(*words, "--jobs", "2")
     assert result.exit_code == 0, result.output
     assert "Report: runs/sweep-digits/report.html" in result.output
     summary = json.loads(Path("runs/sweep-digits/sweep.json").read_text())
-    assert [row["row"] for row in summary["rows"]] == ["straight_through", "reinmax"]
+    assert [row["row"] for row in summary["rows"]] == ["softmax_straight_through", "reinmax"]
     for row in summary["rows"]:
         value = f"{-row['figures']['valid_elbo']['mean']:.2f}"
         assert re.search(rf"{row['row']} +│ +{value} ", result.output)

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from ..estimators import ESTIMATORS
 from ..noise import KeyedNoise
 
-__all__ = ["Estimator", "parse"]
+__all__ = ["Estimator", "current_name", "parse"]
+
+#: Names that estimators had when run folders were written that should still open.
+_FORMER_NAMES = {"straight_through": "softmax_straight_through"}
 
 
 class Estimator(nn.Module):
@@ -102,6 +105,16 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"num_samples of estimator {head.id} must be an integer, at least 1, but it is {count!r}")
     return head.id, given
+
+
+def current_name(text: str) -> str:
+    """The text with the name that its estimator has today.
+
+    >>> current_name("straight_through(tau=0.5)")
+    'softmax_straight_through(tau=0.5)'
+    """
+    name, bracket, rest = text.partition("(")
+    return _FORMER_NAMES.get(name.strip(), name) + bracket + rest
 
 
 def _arguments(name: str) -> dict[str, Any]:

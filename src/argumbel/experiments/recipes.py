@@ -185,7 +185,13 @@ DIGITS = Recipe(
         "try a sweep in a minute. No published results can be compared with it."
     ),
     rows=_rows(
-        *("gumbel_softmax", "straight_through", "gumbel_straight_through", "reinmax", "reinforce_loo(num_samples=4)"),
+        *(
+            "gumbel_softmax",
+            "softmax_straight_through",
+            "gumbel_straight_through",
+            "reinmax",
+            "reinforce_loo(num_samples=4)",
+        ),
         dataset="digits",
         latents=6,
         classes=8,
@@ -211,7 +217,12 @@ POLYNOMIAL = Recipe(
     rows={
         EXACT: {"estimator": EXACT},
         **_rows(
-            *("straight_through", "gumbel_softmax", "gumbel_straight_through", "gumbel_rao(num_conditional=10)"),
+            *(
+                "softmax_straight_through",
+                "gumbel_softmax",
+                "gumbel_straight_through",
+                "gumbel_rao(num_conditional=10)",
+            ),
             *("gapped_straight_through(gap=1.0)", "reinmax", "rebar(num_samples=64)", "reinforce(num_samples=64)"),
             *("reinforce_loo(num_samples=64)", "stratified(num_samples=64)", "arm(num_samples=64)"),
             *("disarm(num_samples=64)", "arsm(num_samples=64)", "sum_and_sample(num_samples=4)"),
@@ -259,7 +270,7 @@ REINMAX = Recipe(
         "estimator as published. The training figure is the mean over the steps of the last epoch."
     ),
     rows={
-        **_reinmax("straight_through", 1e-3, 1.3),
+        **_reinmax("softmax_straight_through", 1e-3, 1.3),
         **_reinmax("gumbel_straight_through", 3e-4, 0.5),
         **_reinmax("gumbel_rao(num_conditional=100)", 5e-4, 0.5),
         **_reinmax("gapped_straight_through(gap=1.0)", 5e-4, 1.0),

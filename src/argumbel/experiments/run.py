@@ -13,6 +13,7 @@ import torch
 
 from .config import Config, run_on, stream
 from .data import Images
+from .estimator import current_name
 from .model import CategoricalVAE
 
 __all__ = ["Config", "Run", "run_on", "stream"]
@@ -58,6 +59,8 @@ class Run:
     def config(self, **changes: Any) -> Config:
         """The configuration of this run, with ``changes`` (those that are not None) in place of what is stored."""
         stored = json.loads((self.path / "config.json").read_text())
+        if "estimator" in stored:
+            stored["estimator"] = current_name(stored["estimator"])
         known = set(Config.settings())
         needed = {name for name, setting in Config.settings().items() if not setting.later}
         if not needed <= set(stored) <= known:
