@@ -19,11 +19,21 @@ with warnings.catch_warnings():  # a machine without a compiler says so once, an
     from argumbel import kernels
     from argumbel.kernels import cpu
 
+from tests import slow
+
 settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.load_profile("argumbel")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test-fast` leaves out what slow.txt lists."""
+    listed = slow.read()
+    for item in items:
+        if item.nodeid.partition("[")[0] in listed:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
