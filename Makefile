@@ -1,10 +1,12 @@
 # Two commands matter: `make demo` and `make test`. Each makes .venv and installs what it needs.
 PYTHON ?= python3.11
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
-SOURCES := pyproject.toml constraints.txt $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml $(CONSTRAINTS) $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
+CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test lint bench bench-gpu docs clean
+.PHONY: demo test test-fast slow lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -12,10 +14,41 @@ demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluat
 test: .venv/test.stamp  ## all tests, and every example in docstrings and documentation
 	$(BIN)/python -m pytest -n auto
 
-lint: .venv/lint.stamp  ## style and types
+test-fast: .venv/test.stamp  ## the tests that tests/slow.txt does not list: about a minute and a half on two cores
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+slow: .venv/test.stamp  ## run and time all tests, and write tests/slow.txt again
+	$(BIN)/python -m pytest -n auto --junitxml=build/times.xml
+	$(BIN)/python -m tests.slow build/times.xml
+
+lint: lint-python lint-cpp lint-names lint-github  ## style, types, spelling of names, workflows
+
+lint-python: .venv/lint.stamp
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+lint-cpp: .venv/lint.stamp
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+lint-names: .venv/lint.stamp
+	$(BIN)/typos
+
+lint-github: .venv/lint.stamp
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github
+
+format: .venv/lint.stamp  ## lay out Python and C++ as `make lint` wants it
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CPP)
+
+hooks: .venv/hooks.stamp  ## run the checks that concern it before each commit
+	$(BIN)/pre-commit install
 
 bench: .venv/bench.stamp  ## time and exactness beside other libraries; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
