@@ -13,7 +13,6 @@ from rich.console import Console
 from . import machine
 
 if TYPE_CHECKING:
-    from .measure import Row
     from .report import Results
 
 console = Console(highlight=False, width=140)
@@ -76,7 +75,7 @@ def run(results: Results, words: list[str], quick: bool, patience: float) -> Ite
     for case in cases:
         row = measure.measure(case, seconds=0.03, least=1) if quick else measure.measure(case, seconds=0.8)
         results.rows.append(row)
-        console.print(_line(row), markup=False)
+        console.print(row.line("ms"), markup=False)
         yield
     if results.rows and not quick:
         console.print("memory ...")
@@ -104,15 +103,6 @@ def run(results: Results, words: list[str], quick: bool, patience: float) -> Ite
                 break
             console.print(", ".join(f"{s.contestant}: {1 / s.seconds:.0f} steps/s" for s in results.steps[-3:]))
         yield
-
-
-def _line(row: Row) -> str:
-    if row.failure:
-        return f"{row.case}: CHECK FAILED, {row.failure}"
-    if row.ours.timing is None:
-        return f"{row.case}: {row.ours.trouble}"
-    others = [f"{e.name} {row.ratio(e.name):.3g}x" for e in row.entries[1:] if e.timing]
-    return f"{row.case}: {row.ours.timing.median * 1e3:.3g} ms; {', '.join(others)}"
 
 
 if __name__ == "__main__":

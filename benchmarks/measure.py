@@ -84,6 +84,16 @@ class Row:
         theirs = next((e.timing for e in self.entries if e.name == name), None)
         return theirs.median / self.ours.timing.median if theirs and self.ours.timing else None
 
+    def line(self, unit: str) -> str:
+        """What is said while the benchmark runs; the unit is "ms" or "us"."""
+        if self.failure:
+            return f"{self.case}: CHECK FAILED, {self.failure}"
+        if self.ours.timing is None:
+            return f"{self.case}: {self.ours.trouble}"
+        others = [f"{e.name} {self.ratio(e.name):.3g}x" for e in self.entries[1:] if e.timing]
+        time = self.ours.timing.median * {"ms": 1e3, "us": 1e6}[unit]
+        return f"{self.case}: {time:.3g} {unit}; {', '.join(others)}"
+
 
 def reason(error: BaseException) -> str:
     """One line of an error."""

@@ -107,7 +107,7 @@ def run(
     yield from _measure([c for c in chosen if not c.targets], results, ticks, device, start + limit, seconds, least)
     for case in cases.select(cases.REPLAYED, [], quick) if graphs else []:
         results.replays.append(_replay(case, ticks, device, seconds, least))
-        console.print(f"graph: {_line(results.replays[-1])}", markup=False)
+        console.print(f"graph: {results.replays[-1].line('us')}", markup=False)
         yield
 
 
@@ -127,7 +127,7 @@ def _measure(
             return
         try:
             results.rows.append(_row(case, ticks, device, seconds, least))
-            console.print(_line(results.rows[-1]), markup=False)
+            console.print(results.rows[-1].line("us"), markup=False)
         except Exception as error:
             results.troubles.append(f"{case.name}, {reason(error)}")
             console.print(results.troubles[-1], markup=False)
@@ -177,15 +177,6 @@ def _tell(results: page.GpuResults, findings: Iterator[page.Finding]) -> None:
     except Exception as error:
         results.troubles.append(reason(error))
         console.print(results.troubles[-1], markup=False)
-
-
-def _line(row: Row) -> str:
-    if row.failure:
-        return f"{row.case}: CHECK FAILED, {row.failure}"
-    if row.ours.timing is None:
-        return f"{row.case}: {row.ours.trouble}"
-    others = [f"{e.name} {row.ratio(e.name):.3g}x" for e in row.entries[1:] if e.timing]
-    return f"{row.case}: {row.ours.timing.median * 1e6:.3g} us; {', '.join(others)}"
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ ARGUMBEL_INLINE uint32_t as_bits(float x) {
     std::memcpy(&u, &x, 4);
     return u;
 }
-ARGUMBEL_INLINE float select(uint32_t mask, float a, float b) { return as_float((as_bits(a) & mask) | (as_bits(b) & ~mask)); }
+ARGUMBEL_INLINE float select(uint32_t mask, float a, float b) {
+    return as_float((as_bits(a) & mask) | (as_bits(b) & ~mask));
+}
 
 ARGUMBEL_INLINE float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)

@@ -31,8 +31,7 @@ namespace argumbel {
 // Every function returns the first bad row (NaN, +inf, nothing allowed), or -1. A bad row gets index -1 and NaN.
 struct Kernels {
     const char* name;
-#define ARGUMBEL_MEMBER(operation, ...) \
-    int64_t (*operation)(Matrix x, Key key, int threads __VA_OPT__(, ) __VA_ARGS__);
+#define ARGUMBEL_MEMBER(operation, ...) int64_t (*operation)(Matrix x, Key key, int threads __VA_OPT__(, ) __VA_ARGS__);
     ARGUMBEL_OPERATIONS(ARGUMBEL_MEMBER)
 #undef ARGUMBEL_MEMBER
 };

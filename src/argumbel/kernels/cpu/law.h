@@ -157,7 +157,8 @@ int64_t look_up(const Slot* slots, int64_t n, double u) {
 
 // The weights of all blocks of a row, on a common scale, in `cumulative`; log Z; false if the row is bad.
 template <class T>
-bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& blocks, Cumulative& cumulative, double* log_z) {
+bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& blocks, Cumulative& cumulative,
+               double* log_z) {
     const int64_t n = blocks_of(x.items);
     const T* data = row_of<T>(x, row);
     blocks.resize(static_cast<size_t>(n));
@@ -190,7 +191,8 @@ struct Workspace {
 template <class T>
 void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int threads, Workspace& w, int64_t* out) {
     const int64_t n = static_cast<int64_t>(w.blocks.size());
-    const std::unique_ptr<Slot[]> item_slots(new Slot[static_cast<size_t>(x.items)]);  // not zeroed: written in parallel
+    const std::unique_ptr<Slot[]> item_slots(
+        new Slot[static_cast<size_t>(x.items)]);  // not zeroed: written in parallel
     std::vector<Slot> block_slots(static_cast<size_t>(n));
     std::vector<double> left, weights(static_cast<size_t>(n));
     std::vector<int32_t> stack;
@@ -275,7 +277,8 @@ void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t 
     }
     for (int l = 0; l < lanes; ++l) {
         if (is_bad[l] || !(top[l] > -kInf)) bad.add(row + l), is_bad[l] = 1;
-        if (log_z) log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : top[l] + std::log(sums[(n - 1) * kLanes + l]);
+        if (log_z)
+            log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : top[l] + std::log(sums[(n - 1) * kLanes + l]);
     }
     for (int64_t draw = 0; draw < draws; ++draw) {
         alignas(64) uint32_t c[4][kLanes];

@@ -11,14 +11,15 @@
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
 
-constexpr int kTile = 1024;          // words in a tile; its buffers stay in the first-level cache
-constexpr int kBlocks = kTile / 4;   // Philox blocks in a tile
+constexpr int kTile = 1024;         // words in a tile; its buffers stay in the first-level cache
+constexpr int kBlocks = kTile / 4;  // Philox blocks in a tile
 
 // Ten rounds of Philox4x32, on words or on vectors of words kept in 64-bit lanes: a product is then one instruction, its
 // upper half one shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler
 // multiplies 64 by 64 bits, at thrice the price.)
 template <class Word, class Multiply, class High, class Xor>
-ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, Word& x3, Multiply multiply, High high, Xor mix) {
+ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, Word& x3, Multiply multiply, High high,
+                                   Xor mix) {
     uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
     for (int r = 0; r < 10; ++r) {
         const Word p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
@@ -47,7 +48,9 @@ ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, 
         philox_rounds(
             seed, x0, x1, x2, x3, [](__m512i a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi64(b)); },
             [](__m512i p) { return _mm512_srli_epi64(p, 32); },
-            [](__m512i a, __m512i b, uint32_t k) { return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi64(k), 0x96); });
+            [](__m512i a, __m512i b, uint32_t k) {
+                return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi64(k), 0x96);
+            });
         store(c0 + i, x0), store(c1 + i, x1), store(c2 + i, x2), store(c3 + i, x3);
     }
 #elif defined(__AVX2__)
@@ -102,7 +105,7 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
 
 // The words of a stretch of one row: `count` items from `begin`, which is a multiple of 4.
 [[gnu::noinline]] static void row_words(const Key& key, int64_t row, int64_t begin, int count, uint32_t stream,
-                      uint32_t* __restrict out) {
+                                        uint32_t* __restrict out) {
     alignas(64) uint32_t c[4][kBlocks];
     const uint64_t id = static_cast<uint64_t>(row_id(key, row));
     if (!key.items) {

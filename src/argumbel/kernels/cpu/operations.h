@@ -2,18 +2,18 @@
 // and what the operation takes of its own, after the matrix, the key and the number of threads. Its function is defined in
 // one of the headers below, which path.cpp alone wants.
 #ifndef ARGUMBEL_OPERATIONS
-#define ARGUMBEL_OPERATIONS(X)                                                                                          \
-    X(keyed_noise, Law law, void* out)                                                                                  \
-    X(bad_row)                                                                                                          \
-    X(gumbel_max, void* values, int64_t* indices)                                                                       \
-    X(gumbel_topk, int64_t k, void* values, int64_t* indices)                                                           \
-    X(gumbel_softmax, const float* tau, int64_t tau_stride, bool hard, void* out)                                       \
-    X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride, void* out)  \
-    X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride,       \
-      void* out)                                                                                                        \
-    X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                           \
-    X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                           \
-    X(categorical, int64_t draws, double* log_z, int64_t* out)                                                          \
+#define ARGUMBEL_OPERATIONS(X)                                                                                         \
+    X(keyed_noise, Law law, void* out)                                                                                 \
+    X(bad_row)                                                                                                         \
+    X(gumbel_max, void* values, int64_t* indices)                                                                      \
+    X(gumbel_topk, int64_t k, void* values, int64_t* indices)                                                          \
+    X(gumbel_softmax, const float* tau, int64_t tau_stride, bool hard, void* out)                                      \
+    X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride, void* out) \
+    X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride,      \
+      void* out)                                                                                                       \
+    X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                          \
+    X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                          \
+    X(categorical, int64_t draws, double* log_z, int64_t* out)                                                         \
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)
 
 #endif

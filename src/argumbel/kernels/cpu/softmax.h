@@ -273,8 +273,8 @@ void backward_row(const Matrix& y, const Matrix& grad, int64_t row, float rate, 
     });
 }
 
-int64_t gumbel_softmax_backward(Matrix y, Key, int threads, const void* grad_data, int64_t grad_stride, const float* tau,
-                                int64_t tau_stride, void* out) {
+int64_t gumbel_softmax_backward(Matrix y, Key, int threads, const void* grad_data, int64_t grad_stride,
+                                const float* tau, int64_t tau_stride, void* out) {
     const Matrix grad{grad_data, y.rows, y.items, grad_stride, y.dtype};
     by_dtype(y.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;

@@ -84,7 +84,8 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
             if (places < k) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {
                 const bool taken = p < places;
-                from_float(taken ? best.entries[static_cast<size_t>(p)].key : kNan, static_cast<T*>(values) + row * k + p);
+                from_float(taken ? best.entries[static_cast<size_t>(p)].key : kNan,
+                           static_cast<T*>(values) + row * k + p);
                 indices[row * k + p] = taken ? best.entries[static_cast<size_t>(p)].index : -1;
             }
         };
