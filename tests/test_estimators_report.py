@@ -363,7 +363,7 @@ def test_the_vae_problem_is_the_loss_of_the_run(tmp_path: Path) -> None:
     torch.testing.assert_close(task.logits, model.encode(images.test[:3]))
     assert not task.f(z).requires_grad
     assert "3 images of digits, 2 latents of 3 classes, after 5 steps" in task.text
-    with pytest.raises(ValueError, match="count must be 1 or more"):
+    with pytest.raises(ValueError, match="count must be at least 1, but it is 0"):
         problems.vae(run.path, count=0)
 
 

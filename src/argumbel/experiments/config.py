@@ -32,7 +32,8 @@ PANELS = DATA, MODEL, TRAINING, MACHINE, FOLDER = ("Data", "Model", "Training", 
 class Config:
     """Everything that decides a training, and so everything that ``config.json`` holds.
 
-    Make one with :meth:`make`, which knows the presets of the datasets. Numbers may be NumPy's or PyTorch's.
+    Make one with :meth:`make`, which knows the presets of the datasets. Numbers may be NumPy's or PyTorch's. The
+    settings are the fields; ``argumbel train --help`` lists them.
     """
 
     dataset: Annotated[
