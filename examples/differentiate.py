@@ -28,7 +28,7 @@ torch.manual_seed(0)
 logits = torch.zeros(6, 3, requires_grad=True)
 
 # Which estimator suits this loss? Bias, variance and cost of each, against the exact gradient over all 729 plans.
-names = ["reinforce", "reinforce_loo", "stratified", "straight_through"]
+names = ["reinforce", "reinforce_loo", "stratified", "softmax_straight_through"]
 print(ag.estimators.report(finished, logits, names, num_samples=4, num_repeats=400))
 
 optimiser = torch.optim.Adam([logits], lr=0.05)
