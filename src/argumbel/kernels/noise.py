@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.bits import view_bits
 from . import cpu
 from .dispatch import Key, seed_tensor
 from .operator import Operator
@@ -86,8 +87,8 @@ def _minus_log1p(q: Tensor, grid: Tensor) -> Tensor:
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
     """``x = m * 2**-n`` with m in [1/2, 1), for positive normal float32 x; returns (m, n) with n int32."""
-    bits = x.view(torch.int32)
-    return ((bits & 0x7FFFFF) | 0x3F000000).view(torch.float32), 126 - (bits >> 23)
+    bits = view_bits(x, torch.int32)
+    return view_bits((bits & 0x7FFFFF) | 0x3F000000, torch.float32), 126 - (bits >> 23)
 
 
 def half_distance(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

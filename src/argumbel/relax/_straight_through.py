@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.bits import view_bits
 from .._core.checks import Rows, can_raise, check_tau, count, number
 from ..choice import noise_for, race
 from ..kernels.posterior import is_at
@@ -225,7 +226,7 @@ def further_noise(noise: Tensor, count: int, dim: int) -> list[Tensor]:
     tensor of noise remains a function of it, row by row.
     """
     rows = noise.movedim(dim, -1)
-    bits = rows.contiguous().view(torch.int64 if noise.dtype == torch.float64 else torch.int32).to(torch.int64)
+    bits = view_bits(rows.contiguous(), torch.int64 if noise.dtype == torch.float64 else torch.int32).to(torch.int64)
     # Each item's bits are scattered over all 64 (multiplications wrap around), differently for each place.
     bits = (bits + _ODD * torch.arange(1, rows.shape[-1] + 1, device=noise.device)) * _ODD
     key = ((bits ^ (bits >> 32)) * _ODD).sum(-1)

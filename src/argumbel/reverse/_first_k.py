@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._core.bits import view_bits
 from .._core.elementwise import logaddexp
 from .._core.integrals import log_rate_outside
 from ..kernels.posterior import strictly_below, truncate
@@ -124,11 +125,11 @@ def _strictly_falling(values: Tensor) -> Tensor:
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     lowest = torch.iinfo(integer).min
     v = values.detach().clamp(max=torch.finfo(values.dtype).max)
-    bits = v.view(integer)
+    bits = view_bits(v, integer)
     count = torch.where(bits < 0, lowest - bits, bits).long()
     steps = torch.arange(v.shape[-1], device=v.device)
     count = ((count + steps).cummin(-1).values - steps).to(integer)
-    return values + (torch.where(count < 0, lowest - count, count).view(values.dtype) - values).detach()
+    return values + (view_bits(torch.where(count < 0, lowest - count, count), values.dtype) - values).detach()
 
 
 def _truncate_from_below(x: Tensor, g: Tensor, lower: Tensor) -> Tensor:
