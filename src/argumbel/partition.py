@@ -115,11 +115,12 @@ def log_partition(maxima: Tensor, *, method: str = "exponential", alpha: float |
         raise ValueError(
             "maxima must be finite, but some are not; leave out rows in which nothing is allowed: their log Z is -inf"
         )
+    # A tensor: for any number of maxima PyTorch 2.4 cannot compile math.log(number).
+    m_count = torch.full((), number, dtype=torch.float64, device=m.device)
     if abs(alpha) < ZERO_FOR_VALUE:
         value = m.mean(dim) - EULER
     else:
-        value = (math.lgamma(1 + alpha) + math.log(number) - torch.logsumexp(-alpha * m, dim)) / alpha
-    m_count = torch.full((), number, dtype=torch.float64, device=m.device)
+        value = (math.lgamma(1 + alpha) + m_count.log() - torch.logsumexp(-alpha * m, dim)) / alpha
     if method == "unbiased-log-z":
         value = value + m_count.digamma() - m_count.log()
     elif method == "unbiased-z":

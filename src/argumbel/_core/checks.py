@@ -208,9 +208,16 @@ class Rows:
 
     def of(self, x: Tensor) -> Rows:
         """Other rows in the same layout."""
-        rows = object.__new__(Rows)
-        rows.x, rows.dim = x, self.dim
-        return rows
+        return _OtherRows(x, self.dim)
 
     def complain(self, noise: object = None, k: int = 1) -> None:
         raise_bad_logits(self.x.detach(), -1, noise, k)
+
+
+class _OtherRows(Rows):
+    """Rows that nobody needs to check. (A class: in compiled code PyTorch 2.4 has no ``object.__new__``.)"""
+
+    __slots__ = ()
+
+    def __init__(self, x: Tensor, dim: int) -> None:
+        self.x, self.dim = x, dim

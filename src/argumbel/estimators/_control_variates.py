@@ -158,7 +158,8 @@ def relax(
             "a torch.nn.Module"
         )
     if parameters is None:
-        parameters = c.parameters() if isinstance(c, torch.nn.Module) else []
+        # Not isinstance: in compiled code PyTorch 2.5 does not know the type of a function that is made there.
+        parameters = c.parameters() if hasattr(c, "parameters") else []
     return _estimate(f, lambda z: call(c, z, logits), logits, num_samples, noise, generator, list(parameters), coupled)
 
 

@@ -65,7 +65,7 @@ def linear_gumbel_max(
     (arXiv:2603.15854); Yellott 1977, as :func:`argumbel.gumbel_max`.
     """
     layer = layer_of(hidden, weight, bias, temperature)
-    shape = torch.Size((*hidden.shape[:-1], weight.shape[0]))
+    shape = (*hidden.shape[:-1], weight.shape[0])
     g = None
     with torch.no_grad():
         fixed_layer = layer.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,9 +103,7 @@ class KeyedNoise:
                 f"generator must live where the noise is wanted, on {device}, but it is on {generator.device}; "
                 f"make one with torch.Generator(device={str(device)!r})"
             )
-        noise = object.__new__(KeyedNoise)  # nothing to check
-        noise.__dict__.update(seed=fresh_seed(generator, device), rows=None, items=None)
-        return noise
+        return KeyedNoise(fresh_seed(generator, device))
 
     def gumbel(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
@@ -149,28 +148,30 @@ class KeyedNoise:
             raise TypeError(f"dtype must be a floating dtype, but it is {dtype}; pass torch.float32, say")
         if device is None:
             device = self.seed.device if isinstance(self.seed, Tensor) else torch.empty(0).device
-        device, shape = torch.device(device), torch.Size(shape)
+        # A tuple: in code compiled for any batch PyTorch 2.5 cannot make a torch.Size.
+        device, shape = torch.device(device), tuple(shape)
         if not shape:
             return self._draw(kind, (1,), dtype, device).squeeze(0)
         return keyed_noise(kind, shape, dtype, device, self.key(shape, device))[0]
 
-    def key(self, shape: torch.Size, device: torch.device) -> Key:
+    def key(self, shape: tuple[int, ...], device: torch.device) -> Key:
         """Seed, row ids and item ids as the kernels take them, for noise of this shape."""
         if self.rows is None and self.items is None:
             return self.seed, None, None
         return self.seed, self._rows(shape[:-1], device), self._items(shape, device)
 
-    def _rows(self, lead: torch.Size, device: torch.device) -> Tensor | None:
+    def _rows(self, lead: tuple[int, ...], device: torch.device) -> Tensor | None:
         if self.rows is None:
             return None
-        if self.rows.shape != lead and self.rows.shape != (lead.numel(),):
+        count = math.prod(lead)
+        if self.rows.shape != lead and self.rows.shape != (count,):
             raise ValueError(
-                f"rows must give one id per row: the shape {tuple(lead)} or ({lead.numel()},), but its shape is "
+                f"rows must give one id per row: the shape {tuple(lead)} or ({count},), but its shape is "
                 f"{tuple(self.rows.shape)}"
             )
         return self.rows.to(device).reshape(lead)
 
-    def _items(self, shape: torch.Size, device: torch.device) -> Tensor | None:
+    def _items(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         if self.items is None:
             return None
         n = shape[-1]

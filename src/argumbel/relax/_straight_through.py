@@ -83,14 +83,14 @@ def straight_through(
     """
     if method not in STRAIGHT_THROUGH:
         raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}")
-    function = STRAIGHT_THROUGH[method]
-    known = function.__kwdefaults__ or {}
-    if not own.keys() <= known.keys():
+    known = _OWN[method]
+    unknown = [name for name in own if name not in known]
+    if unknown:
         raise TypeError(
-            f"method {method!r} has no argument {', '.join(sorted(own.keys() - known.keys()))}; of its own it takes "
+            f"method {method!r} has no argument {', '.join(sorted(unknown))}; of its own it takes "
             f"{', '.join(known) or 'none'}"
         )
-    return function(logits, tau, dim, mask, noise, generator, **own)
+    return STRAIGHT_THROUGH[method](logits, tau, dim, mask, noise, generator, **own)
 
 
 _Tau = float | Tensor
@@ -174,6 +174,8 @@ STRAIGHT_THROUGH: dict[str, Callable[..., Tensor]] = {
     "gapped": _gapped,
     "decoupled": _decoupled,
 }
+# Read here: in compiled code PyTorch 2.5 cannot ask a function for its defaults.
+_OWN = {name: tuple(function.__kwdefaults__ or ()) for name, function in STRAIGHT_THROUGH.items()}
 
 
 class _Draw:

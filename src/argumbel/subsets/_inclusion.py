@@ -57,7 +57,7 @@ def inclusion_probs(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | Non
         rows.complain(k=k)
     certain = support == k
     x = x.masked_fill(bad | certain, 0)
-    probs = k * torch.softmax(x, -1) if k in (0, 1, x.shape[-1]) else _Inclusion.apply(x, k)
+    probs = k * torch.softmax(x, -1) if k in (0, 1, x.shape[-1]) else _inclusion(x, k)
     probs = torch.where(certain, allowed.to(x.dtype), probs).masked_fill(bad, torch.nan)
     return rows.back(probs.to(logits.dtype))
 
@@ -120,6 +120,23 @@ class _Inclusion(torch.autograd.Function):
         return result, None
 
 
+class _CompiledInclusion(torch.autograd.Function):
+    """The same with a ``forward`` that takes ctx: PyTorch 2.4 compiles only such a function, and torch.func none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
+        _Inclusion.setup_context(ctx, (x, k), x)
+        return _Inclusion.forward(x, k)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _Inclusion.backward(ctx, *grads)
+
+
+def _inclusion(x: Tensor, k: int) -> Tensor:
+    return (_CompiledInclusion if torch.compiler.is_compiling() else _Inclusion).apply(x, k)
+
+
 def _step(x: Tensor) -> int:
     """How many log times are worked on together."""
     return max(1, CHUNK // max(1, x.numel() * min(ANGLES, x.shape[-1] // 2 + 1)))
@@ -144,7 +161,8 @@ def _times(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         early = -torch.expm1(-_arrivals(x, middle)).sum(-1) < k - 0.5
         low, high = torch.where(early, middle, low), torch.where(early, high, middle)
     ones = [1] * middle.ndim
-    start, end = _edges(x, k, middle, x.new_tensor([-32.0, 6.0]).reshape(2, *ones))
+    # Not x.new_tensor, which PyTorch 2.4 has not under torch.vmap.
+    start, end = _edges(x, k, middle, torch.tensor([-32.0, 6.0], dtype=x.dtype, device=x.device).reshape(2, *ones))
     at, weights = fejer(TIMES, x)
     at = at.reshape(-1, *ones)
     return torch.cat([start.unsqueeze(0), start + (end - start) * at]), (end - start) * weights.reshape(-1, *ones)
