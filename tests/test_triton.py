@@ -23,7 +23,7 @@ from . import oracles
 from .statistics import check_draws, check_frequency
 from .test_kernels import LAWS, SINGLE, check_error, exact_max, exact_noise, keys_of, logits, relaxed_case
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.6")
 import triton
 import triton.language as tl
 
@@ -706,7 +706,7 @@ def test_machine_code() -> None:
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "_has_triton", False)
+    monkeypatch.setattr(dispatch, "_has_triton", lambda: False)
     with pytest.warns(RuntimeWarning, match=r"argumbel finds no Triton.*: pip install triton"):
         indices = ag.gumbel_max(there(torch.zeros(3, 4)), noise=ag.KeyedNoise(1)).indices
     assert torch.equal(here(indices), exactly(lambda: ag.gumbel_max(torch.zeros(3, 4), noise=ag.KeyedNoise(1)))[1])

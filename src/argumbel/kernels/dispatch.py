@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,8 +34,18 @@ DIRECT = frozenset(
     (Tensor, torch.nn.Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
 )
 
-_has_triton = find_spec("triton") is not None
+OLDEST_TRITON = (3, 6)
 _only = {"reference": "reference", "triton": "triton"}.get(os.environ.get(cpu.VARIABLE, ""))
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether there is a Triton, and new enough; asked when a first tensor on a GPU comes, for it imports Triton."""
+    if find_spec("triton") is None:
+        return False
+    import triton
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= OLDEST_TRITON
 
 
 class Backend(NamedTuple):
@@ -68,14 +79,15 @@ def _cpu_kernel(operator: Operator) -> Callable[..., Any]:
 def _triton_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n: int) -> str | None:
     if device.type != "cuda" and not (device.type == "cpu" and _only == "triton"):
         return "the tensors are not on a GPU"
-    if not _has_triton:
+    if not _has_triton():
+        oldest = ".".join(map(str, OLDEST_TRITON))
         warnings.warn(
-            "argumbel finds no Triton, so tensors on the GPU run on plain PyTorch, which is right but slow: "
-            f"pip install triton, or set {cpu.VARIABLE}=reference to choose that silently",
+            f"argumbel finds no Triton of version {oldest} or newer, so tensors on the GPU run on plain PyTorch, which "
+            f"is right but slow: pip install triton, or set {cpu.VARIABLE}=reference to choose that silently",
             RuntimeWarning,
             stacklevel=2,
         )
-        return "Triton is not installed"
+        return f"Triton {oldest} or newer is not installed"
     if not operator.triton:
         return "there is no such kernel"
     if dtype not in SINGLE:
@@ -165,7 +177,9 @@ def use(backend: str | None) -> Iterator[None]:
     """
     global _only
     paths = cpu.library.paths() if cpu.library is not None else []
-    known = [None, "reference", *(["triton"] if _has_triton else []), *paths]
+    known = [None, "reference", *paths]
+    if backend not in known and _has_triton():
+        known.append("triton")
     if backend not in known:
         raise ValueError(f"backend must be one that this machine has, {known}, but it is {backend!r}")
     before, path = _only, cpu.library.active() if cpu.library is not None else None
