@@ -48,6 +48,12 @@ def _validation() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _subnormals() -> None:
+    """Code that Inductor of PyTorch 2.4 compiles turns subnormal numbers off for whoever comes after (-ffast-math)."""
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
 def _poison() -> Iterator[None]:
     """Memory from ``torch.empty`` is NaN (integers: their maximum), so a part that is never written fails."""
     fill, deterministic = (

@@ -630,6 +630,7 @@ def test_single_precision_gradients_are_those_of_double(backend: str, name: str)
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.cpu.amp.autocast:FutureWarning")  # of checkpoint itself, 2.4
 def test_checkpointing_recomputes_the_same_noise(backend: str) -> None:
     """The draw inside a checkpointed block is a function of its key: recomputed, it is the same draw."""
     x = torch.randn(5, 9, requires_grad=True)

@@ -32,7 +32,12 @@ LINEAR = "F.linear alone"
 
 def compiled(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """By Inductor, for the very size. On the CPU, in a dry run, it is traced and no more: C++ takes long to compile."""
-    return torch.compile(function, dynamic=False, backend="inductor" if device.type == "cuda" else "eager")
+    # A function around it: PyTorch 2.4 refuses one of its own, as F.gumbel_softmax is.
+    return torch.compile(
+        lambda *args, **options: function(*args, **options),
+        dynamic=False,
+        backend="inductor" if device.type == "cuda" else "eager",
+    )
 
 
 def race(probs: Tensor) -> Tensor:
