@@ -103,7 +103,12 @@ class KeyedNoise:
                 f"generator must live where the noise is wanted, on {device}, but it is on {generator.device}; "
                 f"make one with torch.Generator(device={str(device)!r})"
             )
-        return KeyedNoise(fresh_seed(generator, device))
+        seed = fresh_seed(generator, device)
+        if torch.compiler.is_compiling():  # PyTorch 2.5 cannot compile what follows
+            return KeyedNoise(seed)
+        noise = object.__new__(KeyedNoise)  # nothing to check
+        noise.__dict__.update(seed=seed, rows=None, items=None)
+        return noise
 
     def gumbel(
         self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
