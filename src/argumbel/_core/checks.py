@@ -96,17 +96,16 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
 
 
-def check_dim(logits: Tensor, dim: int) -> int:
+def check_dim(logits: Tensor, dim: int, name: str = "logits") -> int:
     """dim, counted from the front."""
-    if not -logits.ndim <= dim < logits.ndim:
+    shape = logits.shape
+    ndim = len(shape)
+    if not -ndim <= dim < ndim:
+        raise ValueError(f"dim must be in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, but it is {dim}")
+    dim %= ndim
+    if shape[dim] == 0:
         raise ValueError(
-            f"dim must be in [{-logits.ndim}, {logits.ndim - 1}] for logits of shape {tuple(logits.shape)}, "
-            f"but it is {dim}"
-        )
-    dim %= logits.ndim
-    if logits.shape[dim] == 0:
-        raise ValueError(
-            f"logits must have at least one item along dim {dim} to choose from, but the shape is {tuple(logits.shape)}"
+            f"{name} must have at least one item along dim {dim} to choose from, but the shape is {tuple(shape)}"
         )
     return dim
 
@@ -197,7 +196,7 @@ class Rows:
 
     def __init__(self, logits: Tensor, dim: int, mask: Tensor | None = None, *, name: str = "logits") -> None:
         check_logits(logits, name)
-        self.dim = dim = check_dim(logits, dim)
+        self.dim = dim = check_dim(logits, dim, name)
         x = logits if mask is None else forbid(logits, mask)
         self.x = x if dim == x.ndim - 1 else x.movedim(dim, -1)
 

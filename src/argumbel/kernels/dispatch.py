@@ -34,6 +34,8 @@ DIRECT = frozenset(
     (Tensor, torch.nn.Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
 )
 
+_transform, _recording = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
+
 OLDEST_TRITON = (3, 6)
 _only = {"reference": "reference", "triton": "triton"}.get(os.environ.get(cpu.VARIABLE, ""))
 
@@ -125,11 +127,11 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
     """Why no kernel may be handed these inputs."""
     if _only == "reference":
         return "the reference was asked for"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _transform() is not None:
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are carried by PyTorch's own operations"
-    if torch._C._get_tracing_state() is not None:
+    if _recording() is not None:
         return "torch.jit.trace records PyTorch's own operations"
     for value in inputs:
         if type(value) not in DIRECT:
@@ -143,10 +145,10 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
 def choose(operator: Operator, inputs: tuple[Any, ...]) -> Callable[..., Any]:
     """The kernel that takes these inputs, or the reference."""
     if _stands_apart(inputs) is None and (operator.refuses is None or operator.refuses(*inputs) is None):
-        described = operator.describe(*inputs)
-        for backend in BACKENDS:
-            if (_only is None or _only == backend.name) and backend.refuses(operator, *described) is None:
-                return backend.kernel(operator)
+        device, dtype, n = operator.describe(*inputs)
+        for name, refuses, kernel in BACKENDS:
+            if (_only is None or _only == name) and refuses(operator, device, dtype, n) is None:
+                return kernel(operator)
     return operator.reference
 
 

@@ -15,6 +15,8 @@ from .dispatch import choose, seed_tensor
 __all__ = ["Operator"]
 
 NAMESPACE = "argumbel"
+STAND_INS = frozenset((FakeTensor, FunctionalTensor))  # of tensors, while PyTorch traces
+_modes = torch._C._len_torch_dispatch_stack
 
 
 class Operator:
@@ -68,7 +70,8 @@ class Operator:
         self.reference, self.cpu, self.triton, self.float64 = reference, cpu, triton, float64
         self.refuses, self.small = refuses, small
         self.differentiable, self._backward = differentiable, backward
-        self._describe = describe
+        if describe is not None:
+            self.describe = describe  # type: ignore[method-assign]
         qualified = f"{NAMESPACE}::{self.name}"
         torch.library.define(qualified, f"({rest}")
         torch.library.impl(qualified, "default", self._body)
@@ -80,11 +83,7 @@ class Operator:
             self._function = _function_of(self, setup)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        if (
-            torch.compiler.is_compiling()
-            or torch._C._len_torch_dispatch_stack()
-            or type(inputs[0]) in (FakeTensor, FunctionalTensor)
-        ):
+        if torch.compiler.is_compiling() or _modes() or type(inputs[0]) in STAND_INS:
             out = self.registered(*self._flat(inputs))
             return (out, False) if self.is_single else (*out, False)
         run = choose(self, inputs)
@@ -101,10 +100,8 @@ class Operator:
                 return found
         return self._function.apply(*inputs[:-1], *inputs[-1], run)
 
-    def describe(self, *inputs: Any) -> tuple[torch.device, torch.dtype, int]:
-        if self._describe is not None:
-            return self._describe(*inputs)
-        x = inputs[0]
+    @staticmethod
+    def describe(x: Any, *_: Any) -> tuple[torch.device, torch.dtype, int]:
         return x.device, x.dtype, x.shape[-1]
 
     def device(self, *inputs: Any) -> torch.device:

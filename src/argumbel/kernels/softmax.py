@@ -81,8 +81,10 @@ def relaxed(values: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bo
 def row_taus(tau: float | Tensor, x: Tensor) -> Tensor | None:
     """tau as :data:`gumbel_softmax` takes it: of one element, or one a row; None where it is more than that, lies on
     another device, or is somewhere 0."""
+    if not isinstance(tau, Tensor):
+        return _number(tau, x)
     one = one_tau(tau, x)
-    if one is not None or not isinstance(tau, Tensor) or not _is_positive_there(tau, x):
+    if one is not None or not _is_positive_there(tau, x):
         return one
     rows = (*x.shape[:-1], 1)
     try:
@@ -99,23 +101,24 @@ def one_tau(tau: float | Tensor, x: Tensor) -> Tensor | None:
     A number is kept on the CPU, where it costs a GPU nothing; of code that is compiled, on the device, for else the
     code could not become a CUDA graph.
     """
-    dtype = work_dtype(x.dtype)
     if not isinstance(tau, Tensor):
-        if torch.compiler.is_compiling():
-            return torch.full((1,), tau, dtype=dtype, device=x.device)
-        return _number(float(tau), dtype)
+        return _number(tau, x)
     if tau.numel() != 1 or tau.ndim > x.ndim or not _is_positive_there(tau, x):
         return None
-    return tau.to(dtype).reshape(1)
+    return tau.to(work_dtype(x.dtype)).reshape(1)
 
 
 def _is_positive_there(tau: Tensor, x: Tensor) -> bool:
     return tau.device == x.device and not (can_raise(tau) and not bool((tau >= EXACT_BELOW).all()))
 
 
-def _number(tau: float, dtype: torch.dtype) -> Tensor:
+def _number(tau: float, x: Tensor) -> Tensor:
+    dtype = work_dtype(x.dtype)
+    if torch.compiler.is_compiling():
+        return torch.full((1,), tau, dtype=dtype, device=x.device)
     found = _NUMBERS.get((tau, dtype))
     if found is None:
+        tau = float(tau)
         with torch.inference_mode(False):  # shared by all, also by those who train; and written by nobody
             found = torch.full((1,), tau, dtype=dtype, device="cpu")
         if not is_traced(found):  # not where PyTorch only pretends, or transforms
@@ -230,8 +233,8 @@ def _outputs(x: Tensor, *_: Any) -> Tensor:
 
 
 def _cpu(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
-    out = _empty_like(x)
-    return out, cpu.call("gumbel_softmax", x, key, *_address(tau), hard, out.data_ptr())
+    out = torch.empty_like(x) if x.is_contiguous() else x.new_empty(x.shape)
+    return out, cpu.call("gumbel_softmax", x, key, tau.data_ptr(), tau.numel() > 1, hard, out.data_ptr())
 
 
 SMALL = 512  # below this many logits a Python function in the graph costs more than all of PyTorch's own

@@ -44,28 +44,26 @@ def draw_like(
 
 def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
     """A fresh seed; a number where nobody records what happens, for that is faster."""
-    if device.type == "cpu" and (generator is None or generator.device.type == "cpu") and _is_eager():
+    if device.type == "cpu" and _is_eager() and (generator is None or generator.device.type == "cpu"):
         buffer = getattr(_OWN, "buffer", None)
         if buffer is None:
             with torch.inference_mode(False):
                 buffer = _OWN.buffer = torch.zeros((), dtype=torch.int64, device="cpu")
-        return int(buffer.random_(*SEEDS, generator=generator))
+        return buffer.random_(LEAST, MOST, generator=generator).item()  # type: ignore[return-value, unused-ignore]
     if generator is None:
         return fresh_seed(None, device)
     return KeyedNoise.from_generator(generator, device).seed
 
 
 _OWN = threading.local()
+_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_transform = torch._C._functorch.peek_interpreter_stack
+LEAST, MOST = SEEDS
 
 
 def _is_eager() -> bool:
     """Whether calls are neither recorded, nor traced, nor transformed."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-    )
+    return not (torch.compiler.is_compiling() or _modes() or _transform() is not None or _recording() is not None)
 
 
 def key_for(x: Tensor, noise: KeyedNoise | None, generator: torch.Generator | None) -> Key:

@@ -62,9 +62,7 @@ def gumbel_softmax(
     """
     rows = Rows(logits, dim, mask)
     x, dtype = rows.x, soft_dtype(logits)
-    tau = check_tau(tau, logits, rows.dim)
-    if isinstance(tau, Tensor):
-        tau = items_last(tau, rows)
+    tau = items_last(check_tau(tau, logits, rows.dim), rows)
     taus = row_taus(tau, x)
     if isinstance(noise, Tensor) or taus is None:
         y, bad = relaxed(perturbed(rows, noise, generator), tau, hard)
@@ -110,15 +108,20 @@ def log_gumbel_softmax(
 
 def items_last(tau: float | Tensor, rows: Rows) -> float | Tensor:
     """tau, which broadcasts against logits, with items last."""
+    if not isinstance(tau, Tensor):
+        return tau
     away = rows.x.ndim - rows.dim  # where the items lie, counted from the back; it may have more dimensions in front
-    if not isinstance(tau, Tensor) or away == 1:
+    if away == 1:
         return tau
     return tau.reshape(*[1] * (away - tau.ndim), *tau.shape).movedim(-away, -1)
 
 
+HALF = frozenset((torch.float16, torch.bfloat16))
+
+
 def soft_dtype(x: Tensor) -> torch.dtype:
     """What torch's own softmax returns: under autocast some devices answer half precision in float32."""
-    if x.dtype not in (torch.float16, torch.bfloat16):
+    if x.dtype not in HALF:
         return x.dtype
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
