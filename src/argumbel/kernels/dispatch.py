@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from . import cpu
 
@@ -30,8 +31,8 @@ SINGLE = (torch.float32, torch.float16, torch.bfloat16)  # what kernels take; th
 LONGEST_ROW = 2**31 - 2**20  # Triton's kernels count within a row, and within its last tile, in 32 bits
 
 # What a kernel may be handed: nothing that stands for another tensor, or for many.
-DIRECT = frozenset(
-    (Tensor, torch.nn.Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
+PLAIN = frozenset(
+    (Tensor, Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
 )
 
 _transform, _recording = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
@@ -133,12 +134,20 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
         return "forward-mode derivatives are carried by PyTorch's own operations"
     if _recording() is not None:
         return "torch.jit.trace records PyTorch's own operations"
-    for value in inputs:
-        if type(value) not in DIRECT:
-            return f"an argument is a {type(value).__name__}, not a plain tensor"
-    for value in inputs[-1]:
-        if type(value) not in DIRECT:
-            return f"a part of the key is a {type(value).__name__}, not a plain tensor"
+    try:
+        for part in inputs, inputs[-1]:
+            for value in part:
+                kind = type(value)
+                if kind not in PLAIN:
+                    return f"an argument, or a part of the key, is a {kind.__name__}, not a plain tensor"
+                # A zero tensor has no memory (autograd makes them as gradients); the memory of a negative view has the
+                # other sign.
+                if (kind is Tensor or kind is Parameter) and (
+                    value.is_neg() or (not value.data_ptr() and value.numel())
+                ):
+                    return "the memory of an argument does not hold its values"
+    except RuntimeError:  # data_ptr(), of a tensor of batched gradients, or of a sparse one
+        return "an argument has no memory"
     return None
 
 
