@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
+from collections.abc import Iterable
 from types import ModuleType
 
 import torch
@@ -20,15 +21,22 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 LAWS = {"uniform": 0, "exponential": 1, "gumbel": 2, "logistic": 3}
 
 
+def _openmp_paths(maps: Iterable[str], torch_folder: str) -> list[str]:
+    """The OpenMP libraries of PyTorch in a process's map of memory. Other packages bring one of their own."""
+    paths = {line.rstrip("\n").split(maxsplit=5)[-1] for line in maps}  # six columns; a path may hold spaces
+    own = (os.path.join(torch_folder, ""), os.path.join(torch_folder + ".libs", ""))
+    return sorted(p for p in paths if p.startswith(own) and ("libgomp" in p or "libiomp5" in p))
+
+
 def _openmp_of_torch() -> int:
     """The address of GOMP_parallel in the OpenMP runtime that PyTorch runs on, or 0 where none is found (not Linux)."""
     try:
         with open("/proc/self/maps") as maps:
-            paths = {line.split()[-1] for line in maps if "libgomp" in line or "libiomp5" in line}
+            libraries = [ctypes.CDLL(path) for path in _openmp_paths(maps, os.path.dirname(torch.__file__))]
     except OSError:
         return 0
-    for path in sorted(p for p in paths if "torch" in p):
-        entry = getattr(ctypes.CDLL(path), "GOMP_parallel", None)
+    for library in libraries:
+        entry = getattr(library, "GOMP_parallel", None)
         if entry is not None:
             return ctypes.cast(entry, ctypes.c_void_p).value or 0
     return 0

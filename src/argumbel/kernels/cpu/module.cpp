@@ -64,6 +64,12 @@ struct Passed<Law> {
     static Law read(int law) { return static_cast<Law>(law); }
 };
 
+// Ctrl-C during a long draw: Python's handlers of signals run, and what they raise ends the draw.
+void run_signal_handlers() {
+    const nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals()) throw nb::python_error();
+}
+
 // Binds an operation of the active path: a matrix as five numbers, a key as four, the threads, then what is its own.
 template <class... Own>
 void bind(nb::module_& m, const char* name, int64_t (*Kernels::*operation)(Matrix, Key, int, Own...)) {
@@ -75,6 +81,7 @@ void bind(nb::module_& m, const char* name, int64_t (*Kernels::*operation)(Matri
             const Matrix x{Passed<const void*>::read(data), rows, items, row_stride, static_cast<Dtype>(dtype)};
             const Key key{static_cast<uint64_t>(seed), Passed<const int64_t*>::read(row_ids),
                           Passed<const int64_t*>::read(item_ids), items_row_stride};
+            const Interruptible interruptible(run_signal_handlers);
             return (active->*operation)(x, key, threads, Passed<Own>::read(own)...);
         },
         nb::call_guard<nb::gil_scoped_release>());

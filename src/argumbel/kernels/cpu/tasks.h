@@ -46,6 +46,23 @@ void over_rows(int64_t rows, int64_t items, int threads, Whole&& whole, Some&& s
     }
 }
 
+// std::sort in pieces: a sort of many millions must listen to who wants to end it.
+template <class Iterator>
+void sort_in_pieces(Iterator first, Iterator last) {
+    constexpr int64_t kPiece = 1 << 20;
+    const int64_t n = last - first;
+    for (int64_t i = 0; i < n; i += kPiece) {
+        if (i) ask_whether_to_end();
+        std::sort(first + i, first + std::min(n, i + kPiece));
+    }
+    for (int64_t width = kPiece; width < n; width *= 2) {
+        for (int64_t i = 0; i + width < n; i += 2 * width) {
+            ask_whether_to_end();
+            std::inplace_merge(first + i, first + i + width, first + std::min(n, i + 2 * width));
+        }
+    }
+}
+
 // The first bad row of all, or -1.
 struct BadRow {
     std::atomic<int64_t> first{INT64_MAX};

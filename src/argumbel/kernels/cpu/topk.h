@@ -79,7 +79,7 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         const auto done = [&](int64_t row, Best& best) {
-            std::sort(best.entries.begin(), best.entries.end());
+            sort_in_pieces(best.entries.begin(), best.entries.end());
             const int64_t places = best.bad ? 0 : static_cast<int64_t>(best.entries.size());
             if (places < k) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {

@@ -88,6 +88,7 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
     int64_t arrivals = 0;
     int repeats = 0;
     while (static_cast<int64_t>(out.items.size()) < k) {
+        ask_whether_to_end();
         const int64_t missing = k - static_cast<int64_t>(out.items.size());
         const int count = static_cast<int>(std::min<int64_t>(kBlocks, 8 + missing + missing / 4));
         draw_uniforms(seed, row, arrivals, count, u, v);
