@@ -448,7 +448,7 @@ def operators() -> dict[str, tuple[object, ...]]:
     y, seed, tau = torch.softmax(torch.randn(3, 5), -1), torch.tensor(7), torch.tensor([0.5])
     rows, items = torch.arange(3), torch.arange(5)
     return {
-        "keyed_noise": ("gumbel", [3, 5], torch.float32, torch.device("cpu"), seed, rows, None),
+        "keyed_noise": ("gumbel", [3, 5], torch.float32, "cpu", seed, rows, None),
         "gumbel_max": (x, seed, rows, items),
         "gumbel_topk": (x, 2, seed, None, None),
         "sample_without_replacement": (x.detach(), 2, seed),

@@ -26,6 +26,8 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from torch.fx import wrap as _wrap
+
 # reverse: what is the integral of a density, and how to draw from it exactly
 from .astar import astar_sample
 
@@ -100,6 +102,11 @@ __all__ = [  # noqa: RUF022
     "kernels",
     "plots",
 ]
+
+
+# torch.fx.symbolic_trace records a call of any of these as one node, as it does for PyTorch's own functions.
+for _name in __all__[: __all__.index("KeyedNoise")]:
+    _wrap(_name)
 
 
 def __getattr__(name: str) -> _Any:

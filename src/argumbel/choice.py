@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._core.checks import Rows, check_k
+from ._core.checks import Rows, check_k, sizes
 from .kernels.race import first
 from .noise import KeyedNoise, draw_like, key_for, seed_from
 
@@ -25,7 +25,7 @@ class Choice(NamedTuple):
 
 def categorical(
     logits: Tensor,
-    sample_shape: Sequence[int] = (),
+    sample_shape: int | Sequence[int] = (),
     *,
     dim: int = -1,
     mask: Tensor | None = None,
@@ -64,7 +64,8 @@ def categorical(
     """
     rows = Rows(logits, dim, mask)
     seed = seed_from(generator, logits.device)
-    draws, _, bad = kernels.categorical(rows.x.detach(), torch.Size(sample_shape), False, (seed,))
+    shape = torch.Size(sizes("sample_shape", sample_shape))
+    draws, _, bad = kernels.categorical(rows.x.detach(), shape, False, (seed,))
     if bad:
         rows.complain()
     return draws

@@ -21,17 +21,25 @@ __all__ = [
     "count",
     "floating",
     "forbid",
+    "integer",
     "integers",
     "is_traced",
     "number",
     "raise_bad_logits",
+    "sizes",
 ]
 
 
 def can_raise(x: Tensor) -> bool:
     """Whether the values of x may be looked at: not when that would synchronise a device, break a compiled graph or
-    ask a batched (vmap) or fake tensor for a number. There, bad rows are marked (index -1, NaN values) instead."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not is_traced(x)
+    ask a batched (vmap) or fake tensor for a number, nor while torch.jit.trace records. There, bad rows are marked
+    (index -1, NaN values) instead."""
+    return (
+        x.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and not is_traced(x)
+    )
 
 
 def is_traced(x: Tensor) -> bool:
@@ -58,15 +66,34 @@ def integers(name: str, x: object) -> Tensor:
     return x
 
 
+def integer(name: str, k: Any) -> int:
+    """k, an integer, or what Python takes for one (NumPy's integers)."""
+    if type(k) is int:
+        return k
+    if isinstance(k, torch.SymInt):
+        return k  # type: ignore[return-value]  # an integer to whoever compiles
+    try:
+        # No tensor: reading it may wait for a device. But torch.jit.trace makes tensors of all sizes.
+        if isinstance(k, bool) or (isinstance(k, Tensor) and torch._C._get_tracing_state() is None):
+            raise TypeError
+        return operator.index(k)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, but it is a {type(k).__name__}; pass int({name})") from None
+
+
+def sizes(name: str, shape: Any) -> tuple[int, ...]:
+    """shape, a sequence of integers or one integer, as a tuple."""
+    if isinstance(shape, (tuple, list)):
+        return tuple([k if type(k) is int else integer(name, k) for k in shape])
+    try:
+        return (integer(name, shape),)
+    except TypeError:
+        return tuple([integer(name, k) for k in shape])
+
+
 def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str = "") -> int:
     """k, an integer between least and most; ``of`` says what ``most`` is."""
-    if type(k) is not int and not isinstance(k, torch.SymInt):
-        try:
-            if isinstance(k, (bool, Tensor)):
-                raise TypeError
-            k = operator.index(k)
-        except TypeError:
-            raise TypeError(f"{name} must be an integer, but it is a {type(k).__name__}; pass int({name})") from None
+    k = integer(name, k)
     if k < least or (most is not None and k > most):
         if most is None:
             raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
@@ -87,18 +114,25 @@ def number(name: str, x: Any, *, least: float = -math.inf, below: float = math.n
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
-    if isinstance(logits, Tensor) and logits.dtype.is_floating_point and logits.ndim:
+    if isinstance(logits, Tensor) and logits.dtype.is_floating_point and logits.layout is torch.strided and logits.ndim:
         return
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} must be a tensor, but it is a {type(logits).__name__}; pass torch.as_tensor({name})")
     if not logits.dtype.is_floating_point:
         raise TypeError(f"{name} must have a floating dtype, but it is {logits.dtype}; pass {name}.float()")
+    if logits.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, but the layout is {logits.layout}; pass {name}.to_dense()")
     raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
 
 
 def check_dim(logits: Tensor, dim: int, name: str = "logits") -> int:
     """dim, counted from the front."""
-    shape = logits.shape
+    try:
+        shape = logits.shape
+    except RuntimeError:
+        raise TypeError(
+            f"{name} must be a dense tensor, but it is nested; pass torch.nested.to_padded_tensor({name}, -torch.inf)"
+        ) from None
     ndim = len(shape)
     if not -ndim <= dim < ndim:
         raise ValueError(f"dim must be in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, but it is {dim}")
@@ -201,9 +235,9 @@ class Rows:
         self.x = x if dim == x.ndim - 1 else x.movedim(dim, -1)
 
     def back(self, y: Tensor) -> Tensor:
-        """y, which may have more dimensions in front, with its items where they lay."""
+        """y, which may have more dimensions in front, with its items where they lay; contiguous, as torch's results."""
         away = self.x.ndim - self.dim
-        return y if away == 1 else y.movedim(-1, -away)
+        return y if away == 1 else y.movedim(-1, -away).contiguous()
 
     def of(self, x: Tensor) -> Rows:
         """Other rows in the same layout."""

@@ -35,7 +35,7 @@ PLAIN = frozenset(
     (Tensor, Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
 )
 
-_transform, _recording = torch._C._functorch.peek_interpreter_stack, torch._C._get_tracing_state
+_transform = torch._C._functorch.peek_interpreter_stack
 
 OLDEST_TRITON = (3, 6)
 _only = {"reference": "reference", "triton": "triton"}.get(os.environ.get(cpu.VARIABLE, ""))
@@ -132,8 +132,6 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are carried by PyTorch's own operations"
-    if _recording() is not None:
-        return "torch.jit.trace records PyTorch's own operations"
     try:
         for part in inputs, inputs[-1]:
             for value in part:

@@ -160,7 +160,10 @@ def work_dtype(dtype: torch.dtype) -> torch.dtype:
 # --- the operation -----------------------------------------------------------------------------------------------
 
 
-def _reference(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key) -> tuple[Tensor, bool]:
+def _reference(
+    law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device | str, key: Key
+) -> tuple[Tensor, bool]:
+    device = torch.device(device)
     seed, rows, items = key
     lead, n = torch.Size(shape[:-1]), shape[-1]
     if rows is None:
@@ -170,26 +173,26 @@ def _reference(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.de
     return out.to(dtype), False
 
 
-def _cpu(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key) -> tuple[Tensor, bool]:
+def _cpu(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device | str, key: Key) -> tuple[Tensor, bool]:
     out = torch.empty(shape, dtype=dtype, device="cpu")
     cpu.call("keyed_noise", out, key, cpu.LAWS[law], out.data_ptr())
     return out, False
 
 
-def _outputs(law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, seed: Tensor, *_: Any) -> Tensor:
+def _outputs(law: str, shape: torch.Size, dtype: torch.dtype, device: str, seed: Tensor, *_: Any) -> Tensor:
     return seed.new_empty(shape, dtype=dtype)
 
 
 def _describe(
-    law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, key: Key
+    law: str, shape: torch.Size, dtype: torch.dtype, device: torch.device | str, key: Key
 ) -> tuple[torch.device, torch.dtype, int]:
-    return device, dtype, shape[-1]
+    return torch.device(device), dtype, shape[-1]
 
 
 #: ``keyed_noise(law, shape, dtype, device, key) -> (noise, False)``: the law is "uniform", "exponential", "gumbel" or
 #: "logistic"; the last dimension of shape is items.
 keyed_noise = Operator(
-    "keyed_noise(str law, SymInt[] shape, ScalarType dtype, Device device, "
+    "keyed_noise(str law, SymInt[] shape, ScalarType dtype, str device, "
     "Tensor seed, Tensor? rows, Tensor? items) -> Tensor",
     outputs=_outputs,
     reference=_reference,

@@ -16,17 +16,17 @@ __all__ = ["Operator"]
 
 NAMESPACE = "argumbel"
 STAND_INS = frozenset((FakeTensor, FunctionalTensor))  # of tensors, while PyTorch traces
-_modes = torch._C._len_torch_dispatch_stack
+_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 
 
 class Operator:
     """``operator(*inputs, key) -> (*outputs, bad)``: an operation that takes any tensor, on any device, anywhere.
 
     A call is made in one of four ways. While PyTorch records or traces (``torch.compile``, ``torch.export``,
-    ``FakeTensorMode``): as an operator of ``torch.library``, opaque to the compiler, so that compiled code draws what
-    eager code draws. Where no kernel takes the inputs (:mod:`.dispatch` says why): by the reference, which PyTorch can
-    differentiate, batch and transform. Where a gradient will be wanted: by the kernel as a node of autograd. Else: by
-    the kernel directly, because a registered operator would cost more than many a small draw.
+    ``torch.jit.trace``, ``FakeTensorMode``): as an operator of ``torch.library``, opaque to the compiler, so that
+    compiled code draws what eager code draws. Where no kernel takes the inputs (:mod:`.dispatch` says why): by the
+    reference, which PyTorch can differentiate, batch and transform. Where a gradient will be wanted: by the kernel as a
+    node of autograd. Else: by the kernel directly, for a registered operator would cost more than many a small draw.
 
     Args:
         schema: as ``torch.library.define`` takes it, written out: ``"name(Tensor x, ..., Tensor seed, Tensor? rows,
@@ -83,7 +83,7 @@ class Operator:
             self._function = _function_of(self, setup)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling() or _modes() or type(inputs[0]) in STAND_INS:
+        if torch.compiler.is_compiling() or _modes() or _recording() is not None or type(inputs[0]) in STAND_INS:
             out = self.registered(*self._flat(inputs))
             return (out, False) if self.is_single else (*out, False)
         run = choose(self, inputs)
@@ -108,8 +108,9 @@ class Operator:
         return self.describe(*inputs)[0]
 
     def _flat(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The inputs as the schema has them, the seed a tensor."""
-        *rest, key = inputs
+        """The inputs as the schema has them: the seed a tensor; for torch.jit.trace, a device its name."""
+        *others, key = inputs
+        rest = [str(value) if type(value) is torch.device else value for value in others]
         if self.key_parts == 0:
             return tuple(rest)
         return (*rest, seed_tensor(key[0], self.device(*inputs)), *key[1:])

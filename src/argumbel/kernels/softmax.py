@@ -99,7 +99,7 @@ def one_tau(tau: float | Tensor, x: Tensor) -> Tensor | None:
     """tau in a tensor of one element; None where it is more than that, lies on another device, or is 0.
 
     A number is kept on the CPU, where it costs a GPU nothing; of code that is compiled, on the device, for else the
-    code could not become a CUDA graph.
+    code could not become a CUDA graph. Where PyTorch only pretends (FakeTensorMode), no real tensor may be met.
     """
     if not isinstance(tau, Tensor):
         return _number(tau, x)
@@ -114,11 +114,11 @@ def _is_positive_there(tau: Tensor, x: Tensor) -> bool:
 
 def _number(tau: float, x: Tensor) -> Tensor:
     dtype = work_dtype(x.dtype)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return torch.full((1,), tau, dtype=dtype, device=x.device)
     found = _NUMBERS.get((tau, dtype))
     if found is None:
-        tau = float(tau)
+        tau = min(float(tau), torch.finfo(dtype).max)  # a larger one overflows; it would change nothing
         with torch.inference_mode(False):  # shared by all, also by those who train; and written by nobody
             found = torch.full((1,), tau, dtype=dtype, device="cpu")
         if not is_traced(found):  # not where PyTorch only pretends, or transforms
@@ -245,14 +245,14 @@ def _small(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool] 
     if not 0 < x.numel() <= SMALL or x.dtype != torch.float32 or tau.numel() > 1 or tau.requires_grad:
         return None
     number = tau.item()
-    if not number > 1e-3:  # colder, a quotient may overflow
+    if not 1e-3 < number < 1e3 or cpu.call("extreme_row", x, cpu.NO_KEY):  # a quotient could overflow
         return None
     noise = _empty_like(x)
     cpu.call("keyed_noise", noise, key, cpu.LAWS["gumbel"], noise.data_ptr())
     values = x + noise
     soft = torch.softmax(values if number == 1 else values / number, -1)
     if not hard:
-        return soft, cpu.call("bad_row", x, cpu.NO_KEY)
+        return soft, False
     one_hot, bad = _cpu(x, tau, True, key)
     return one_hot + (soft - soft.detach()), bad
 

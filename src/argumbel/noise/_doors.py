@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import Key, work_dtype
-from ._keyed import SEEDS, KeyedNoise, fresh_seed
+from ._keyed import SEEDS, KeyedNoise, complain_of_generator, fresh_seed
 
 __all__ = ["as_keyed", "draw_like", "key_for", "perturb", "seed_from"]
 
@@ -44,6 +44,8 @@ def draw_like(
 
 def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
     """A fresh seed; a number where nobody records what happens, for that is faster."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        complain_of_generator(generator)
     if device.type == "cpu" and _is_eager() and (generator is None or generator.device.type == "cpu"):
         buffer = getattr(_OWN, "buffer", None)
         if buffer is None:

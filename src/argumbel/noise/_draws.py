@@ -13,7 +13,7 @@ __all__ = ["gumbel", "logistic"]
 
 
 def gumbel(
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,
@@ -47,7 +47,7 @@ def gumbel(
 
 
 def logistic(
-    shape: Sequence[int],
+    shape: int | Sequence[int],
     *,
     generator: torch.Generator | None = None,
     dtype: torch.dtype | None = None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from .._core.checks import integers
+from .._core.checks import integer, integers, sizes
 from ..kernels import Key, keyed_noise, work_dtype
 
 __all__ = ["SEEDS", "KeyedNoise", "fresh_seed"]
@@ -19,11 +20,25 @@ def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
     if ids is None:
         return None
     if not isinstance(ids, Tensor):
-        ids = torch.tensor(ids) if len(ids) else torch.empty(0, dtype=torch.int64)
+        try:
+            ids = torch.tensor(ids, device="cpu") if len(ids) else torch.empty(0, dtype=torch.int64, device="cpu")
+        except (OverflowError, RuntimeError, ValueError):
+            raise ValueError(
+                f"{name} must be integers of 64 bits with a sign, but some id is larger; subtract 2**64 from ids of "
+                "2**63 or more"
+            ) from None
     return integers(name, ids).to(torch.int64)
 
 
 SEEDS = -(1 << 63), (1 << 63) - 1
+
+
+def complain_of_generator(generator: object) -> NoReturn:
+    what = type(generator).__name__
+    raise TypeError(
+        f"generator must be a torch.Generator, but it is a {what}; pass torch.Generator().manual_seed(...), or "
+        "noise=argumbel.KeyedNoise(...)"
+    )
 
 
 def fresh_seed(generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
@@ -81,12 +96,12 @@ class KeyedNoise:
                     f"seed must be an integer or a 0-dimensional int64 tensor, but it is a {seed.dtype} tensor of "
                     f"shape {tuple(seed.shape)}; pass seed.to(torch.int64).reshape(())"
                 )
-        elif isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be an integer, but it is a {type(seed).__name__}; pass int(seed)")
-        elif not -(1 << 63) <= seed < 1 << 64:
-            raise ValueError(f"seed must fit 64 bits, but it is {seed}; pass seed % 2**64")
-        if isinstance(seed, int) and seed >= 1 << 63:
-            seed -= 1 << 64
+        else:
+            seed = integer("seed", seed)
+            if not -(1 << 63) <= seed < 1 << 64:
+                raise ValueError(f"seed must fit 64 bits, but it is {seed}; pass seed % 2**64")
+            if seed >= 1 << 63:
+                seed -= 1 << 64
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "rows", _as_ids("rows", rows))
         object.__setattr__(self, "items", _as_ids("items", items))
@@ -96,6 +111,8 @@ class KeyedNoise:
         generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> KeyedNoise:
         """Noise under a fresh seed: one 64-bit draw from ``generator`` (default: PyTorch's global one)."""
+        if generator is not None and not isinstance(generator, torch.Generator):
+            complain_of_generator(generator)
         if generator is not None and device is None:
             device = generator.device
         if generator is not None and generator.device.type != torch.device(device or "cpu").type:
@@ -111,32 +128,32 @@ class KeyedNoise:
         return noise
 
     def gumbel(
-        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self, shape: int | Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Standard Gumbel noise, ``-log(-log(1 - u))``: location 0, mean 0.5772, range about [-3.8, 45]."""
         return self._draw("gumbel", shape, dtype, device)
 
     def exponential(
-        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self, shape: int | Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Standard exponential noise, ``-log(1 - u)``: mean 1, never zero."""
         return self._draw_positive("exponential", shape, dtype, device)
 
     def uniform(
-        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self, shape: int | Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Uniform noise u, strictly inside (0, 1)."""
         u = self._draw_positive("uniform", shape, dtype, device)
         return u.clamp(max=1 - torch.finfo(u.dtype).eps / 2)
 
     def logistic(
-        self, shape: Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self, shape: int | Sequence[int], *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Standard logistic noise, ``log(1 - u) - log(u)``: the law of the difference of two Gumbels."""
         return self._draw("logistic", shape, dtype, device)
 
     def _draw_positive(
-        self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+        self, kind: str, shape: int | Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
     ) -> Tensor:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         x = self._draw(kind, shape, work_dtype(dtype), device)
@@ -146,7 +163,7 @@ class KeyedNoise:
         return x.to(dtype).clamp(min=info.tiny * info.eps)
 
     def _draw(
-        self, kind: str, shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+        self, kind: str, shape: int | Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
     ) -> Tensor:
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
@@ -154,7 +171,7 @@ class KeyedNoise:
         if device is None:
             device = self.seed.device if isinstance(self.seed, Tensor) else torch.empty(0).device
         # A tuple: in code compiled for any batch PyTorch 2.5 cannot make a torch.Size.
-        device, shape = torch.device(device), tuple(shape)
+        device, shape = torch.device(device), sizes("shape", shape)
         if not shape:
             return self._draw(kind, (1,), dtype, device).squeeze(0)
         return keyed_noise(kind, shape, dtype, device, self.key(shape, device))[0]

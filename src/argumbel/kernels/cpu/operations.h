@@ -4,7 +4,7 @@
 #ifndef ARGUMBEL_OPERATIONS
 #define ARGUMBEL_OPERATIONS(X)                                                                                         \
     X(keyed_noise, Law law, void* out)                                                                                 \
-    X(bad_row)                                                                                                         \
+    X(extreme_row)                                                                                                     \
     X(gumbel_max, void* values, int64_t* indices)                                                                      \
     X(gumbel_topk, int64_t k, void* values, int64_t* indices)                                                          \
     X(gumbel_softmax, const float* tau, int64_t tau_stride, bool hard, void* out)                                      \

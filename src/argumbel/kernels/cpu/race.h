@@ -29,8 +29,10 @@ void lanes_keys(const Matrix& x, const Key& key, int64_t row, int lanes, float* 
     }
 }
 
-// The first row that holds NaN or +inf, or allows nothing; for few and short rows.
-int64_t bad_row(Matrix x, Key, int) {
+// The first row whose softmax plain float32 does not compute: it is bad, its largest logit is large, or a quotient of one
+// of its logits and a temperature from 1e-3 on overflows. For few and short rows.
+int64_t extreme_row(Matrix x, Key, int) {
+    constexpr float kLarge = 256, kOverflows = 1e30f;
     int64_t found = -1;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -41,9 +43,11 @@ int64_t bad_row(Matrix x, Key, int) {
                 const int count = static_cast<int>(std::min<int64_t>(kTile, x.items - i));
                 const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
                 if (any_bad(logits, count)) found = row;
+                for (int j = 0; j < count; ++j)
+                    if (logits[j] < -kOverflows && logits[j] > -kInf) found = row;
                 top = std::max(top, max_of(logits, count));
             }
-            if (top == -kInf) found = row;
+            if (!(std::abs(top) < kLarge)) found = row;
         }
     });
     return found;
