@@ -1,4 +1,4 @@
-"""Sample: who wins the race of logits plus Gumbel noise, and who are the first k."""
+"""Sample: which item wins the race of logits plus Gumbel noise, and which items are the first k."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without
 
 
 class Choice(NamedTuple):
-    """Perturbed values and the items they belong to, as ``torch.max`` and ``torch.topk`` return them."""
+    """Perturbed values and the indices of their items, as ``torch.max`` and ``torch.topk`` return them."""
 
     values: Tensor
     indices: Tensor
@@ -31,24 +31,24 @@ def categorical(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw ``i`` with probability ``exp(logits[i]) / sum(exp(logits))``.
+    """Draw item ``i`` with probability ``exp(logits[i]) / sum(exp(logits))``.
 
-    A *law* function: the outcome has exactly this law, by the fastest algorithm there is, which may differ between
-    backends and versions. By max-stability a block of items races as one Gumbel at its logsumexp, so few random
-    numbers are drawn. Where the individual noise matters, use :func:`gumbel_max`.
+    A *law* function: the outcome has exactly this distribution, and the random numbers behind the outcome may differ
+    between backends and versions. The largest value in a block of items is a Gumbel at the logsumexp of the block
+    (max-stability), so a draw needs few random numbers. If the noise of single items matters, use :func:`gumbel_max`.
 
     Args:
-        logits: any shape, any floating dtype; need not be normalised; -inf forbids an item.
-        sample_shape: how many independent draws of the whole batch.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        sample_shape: the shape of the independent draws of every row; default one draw.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        int64 indices of shape ``sample_shape + logits.shape`` without ``dim``, as ``Categorical(logits=).sample``.
+        int64 indices, shape ``(*sample_shape, *batch)``, as ``Categorical(logits=logits).sample(sample_shape)``.
 
     Raises:
-        ValueError: NaN or +inf in logits, a row with nothing allowed, a mask that does not fit, a generator on another
+        ValueError: NaN or +inf in logits, a row with nothing allowed, a mask of the wrong shape, a generator on another
             device. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives index -1 instead.
         TypeError: logits are not a floating tensor, or mask is not bool.
 
@@ -81,21 +81,21 @@ def gumbel_max(
 ) -> Choice:
     """``torch.max(logits + noise, dim)`` with standard Gumbel noise: the index is an exact draw from softmax(logits).
 
-    A *keyed* function: the outcome is the argmax under the noise given, item by item, so the same ``KeyedNoise`` gives
-    the same choice whatever the batch, chunk or device. The value is distributed as Gumbel at logsumexp(logits),
-    independently of the index.
+    A *keyed* function: the outcome is the argmax under the noise given, item by item. So the same ``KeyedNoise`` gives
+    the same choice in any batch, in any chunk and on any device. The value is a Gumbel at logsumexp(logits), and does
+    not depend on the index.
 
     Args:
-        logits: any shape, any floating dtype; need not be normalised; -inf forbids an item. Half precision is perturbed
-            and compared in float32, so there are no ties.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is perturbed and compared in float32, so that rounding makes no ties.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)`` as ``torch.max``; values in the dtype of logits. The gradient of a value with respect to
-        logits is the one-hot of its index.
+        ``(values, indices)``, each of shape ``(*batch,)``: values in the dtype of logits, int64 indices. The gradient
+        of a value with respect to logits is the one-hot vector of its index.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, noise or mask of the wrong shape, both noise and
@@ -126,20 +126,28 @@ def gumbel_topk(
 ) -> Choice:
     """``torch.topk(logits + noise, k, dim)`` with standard Gumbel noise: k items without replacement, in order drawn.
 
-    A *keyed* function. The ordered indices follow the Plackett-Luce law: the first is drawn from softmax(logits), the
-    next from softmax over what remains, and so on.
+    A *keyed* function. The indices in order follow the Plackett-Luce law: the first item is drawn from softmax(logits),
+    the second from the softmax over the items that remain, and so on.
 
     Args:
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is perturbed and compared in float32, so that rounding makes no ties.
         k: how many items, at most the number of allowed items in every row.
-        logits, dim, mask, noise, generator: as :func:`gumbel_max`.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)`` as ``torch.topk``, sorted by falling value; values in the dtype of logits.
+        ``(values, indices)``, each of shape ``(*batch, k)`` for ``dim=-1``: falling values in the dtype of logits,
+        int64 indices.
 
     Raises:
-        ValueError: as :func:`gumbel_max`, and k negative or larger than the support of some row (where the values may
-            not be looked at, the places beyond the support hold NaN and -1).
-        TypeError: as :func:`gumbel_max`, and k not an integer.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
+            items in some row, noise or mask of the wrong shape, both noise and generator. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` a bad row gives values NaN and indices -1 instead (a row with fewer
+            than k allowed items only in the places after these items).
+        TypeError: logits are not a floating tensor, mask is not bool, or k is not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -164,21 +172,28 @@ def sample_without_replacement(
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """k items without replacement with weights exp(logits), in order drawn, and their perturbed logits.
+    """``torch.topk(logits + noise, k, dim)`` in law: k items without replacement, with weights exp(logits), in order.
 
-    A *law* function: values and indices have the joint law of :func:`gumbel_topk`, by the fastest algorithm there is,
-    which may differ between backends and versions.
+    A *law* function: values and indices have the joint law of :func:`gumbel_topk`, and the random numbers behind them
+    may differ between backends and versions.
 
     Args:
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
         k: how many items, at most the number of allowed items in every row.
-        logits, dim, mask, generator: as :func:`categorical`.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)``: the k largest of ``logits + Gumbel noise``, falling, in the dtype of logits, and their
-        int64 indices.
+        ``(values, indices)``, each of shape ``(*batch, k)`` for ``dim=-1``: falling values, perturbed logits in the
+        dtype of logits; int64 indices.
 
     Raises:
-        ValueError, TypeError: as :func:`gumbel_topk`.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
+            items in some row, a mask of the wrong shape, a generator on another device. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` a bad row gives values NaN and indices -1 instead (a row with fewer
+            than k allowed items only in the places after these items).
+        TypeError: logits are not a floating tensor, mask is not bool, or k is not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -197,13 +212,13 @@ def sample_without_replacement(
     return Choice(rows.back(values), rows.back(indices))
 
 
-# --- for the rest of the library: a race between the door and the result, items last -----------------------------
+# --- for other modules of the library: a race of rows that are already checked, items last ------------------------
 
 
 def race(
     rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None, k: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Values and indices of the winners, or of the first k; a bad row raises, or is marked."""
+    """Values and indices of the winners, or of the first k. A bad row raises an error, or is marked by NaN and -1."""
     if isinstance(noise, Tensor):
         values, indices, bad = first(perturbed(rows, noise, generator), k, rows.x.dtype)
     elif k is None:
@@ -221,7 +236,7 @@ def perturbed(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Ge
 
 
 def noise_for(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
-    """Gumbel noise for these rows; a tensor of noise has the layout of the logits."""
+    """Gumbel noise for these rows, items last; a tensor of noise comes in the layout of the logits."""
     if isinstance(noise, Tensor):
         return draw_like(rows.back(rows.x), rows.dim, noise, generator, "gumbel").movedim(rows.dim, -1)
     return draw_like(rows.x, rows.x.ndim - 1, noise, generator, "gumbel")
