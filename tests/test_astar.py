@@ -466,7 +466,7 @@ def zero(low: torch.Tensor, high: torch.Tensor) -> float:
     (Waiting, {"noise": torch.zeros(3)}, TypeError, "noise must be an argumbel.KeyedNoise, but it is a Tensor"),
     (Waiting, {"noise": ag.KeyedNoise(0, items=[1])}, ValueError, "noise must not have items"),
     (Waiting, {"noise": ag.KeyedNoise(0, rows=[1, 2])}, ValueError, "one row per sample, 1, but it has 2"),
-    (Waiting, {"noise": ag.KeyedNoise(0), "generator": torch.Generator()}, ValueError, "two doors"),
+    (Waiting, {"noise": ag.KeyedNoise(0), "generator": torch.Generator()}, ValueError, "both are given"),
 ])  # fmt: skip
 def test_bad_input(make: Callable[[], Any], own: dict[str, Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):

@@ -200,7 +200,7 @@ def test_method() -> None:
         ag.straight_through(torch.zeros(3), method="hard")
 
 
-# --- the two doors of noise --------------------------------------------------------------------------------------
+# --- noise and generator -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NOISY)
@@ -229,7 +229,7 @@ def test_noise(backend: str, name: str, noise: Any, error: type[Exception], mess
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_or_generator(backend: str, name: str) -> None:
     for noise in (torch.zeros(2, 3), ag.KeyedNoise(0)):
-        with raises(ValueError, r"generator and noise are two doors for the same thing; pass one of them"):
+        with raises(ValueError, r"generator must be left out when noise is given, but both are given; pass"):
             FUNCTIONS[name](torch.zeros(2, 3), noise=noise, generator=torch.Generator())
 
 

@@ -389,7 +389,7 @@ def test_errors(name: str) -> None:
             FUNCTIONS[name](x, x, index, noise=torch.full(shape, math.inf))
         with pytest.raises(ValueError, match="noise must have the shape"):
             FUNCTIONS[name](x, x, index, noise=torch.zeros(3))
-        with pytest.raises(ValueError, match="two doors"):
+        with pytest.raises(ValueError, match="both are given"):
             FUNCTIONS[name](x, x, index, noise=ag.KeyedNoise(0), generator=torch.Generator())
     if "counterfactual" in name:
         with pytest.raises(ValueError, match="index must name items that can have won"):

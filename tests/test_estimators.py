@@ -183,7 +183,7 @@ def test_randomness_comes_by_two_doors(name: str) -> None:
     assert not torch.equal(first, other)
     keyed = ag.KeyedNoise(7)
     assert torch.equal(gradient(noise=keyed), gradient(noise=keyed))
-    with pytest.raises(ValueError, match="two doors"):
+    with pytest.raises(ValueError, match="both are given"):
         gradient(noise=keyed, generator=generator())
     with pytest.raises(ValueError, match="noise must have the shape"):
         gradient(noise=torch.zeros(20, 3, items(name)))

@@ -308,7 +308,7 @@ def test_errors() -> None:
         relax(f, x, c=lambda z: z.sum((-2, -1)))
     with pytest.raises(TypeError, match="c must be a function"):
         relax(f, x, c=3)
-    with pytest.raises(ValueError, match="two doors"):
+    with pytest.raises(ValueError, match="both are given"):
         relax(f, x, c=f, noise=ag.KeyedNoise(0), generator=generator())
     with pytest.raises(ValueError, match="noise must have the shape"):
         rebar(f, x, noise=torch.zeros(3, 4))

@@ -1,4 +1,4 @@
-"""The noise contract at the public door: its law, its purity, its two doors."""
+"""The noise contract of the public functions: its law, its purity, and the arguments noise= and generator=."""
 
 from __future__ import annotations
 
@@ -304,7 +304,7 @@ def test_rows_do_not_share_noise(backend: str) -> None:
     assert g.unique().numel() > 0.99 * g.numel()
 
 
-# --- two doors ---------------------------------------------------------------------------------------------------
+# --- noise and generator -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("draw", [ag.gumbel, logistic])

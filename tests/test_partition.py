@@ -421,7 +421,7 @@ def test_compiled_models() -> None:
         (ValueError, {"num_samples": 1}, "num_samples must be at least 2"),
         (TypeError, {"num_samples": 2.0}, "num_samples must be an integer, but it is a float"),
         (ValueError, {"noise": torch.zeros(4, 2)}, r"noise must have the shape \(5, 4, 2\)"),
-        (ValueError, {"noise": ag.KeyedNoise(0), "generator": generator()}, "generator and noise are two doors"),
+        (ValueError, {"noise": ag.KeyedNoise(0), "generator": generator()}, "both are given"),
         (TypeError, {"solver": lambda u: u.amax(-1)}, "solver must return a tensor of integers"),
         (TypeError, {"solver": lambda u: u.argmax(-1).tolist()}, "solver must return a tensor of integers.*list"),
         (ValueError, {"solver": lambda u: u.argmax(-1)[0]}, r"solver must return assignments of shape \(5, 4\)"),

@@ -651,7 +651,7 @@ def test_bad_logits(name: str) -> None:
         SHARED[name](torch.zeros(2, 4), order, noise=torch.zeros(4))
     with pytest.raises(ValueError, match="noise must be finite"):
         SHARED[name](torch.zeros(2, 4), order, noise=torch.full((2, 5 if name == "top_down" else 4), math.inf))
-    with pytest.raises(ValueError, match="two doors"):
+    with pytest.raises(ValueError, match="both are given"):
         SHARED[name](torch.zeros(2, 4), order, noise=ag.KeyedNoise(0), generator=torch.Generator())
 
 

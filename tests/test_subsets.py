@@ -561,7 +561,7 @@ def test_errors_of_estimates() -> None:
         (ValueError, "k must be between 0 and", lambda: priority_sample(x, 5)),
         (ValueError, "at most the number of allowed", lambda: priority_sample(x, 3, mask=torch.arange(4) < 2)),
         (ValueError, "logits must not be NaN", lambda: priority_sample(nan, 2)),
-        (ValueError, "two doors", lambda: priority_sample(x, 2, noise=ag.KeyedNoise(0), generator=generator())),
+        (ValueError, "both are given", lambda: priority_sample(x, 2, noise=ag.KeyedNoise(0), generator=generator())),
     ]:
         with pytest.raises(error, match=message):
             f()

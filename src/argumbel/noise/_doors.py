@@ -1,4 +1,4 @@
-"""The two doors by which randomness comes into a function, ``noise=`` and ``generator=``."""
+"""The two arguments by which randomness comes into a function, ``noise=`` and ``generator=``."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ def perturb(logits: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generat
 def draw_like(
     x: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None, kind: str
 ) -> Tensor:
-    """The noise of one of the two doors, ``noise=`` or ``generator=``, in the shape of x and at least float32."""
+    """The noise that ``noise=`` or ``generator=`` gives, in the shape of x and at least float32."""
     if isinstance(noise, Tensor):
         if generator is not None:
-            raise ValueError("generator and noise are two doors for the same thing; pass one of them")
+            raise ValueError("generator must be left out when noise is given, but both are given; pass one of them")
         if noise.shape != x.shape:
             raise ValueError(
                 f"noise must have the shape {tuple(x.shape)} of logits, but its shape is {tuple(noise.shape)}; "
                 "expand noise that rows are meant to share"
             )
         if not noise.dtype.is_floating_point:
-            raise TypeError(f"noise must have a floating dtype, but it is {noise.dtype}")
+            raise TypeError(f"noise must have a floating dtype, but it is {noise.dtype}; pass noise.float()")
         if noise.device != x.device:
-            raise ValueError(f"noise must be on the device of logits, {x.device}, but it is on {noise.device}")
+            raise ValueError(
+                f"noise must be on the device of logits, {x.device}, but it is on {noise.device}; "
+                f"pass noise.to({str(x.device)!r})"
+            )
         return noise.to(torch.promote_types(work_dtype(x.dtype), work_dtype(noise.dtype)))
     keyed = as_keyed(noise, generator, x.device)
     if x.ndim == 0:
@@ -43,7 +46,7 @@ def draw_like(
 
 
 def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
-    """A fresh seed; a number where nobody records what happens, for that is faster."""
+    """A fresh seed. In eager mode on the CPU the seed is a number, which is faster; otherwise it is a tensor."""
     if generator is not None and not isinstance(generator, torch.Generator):
         complain_of_generator(generator)
     if device.type == "cpu" and _is_eager() and (generator is None or generator.device.type == "cpu"):
@@ -69,7 +72,7 @@ def _is_eager() -> bool:
 
 
 def key_for(x: Tensor, noise: KeyedNoise | None, generator: torch.Generator | None) -> Key:
-    """The key of one of the two doors for noise in the shape of x, items last."""
+    """The key that ``noise=`` or ``generator=`` gives, for noise in the shape of x, items last."""
     if noise is None:
         return seed_from(generator, x.device), None, None
     return as_keyed(noise, generator, x.device).key(x.shape, x.device)
@@ -80,7 +83,10 @@ def as_keyed(noise: KeyedNoise | None, generator: torch.Generator | None, device
     if noise is None:
         return KeyedNoise.from_generator(generator, device)
     if not isinstance(noise, KeyedNoise):
-        raise TypeError(f"noise must be a tensor or an argumbel.KeyedNoise, but it is a {type(noise).__name__}")
+        raise TypeError(
+            f"noise must be a tensor or an argumbel.KeyedNoise, but it is a {type(noise).__name__}; "
+            "pass argumbel.KeyedNoise(seed) to name the noise by a seed"
+        )
     if generator is not None:
-        raise ValueError("generator and noise are two doors for the same thing; pass one of them")
+        raise ValueError("generator must be left out when noise is given, but both are given; pass one of them")
     return noise

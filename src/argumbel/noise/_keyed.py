@@ -1,4 +1,4 @@
-"""Noise under a key, and the seed of a key from a generator."""
+"""Noise under a key, and seeds from a generator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def complain_of_generator(generator: object) -> NoReturn:
 
 
 def fresh_seed(generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
-    """One 64-bit draw."""
+    """A 64-bit seed, one draw from the generator."""
     return torch.randint(*SEEDS, (), generator=generator, device=device)
 
 
@@ -50,21 +50,23 @@ def fresh_seed(generator: torch.Generator | None, device: torch.device | str | N
 class KeyedNoise:
     r"""``noise[row, item] = law(bits(seed, row, item))``: noise that is a function of ids, not of state.
 
-    The bits are Philox4x32-10 with ``seed`` as key and (row, item) as counter, so a number depends on nothing else:
-    not on the batch or chunk it is drawn in, the number of threads, the shard or the device. Ask twice and get the
-    same; ask for part of it and get that part.
+    The bits are Philox4x32-10 with ``seed`` as the key and ``(row, item)`` as the counter. So the number of an item in
+    a row does not depend on the batch or chunk in which it is drawn, on the number of threads, on the shard or on the
+    device. Asking twice gives the same numbers, and asking for a part gives this part of the whole.
 
-    With u in (0, 1) resolved to 2^-65 at both ends: ``uniform`` is u, ``exponential`` is E = -log(1 - u), ``gumbel``
-    is G = -log(E), and ``logistic`` is log(1 - u) - log(u), all of the same u.
+    All four laws use the same u, uniform in (0, 1) and resolved to 2^-65 at both ends: ``uniform`` is u,
+    ``exponential`` is ``E = -log(1 - u)``, ``gumbel`` is ``-log(E)``, and ``logistic`` is ``log(1 - u) - log(u)``.
+
+    The methods take a ``shape`` of ``(*batch, n)``: the last dimension holds the items; all other dimensions,
+    flattened, hold the rows. They take any floating ``dtype`` (default PyTorch's default dtype). float16 and bfloat16
+    are rounded from float32; float64 has numbers of its own precision, from the same bits.
 
     Args:
-        seed: any 64-bit integer, or a 0-dimensional int64 tensor (which ``torch.compile`` does not specialise on).
-        rows: ids of the rows, in the shape of all dimensions but the last, or flat. Default 0, 1, 2, ...
-        items: ids of the items, of shape ``(n,)``, or in a shape that broadcasts to the whole. Default 0, 1, 2, ...
-
-    Shapes: in the ``shape`` given to the methods the last dimension is items, the others flattened are rows.
-    ``dtype`` may be any floating dtype; float16 and bfloat16 are rounded from float32, float64 has noise of its own
-    precision (from the same bits). Default: PyTorch's default dtype.
+        seed: any 64-bit integer, or a 0-dimensional int64 tensor. ``torch.compile`` does not compile again for another
+            value of a tensor.
+        rows: ids of the rows, integers ``(*batch,)``, or flat. Default 0, 1, 2, ...
+        items: ids of the items, integers ``(n,)``, or in a shape that ends in n and broadcasts to ``(*batch, n)``.
+            Default 0, 1, 2, ...
 
     Raises:
         TypeError: seed or ids are not integers, or ``dtype`` is not floating.
@@ -110,7 +112,7 @@ class KeyedNoise:
     def from_generator(
         generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> KeyedNoise:
-        """Noise under a fresh seed: one 64-bit draw from ``generator`` (default: PyTorch's global one)."""
+        """Noise under a fresh seed: one 64-bit draw from ``generator`` (default PyTorch's global generator)."""
         if generator is not None and not isinstance(generator, torch.Generator):
             complain_of_generator(generator)
         if generator is not None and device is None:
@@ -189,7 +191,7 @@ class KeyedNoise:
         if self.rows.shape != lead and self.rows.shape != (count,):
             raise ValueError(
                 f"rows must give one id per row: the shape {tuple(lead)} or ({count},), but its shape is "
-                f"{tuple(self.rows.shape)}"
+                f"{tuple(self.rows.shape)}; pass as many ids as there are rows"
             )
         return self.rows.to(device).reshape(lead)
 
@@ -204,6 +206,6 @@ class KeyedNoise:
         if not fits or self.items.shape[-1:] != (n,):
             raise ValueError(
                 f"items must give one id per item: the shape ({n},), or one that broadcasts to {tuple(shape)}, but its "
-                f"shape is {tuple(self.items.shape)}"
+                f"shape is {tuple(self.items.shape)}; pass as many ids as there are items"
             )
         return self.items.to(device)

@@ -23,22 +23,23 @@ def truncated_gumbel(
 ) -> Tensor:
     """``-logaddexp(-(loc + noise), -upper)``: a draw from Gumbel(loc) given that it is at most ``upper``.
 
-    The step that everything about known winners is made of: the losers of a race are Gumbels truncated at the winner's
-    height. In this form nothing overflows, however far apart loc and upper are.
+    The losers of a race are such draws: Gumbels truncated at the value of the winner. Nothing overflows in this
+    formula, however far apart loc and upper are. A *keyed* function.
 
     Args:
-        loc: locations (logits), any shape, any floating dtype; -inf gives -inf. Half precision is computed in float32.
-        upper: bounds that broadcast with loc; +inf is no bound.
+        loc: locations (logits), shape ``(*batch, n)``, any floating dtype; -inf gives -inf. Half precision is computed
+            in float32.
+        upper: bounds, a number or a tensor that broadcasts with loc; +inf is no bound.
         noise: a tensor of standard Gumbel noise in the broadcast shape, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Values at most ``upper`` (in half precision, up to rounding), in the broadcast shape and the dtype of loc;
-        differentiable in loc and upper.
+        Values in the broadcast shape and the dtype of loc, at most ``upper`` (in half precision, up to rounding). They
+        are differentiable in loc and upper.
 
     Raises:
-        ValueError: shapes that do not broadcast, NaN in loc or upper (NaN results where they may not be looked at),
-            noise of the wrong shape, both noise and generator.
+        ValueError: shapes that do not broadcast, NaN in loc or upper, noise of the wrong shape, both noise and
+            generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a NaN gives a NaN instead.
         TypeError: loc is not a floating tensor.
 
     Example:
@@ -56,7 +57,8 @@ def truncated_gumbel(
         x, bound = torch.broadcast_tensors(loc.to(work), upper)
     except RuntimeError:
         raise ValueError(
-            f"upper must broadcast with loc, of shape {tuple(loc.shape)}, but its shape is {tuple(upper.shape)}"
+            f"upper must broadcast with loc, of shape {tuple(loc.shape)}, but its shape is {tuple(upper.shape)}; "
+            "pass a number, or a tensor in the shape of loc"
         ) from None
     if can_raise(x) and bool((x.isnan() | bound.isnan()).any()):
         raise ValueError("loc and upper must not be NaN, but some are; find where they come from")
