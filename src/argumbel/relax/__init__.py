@@ -1,4 +1,4 @@
-"""Relax: what if the winner of the race may be soft? Softmax relaxations and straight-through samples."""
+"""Relax: what if the winner of the race may be soft? Relaxed samples by softmax, and straight-through samples."""
 
 from ._sigmoid import gumbel_sigmoid
 from ._softmax import gumbel_softmax, log_gumbel_softmax

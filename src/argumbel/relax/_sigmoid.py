@@ -24,22 +24,23 @@ def gumbel_sigmoid(
 ) -> Tensor:
     """``sigmoid((logits + noise) / tau)`` with standard logistic noise: relaxed Bernoulli draws.
 
-    Logistic noise is the difference of two Gumbels, so this is :func:`gumbel_softmax` over two items. The sample is
-    above 1/2 with probability sigmoid(logits) at every temperature. A *keyed* function.
+    Logistic noise has the law of the difference of two Gumbels, so the law is the law of :func:`gumbel_softmax` over
+    two items. The sample is above 1/2 with probability sigmoid(logits), for every tau. A *keyed* function.
 
     Args:
-        logits: log odds, any shape, any floating dtype; +-inf are certain.
-        tau: temperature, a number or a tensor that broadcasts against logits; 0 gives exactly 0 or 1.
+        logits: log odds, shape ``(*batch,)``, any floating dtype; -inf gives 0 for certain, and +inf gives 1.
+        tau: at least 0; a number, or a tensor that broadcasts against logits. It divides the perturbed logits. At 0 the
+            sample is exactly 0 or 1.
         hard: return exactly 0 or 1, with the gradient of the soft sample (straight-through).
         noise: a tensor of logistic noise in the shape of logits, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A tensor in the shape and dtype of logits.
+        Samples in [0, 1], shape ``(*batch,)``, in the dtype of logits.
 
     Raises:
-        ValueError: NaN in logits (NaN results where they may not be looked at), tau < 0, noise of the wrong shape, both
-            noise and generator.
+        ValueError: NaN in logits, tau < 0, noise of the wrong shape, both noise and generator. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` a NaN gives a NaN instead.
         TypeError: logits are not a floating tensor.
 
     Example:

@@ -27,14 +27,16 @@ def gumbel_softmax(
 ) -> Tensor:
     """``softmax((logits + noise) / tau, dim)`` with standard Gumbel noise: a relaxed one-hot draw from softmax(logits).
 
-    A drop-in for ``torch.nn.functional.gumbel_softmax``. Its argmax is an exact draw from softmax(logits) at every
-    temperature. A *keyed* function: the same ``KeyedNoise`` gives the same sample.
+    The function takes the arguments of ``torch.nn.functional.gumbel_softmax`` in the same order. The argmax of the
+    sample is an exact draw from softmax(logits), for every tau. A *keyed* function: the same ``KeyedNoise`` gives the
+    same sample.
 
     Args:
-        logits: any shape, any floating dtype; -inf forbids an item (it gets exactly 0, and no gradient).
-        tau: temperature, a number, or a tensor that broadcasts against logits with size 1 along dim (its gradient is
-            right too). As tau falls samples approach one-hot vectors; tau = 0 gives exactly these, and a zero gradient.
-        hard: return the exact one-hot of the argmax, with the gradient of the soft sample (straight-through).
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item
+            (the item gets exactly 0, and no gradient).
+        tau: at least 0; a number, or a tensor that broadcasts against logits with size 1 along dim. A tensor gets a
+            gradient. As tau falls, samples approach one-hot vectors. At 0 a sample is one-hot and its gradient is zero.
+        hard: return the exact one-hot vector of the argmax, with the gradient of the soft sample (straight-through).
         eps: ignored; it keeps the argument order of torch.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
@@ -42,7 +44,7 @@ def gumbel_softmax(
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A tensor in the shape and dtype of logits (under autocast, the dtype of torch's softmax) that sums to 1 along
+        A tensor in the shape and dtype of logits (under autocast, in the dtype of torch's softmax). It sums to 1 along
         dim.
 
     Raises:
@@ -87,8 +89,27 @@ def log_gumbel_softmax(
 ) -> Tensor:
     """``log_softmax((logits + noise) / tau, dim)``: the logarithm of :func:`gumbel_softmax`, computed in log space.
 
-    At tau = 0.1 and a thousand items most relaxed samples have entries that underflow; their logarithms do not.
-    Arguments and errors as :func:`gumbel_softmax`.
+    At tau = 0.1 and a thousand items, most relaxed samples have entries that underflow; the logarithms of these entries
+    do not underflow. A *keyed* function.
+
+    Args:
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item
+            (the logarithm is -inf).
+        tau: at least 0; a number, or a tensor that broadcasts against logits with size 1 along dim. At 0 the logarithm
+            is 0 for the winner and -inf for every other item.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+
+    Returns:
+        A tensor in the shape and dtype of logits (under autocast, in the dtype of torch's softmax). Its logsumexp along
+        dim is 0.
+
+    Raises:
+        ValueError: NaN or +inf in logits, a row with nothing allowed, tau < 0, noise or mask of the wrong shape, both
+            noise and generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits are not a floating tensor, or mask is not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -120,7 +141,7 @@ HALF = frozenset((torch.float16, torch.bfloat16))
 
 
 def soft_dtype(x: Tensor) -> torch.dtype:
-    """What torch's own softmax returns: under autocast some devices answer half precision in float32."""
+    """The dtype that torch's softmax returns for x: under autocast, on some devices, float32 for half precision."""
     if x.dtype not in HALF:
         return x.dtype
     device = x.device.type

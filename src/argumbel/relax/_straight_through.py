@@ -1,4 +1,4 @@
-"""Exact one-hot draws with the gradient of something soft."""
+"""Exact one-hot draws with the gradient of a soft vector."""
 
 from __future__ import annotations
 
@@ -32,39 +32,53 @@ def straight_through(
     generator: torch.Generator | None = None,
     **own: Any,
 ) -> Tensor:
-    """``one_hot(z) + (s - s.detach())``: an exact one-hot draw z from softmax(logits) with the gradient of a soft s.
+    """``D + s - s.detach()``: the one-hot vector D of an exact draw from softmax(logits), with the gradient of a soft
+    vector s.
 
-    How a discrete sample can have a gradient: forward it is the one-hot vector; backward it is treated as if it had
-    been the soft vector s. The gradient is biased but usually of low variance. A *keyed* function: all methods draw the
-    same z under the same noise (``"decoupled"`` with its default argument).
+    The forward pass returns the one-hot vector. The backward pass computes as if the function had returned the soft
+    vector. The gradient is biased, but usually has a low variance. A *keyed* function: under the same noise all methods
+    draw the same D (the method ``"decoupled"`` only at its default temperature).
 
     Args:
-        method: what s is. With D the one-hot draw, p = softmax(logits) and sg = detach,
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        method: which soft vector s is. With p = softmax(logits) and sg(x) = x.detach():
 
-            ``"gumbel"``: the relaxed sample of the same noise, ``softmax((logits + noise) / tau)`` (straight-through
-            Gumbel-softmax). ``"gumbel-rao"``: the mean of that over ``num_conditional=10`` draws of the noise given D,
-            each held fixed: the same mean gradient, less variance.
+            ``"gumbel"``: ``softmax((logits + noise) / tau)``, with the noise of the draw (straight-through
+            Gumbel-softmax).
 
-            ``"softmax"``: ``softmax(logits / tau)`` (plain straight-through; its mean is exact for linear losses at
-            tau = 1). ``"reinmax"``: ``2 softmax(sg(log q - logits) + logits) - p / 2`` with
-            ``q = (D + softmax(logits / tau)) / 2`` (its mean is exact for quadratic losses too, at tau = 1; it is meant
-            for tau >= 1; tau gets no gradient).
+            ``"gumbel-rao"``: the mean of the vector of ``"gumbel"`` over ``num_conditional=10`` draws of the noise
+            given D. The noise is held fixed: it has no gradient. The mean gradient is the mean gradient of
+            ``"gumbel"``, with less variance.
 
-            ``"gapped"``: ``softmax((logits + sg(m)) / tau)``, where m lifts the logit of D to the largest, and lowers
-            the others to ``gap=1.0`` below it where they are above that.
+            ``"softmax"``: ``softmax(logits / tau)`` (plain straight-through). For linear losses the mean gradient is
+            exact at tau = 1.
 
-            ``"decoupled"``: ``softmax(logits / tau)``, while D is drawn from softmax(logits / temperature), for which
-            ``temperature=1.0`` is a number; 0 is the argmax.
-        tau: temperature of s, a number or a tensor that broadcasts against logits; must be above 0 to have a gradient.
-        own: the arguments of one method named above.
-        logits, dim, mask, noise, generator: as :func:`gumbel_softmax`.
+            ``"reinmax"``: ``2 softmax(sg(log q - logits) + logits) - p / 2``, ``q = (D + softmax(logits / tau)) / 2``.
+            For linear and quadratic losses the mean gradient is exact at tau = 1. Meant for tau >= 1; tau gets no
+            gradient.
+
+            ``"gapped"``: ``softmax((logits + sg(m)) / tau)``. The shift m raises the logit of the item drawn to the
+            largest logit, and lowers every other logit to at least ``gap=1.0`` below the largest.
+
+            ``"decoupled"``: ``softmax(logits / tau)``, while D is drawn from ``softmax(logits / temperature)``, where
+            ``temperature=1.0`` is a number; at 0 the item drawn is the argmax.
+        tau: divides logits in s, as above; a number, or a tensor that broadcasts against logits with size 1 along dim.
+            Must be above 0 for a useful gradient.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
+        own: the arguments that one method alone takes: ``num_conditional``, ``gap`` or ``temperature``, as above.
 
     Returns:
-        Exact one-hot vectors in the shape and dtype of logits.
+        Exact one-hot vectors in the shape and dtype of logits (under autocast, in the dtype of torch's softmax).
 
     Raises:
-        ValueError: an unknown method, num_conditional < 1, gap < 0, temperature < 0; else as :func:`gumbel_softmax`.
-        TypeError: an argument that the method has not; else as :func:`gumbel_softmax`.
+        ValueError: an unknown method, num_conditional < 1, gap < 0, temperature < 0, tau < 0; NaN or +inf in logits, a
+            row with nothing allowed, noise or mask of the wrong shape, both noise and generator. On an accelerator,
+            under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: an argument that the method does not take; logits that are not a floating tensor, or a mask that is
+            not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -82,13 +96,13 @@ def straight_through(
     straight-through Gumbel-softmax".
     """
     if method not in STRAIGHT_THROUGH:
-        raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}")
+        raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}; pass one of these")
     known = _OWN[method]
     unknown = [name for name in own if name not in known]
     if unknown:
         raise TypeError(
-            f"method {method!r} has no argument {', '.join(sorted(unknown))}; of its own it takes "
-            f"{', '.join(known) or 'none'}"
+            f"method {method!r} has no argument {', '.join(sorted(unknown))}; besides the arguments that all methods "
+            f"take, it takes {', '.join(known) or 'none'}"
         )
     return STRAIGHT_THROUGH[method](logits, tau, dim, mask, noise, generator, **own)
 
@@ -117,8 +131,8 @@ def _gumbel_rao(
     rows = Rows(logits, dim)
     own = noise_for(rows, noise, generator).detach()
     draw = _Draw(logits, tau, dim, mask, rows.back(own), None)
-    # The race's own noise is one draw given its winner. The others are made, and held fixed as the first is: with the
-    # gradient that a conditional draw has in the logits, the mean would be another.
+    # The noise of the race is the first draw of the noise given its winner; the other draws are made here. All are
+    # detached: a conditional draw has a gradient with respect to logits, and with it the mean gradient would be wrong.
     noises = own.unsqueeze(0)
     if num_conditional > 1:
         others = torch.stack(further_noise(own, num_conditional - 1, -1))
@@ -126,7 +140,7 @@ def _gumbel_rao(
         known = noise_given_winner(draw.x.detach().to(own.dtype), others, won.expand(len(others), *won.shape))
         noises = torch.cat([noises, known])
     values = draw.x + noises
-    if isinstance(draw.tau, Tensor):  # which broadcasts against logits, of fewer dimensions than values
+    if isinstance(draw.tau, Tensor):  # it broadcasts against logits; values have one dimension more
         draw.tau = draw.tau.reshape(*[1] * (draw.x.ndim - draw.tau.ndim), *draw.tau.shape).unsqueeze(-draw.x.ndim - 1)
     soft = draw.softmax(values - values.detach().amax(-1, keepdim=True))
     return draw.with_gradient_of(soft.mean(-draw.x.ndim - 1))
@@ -179,8 +193,11 @@ _OWN = {name: tuple(function.__kwdefaults__ or ()) for name, function in STRAIGH
 
 
 class _Draw:
-    """A one-hot draw, ``hard`` (NaN in a bad row), and what its gradient may be made of: the logits ``x``, at least
-    float32, shifted to a maximum of 0, and ``tau``, checked. Items last."""
+    """A one-hot draw, and what a soft vector is made of. Items last.
+
+    ``hard`` is the one-hot vector, NaN in a bad row. ``x`` are the logits, at least float32, shifted so that their
+    maximum is 0. ``tau`` is checked.
+    """
 
     def __init__(
         self,
@@ -208,12 +225,12 @@ class _Draw:
         return tempered(values, self.tau, -1, torch.softmax, 1.0, 0.0)
 
     def moved_to(self, values: Tensor) -> Tensor:
-        """These values, with x for a gradient."""
+        """These values, with the gradient of x."""
         x = self.x.masked_fill(self.x == -torch.inf, 0)
         return values + (x - x.detach())
 
     def with_gradient_of(self, soft: Tensor) -> Tensor:
-        """The one-hot vector, in the layout and dtype of logits."""
+        """The one-hot vector with the gradient of soft, in the layout and dtype of logits."""
         y = with_gradient(self.hard.expand_as(soft), soft)
         return self.rows.back(y.to(soft_dtype(self.rows.x)))
 
@@ -222,14 +239,14 @@ _ODD = 0x1E3779B97F4A7C15
 
 
 def further_noise(noise: Tensor, count: int, dim: int) -> list[Tensor]:
-    """So many draws of noise in the same shape and dtype, keyed by the bits of each row of the noise given.
+    """``count`` tensors of further noise in the shape and dtype of ``noise``, keyed by the bits of each of its rows.
 
-    They are independent of it as far as the bits' hash is random, and need no door of their own: what is made of one
-    tensor of noise remains a function of it, row by row.
+    They are independent of ``noise`` as far as the hash of its bits is random. No further seed is needed: all that is
+    made of one tensor of noise remains a function of this tensor, row by row.
     """
     rows = noise.movedim(dim, -1)
     bits = view_bits(rows.contiguous(), torch.int64 if noise.dtype == torch.float64 else torch.int32).to(torch.int64)
-    # Each item's bits are scattered over all 64 (multiplications wrap around), differently for each place.
+    # The bits of an item are scattered over all 64 bits (products wrap around), differently for each place in the row.
     bits = (bits + _ODD * torch.arange(1, rows.shape[-1] + 1, device=noise.device)) * _ODD
     key = ((bits ^ (bits >> 32)) * _ODD).sum(-1)
     return [

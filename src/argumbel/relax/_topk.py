@@ -24,26 +24,32 @@ def relaxed_topk(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A relaxed k-hot draw of k items without replacement: k successive softmaxes of ``logits + noise``.
+    """``a_1 + ... + a_k``, ``a_j = softmax(x_j / tau)``, ``x_1 = logits + noise``, ``x_{j+1} = x_j + log(1 - a_j)``: a
+    relaxed k-hot draw of k items without replacement.
 
-    ``sum_j a_j`` with ``a_j = softmax(x_j / tau)``, ``x_1 = logits + noise``, ``x_{j+1} = x_j + log(1 - a_j)``. As tau
-    falls it approaches the k-hot vector of :func:`argumbel.gumbel_topk` under the same noise. A *keyed* function.
+    Each softmax takes weight away from the items that the softmaxes before it chose. As tau falls, the sum approaches
+    the k-hot vector of :func:`argumbel.gumbel_topk` under the same noise. A *keyed* function.
 
     Args:
-        logits: any shape, any floating dtype; -inf forbids an item.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
         k: how many items, at most the number of allowed items in every row.
-        tau: temperature, a number or a tensor that broadcasts against logits; 0 gives the exact k-hot vector.
-        hard: return the exact k-hot vector of the top k, with the gradient of the soft one (straight-through).
+        tau: at least 0; a number, or a tensor that broadcasts against logits with size 1 along dim. At 0 the result is
+            the exact k-hot vector.
+        hard: return the exact k-hot vector of the top k, with the gradient of the soft vector (straight-through).
         dim: where the items lie.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        A tensor in the shape and dtype of logits that sums to k along dim, with entries at least 0 (at high temperature
-        an entry may exceed 1: the same item can lead two of the softmaxes).
+        A tensor in the shape and dtype of logits (under autocast, in the dtype of torch's softmax). It sums to k along
+        dim, and its entries are at least 0. For large tau an entry may exceed 1, since one item can have much weight in
+        more than one softmax.
 
     Raises:
-        ValueError, TypeError: as :func:`argumbel.gumbel_topk`; tau < 0.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
+            items in some row, tau < 0, noise of the wrong shape, both noise and generator. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits are not a floating tensor, or k is not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -76,7 +82,8 @@ def _successive_softmaxes(values: Tensor, k: int, tau: Tensor) -> Tensor:
         a = torch.softmax(z, -1)
         total = total + a
         if j + 1 < k:
-            # log(1 - a): where a may be near 1, at the largest item, it is the logsumexp of the rest over that of all.
+            # log(1 - a). At the largest item a may be near 1 and 1 - a would cancel. There, log(1 - a) is the logsumexp
+            # of the other items minus the logsumexp of all items.
             top = z.argmax(-1, keepdim=True)
             largest = torch.zeros_like(z, dtype=torch.bool).scatter(-1, top, True)
             rest = z.masked_fill(largest, -torch.inf).logsumexp(-1, keepdim=True) - z.logsumexp(-1, keepdim=True)
