@@ -25,21 +25,31 @@ def posterior_gumbel_topk(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``values[indices[j]] = -logaddexp(-(R[j] + G[indices[j]]), -values[indices[j - 1]])`` with R[j] the logsumexp of
-    what remained before place j, and the rest truncated below the last: the race given its first k, in order.
+    """``values[indices[j]] = -logaddexp(-(R[j] + G[indices[j]]), -values[indices[j - 1]])``, with R[j] the logsumexp of
+    the items that remain before place j: the race given its first k items, in order.
 
-    A *keyed* function: G is one number per item. Differentiable in logits, as :func:`posterior_gumbel`, which is the
-    case k = 1.
+    Item number j is a Gumbel at R[j], truncated at the item before it. Every item outside the first k is a Gumbel at
+    its logit, truncated at the last of the k. A *keyed* function: G is one number of noise per item. The case k = 1 is
+    :func:`posterior_gumbel`.
 
     Args:
-        indices: integers in the shape of logits, but of size k >= 1 along ``dim``: who came first, second, ..., k-th.
-        logits, dim, mask, noise, generator: as :func:`posterior_gumbel`.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is computed in float32.
+        indices: the items that came first, second, ..., k-th, integers ``(*batch, k)`` for ``dim=-1``; k at least 1.
+        dim: where the items lie, in logits and in indices.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of standard Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Perturbed values in the shape and dtype of logits, whose top k are indices, in this order and without ties.
+        Perturbed values in the shape and dtype of logits. Their top k are the indices, in this order and without ties.
+        They are differentiable in logits.
 
     Raises:
-        ValueError, TypeError: as :func:`posterior_gumbel`; an item that is named twice.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, indices of the wrong shape, an index out of
+            range, of a forbidden item or given twice, noise or mask of the wrong shape, both noise and generator. On an
+            accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits are not a floating tensor, indices does not hold integers, or mask is not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -53,7 +63,7 @@ def posterior_gumbel_topk(
     x, g, first, bad, dim = known_race(logits, indices, dim, mask, noise, generator, name="indices")
     rest = x.scatter(-1, first, -torch.inf)
     nobody = (rest == -torch.inf).all(-1, keepdim=True)
-    rest = rest.masked_fill(nobody, torch.finfo(x.dtype).min).logsumexp(-1, keepdim=True)  # -inf: a gradient of NaN
+    rest = rest.masked_fill(nobody, torch.finfo(x.dtype).min).logsumexp(-1, keepdim=True)  # -inf: NaN gradients
     backwards = torch.cat([rest, x.gather(-1, first).flip(-1)], -1)
     remaining = backwards.logcumsumexp(-1)[..., 1:].flip(-1)
     falling = _strictly_falling((-(-remaining - g.gather(-1, first)).logcumsumexp(-1)).to(logits.dtype))
@@ -71,24 +81,32 @@ def posterior_gumbel_subset(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The race given that the *set* of its first k is known, but not their order.
+    """``values[i] > M`` for i in the set, ``values[i] <= M`` for all other i: the race given the *set* of its first k
+    items, but not their order.
 
-    With M the highest value outside the set, c the total weight outside and t = exp(-M), the density of y = log t is
-    proportional to ``c exp(y - c exp(y)) * prod over the set of (1 - exp(-weight exp(y)))``. M comes from it by
-    inverting its distribution function, in float64 to about 1e-12; the members are Gumbels truncated to be above M, the
-    rest is a race with its maximum moved to M. A *keyed* function: one number per item; the height of the race outside
-    the set is what gives M. Its result does not carry a gradient.
+    M is the largest value outside the set. With ``w_i = exp(logits[i])`` and c the sum of the w_i outside the set, the
+    density of ``y = -M`` is proportional to ``c exp(y - c exp(y)) * prod over the set of (1 - exp(-w_i exp(y)))``. M is
+    drawn by inverting the distribution function of y, in float64 to about 1e-12. The items of the set are then Gumbels
+    truncated to be above M, and the other items are a race with its maximum moved to M. A *keyed* function: one number
+    of noise per item. The random number for M is the largest value of logits + noise outside the set.
 
     Args:
-        indices: integers in the shape of logits, but of size k >= 1 along ``dim``: who is in the set, in any order.
-        logits, dim, mask, noise, generator: as :func:`posterior_gumbel`.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        indices: the items of the set, in any order, integers ``(*batch, k)`` for ``dim=-1``; k at least 1.
+        dim: where the items lie, in logits and in indices.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of standard Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Perturbed values in the shape and dtype of logits, whose top k are the set, strictly above the rest. Where the
-        set is all there is, nothing is known, and these are logits + noise.
+        Perturbed values in the shape and dtype of logits, without a gradient. The values of the set are strictly larger
+        than all other values. If the set holds all allowed items, nothing is known, and values are logits + noise.
 
     Raises:
-        ValueError, TypeError: as :func:`posterior_gumbel_topk`.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, indices of the wrong shape, an index out of
+            range, of a forbidden item or given twice, noise or mask of the wrong shape, both noise and generator. On an
+            accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits are not a floating tensor, indices does not hold integers, or mask is not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -118,9 +136,10 @@ def posterior_gumbel_subset(
 
 
 def _strictly_falling(values: Tensor) -> Tensor:
-    """values that fall along the last dimension, where rounding made ties the next numbers below.
+    """values, which fall along the last dimension, with ties from rounding moved to the next smaller floats.
 
-    The bits of a float, read as an integer, count the floats in order; there "strictly falling" is a running minimum.
+    The bits of a float, read as an integer, count the floats in order. On these integers a running minimum makes the
+    sequence strictly falling.
     """
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     lowest = torch.iinfo(integer).min
@@ -135,12 +154,14 @@ def _strictly_falling(values: Tensor) -> Tensor:
 def _truncate_from_below(x: Tensor, g: Tensor, lower: Tensor) -> Tensor:
     """Gumbels at x with noise g, given that they are above lower; float64.
 
-    In exponentials, e = exp(-g) is to be below b = exp(x - lower): with u = 1 - exp(-e) it becomes
-    -log(1 - u (1 - exp(-b))). In this form for small e or b, as -log(exp(-e) + u exp(-b)) where both are large.
+    The value is above lower where the exponential e = exp(-g) is below b = exp(x - lower). With u = 1 - exp(-e), the
+    truncated exponential is -log(1 - u (1 - exp(-b))). This form is computed for small e or b. Where both are large,
+    the form -log(exp(-e) + u exp(-b)) is computed, which is the same number.
     """
     gap, e = x - lower, torch.exp(-g)
     b, u = torch.exp(gap), -torch.expm1(-e)
     small = -torch.log1p(u * torch.expm1(-b))
     large = -logaddexp(-e, u.log() - b)
     below = torch.where((e > 0.5) & (b > 0.5), large, small)
-    return lower + torch.where(gap < -37, -u.log(), gap - below.log())  # exp(-37): b is then the same as 1 - exp(-b)
+    # Below exp(-37) float64 cannot tell b from 1 - exp(-b).
+    return lower + torch.where(gap < -37, -u.log(), gap - below.log())

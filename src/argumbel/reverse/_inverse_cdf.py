@@ -16,7 +16,7 @@ __all__ = ["Perturbed", "inverse_cdf_gumbel"]
 
 
 class Perturbed(NamedTuple):
-    """The perturbed values of all items, and the indices of the winners."""
+    """The perturbed values of all items, and the index of the winner of each row."""
 
     values: Tensor
     indices: Tensor
@@ -31,26 +31,33 @@ def inverse_cdf_gumbel(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Perturbed:
-    """``values[winner] = logsumexp(logits) - log(-log(v))``, where the winner is the step of the distribution function
-    that u falls on and v the place on that step: the race behind a draw by inverse distribution function.
+    """``values[index] = logsumexp(logits) - log(-log(v))``, with index the step of the distribution function on which u
+    falls, and v the place of u within this step: the race behind a draw by inverse distribution function.
 
-    Someone chose by ``(u < softmax(logits).cumsum(-1)).argmax()``, and u is known. It says more than who won: its place
-    within the step is uniform and independent of the winner, so it can be the winner's height. What u does not say, the
-    losers' noise, is drawn: a *keyed* function, one number per item, of which the winner's is not used. If u is
-    uniform, values have the law of logits + noise (as far as u has digits: a step of width 1e-6 holds sixteen of
-    the numbers that a float32 u can be).
+    The item was chosen by ``(u < softmax(logits).cumsum(-1)).argmax()``, and u is known. The place v is uniform in
+    (0, 1) and does not depend on the item chosen, so v determines the value of the winner. The noise of the losers is
+    not determined by u; it is drawn. A *keyed* function: one number of noise per item, where the number of the winner
+    is not used. If u is uniform, values have the law of logits + noise, as far as the digits of u go (a float32 u has
+    only sixteen numbers on a step of width 1e-6).
 
     Args:
-        u: in the shape of logits without ``dim``, in [0, 1), any floating dtype. Its steps are in the order of items.
-        logits, dim, mask, noise, generator: as :func:`posterior_gumbel`.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is computed in float32.
+        u: the uniform number of each row, ``(*batch,)``, in [0, 1), any floating dtype.
+        dim: where the items lie. The steps of the distribution function are in the order of the items.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of standard Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)``: values in the shape and dtype of logits, strictly largest at the winner's int64 index.
-        Differentiable in logits as :func:`posterior_gumbel`, v held fixed.
+        ``(values, indices)``: perturbed values in the shape and dtype of logits, and int64 indices ``(*batch,)``. The
+        value at the index is strictly the largest. Values are differentiable in logits, with v held fixed.
 
     Raises:
-        ValueError, TypeError: as :func:`posterior_gumbel`; u outside [0, 1) (where this may not be looked at, values
-            are NaN and the index is -1).
+        ValueError: NaN or +inf in logits, a row with nothing allowed, u of the wrong shape or outside [0, 1), noise or
+            mask of the wrong shape, both noise and generator. On an accelerator, under ``torch.compile`` and under
+            ``vmap`` a bad row gives values NaN and index -1 instead.
+        TypeError: logits or u are not floating tensors, or mask is not bool.
 
     Example:
         >>> import torch
@@ -73,7 +80,7 @@ def inverse_cdf_gumbel(
     if can_raise(place) and bool(unsound.any()):
         raise ValueError("u must be in [0, 1), but some of it is not; pass the uniform number that the choice used")
     steps = x.softmax(-1).cumsum(-1)
-    steps = steps / steps[..., -1:]  # the last is exactly 1, so u is below it
+    steps = steps / steps[..., -1:]  # the last step ends at exactly 1, so u is always below its end
     index = (steps <= place).sum(-1, keepdim=True).clamp(max=x.shape[-1] - 1)
     upper = steps.gather(-1, index)
     lower = torch.where(index > 0, steps.gather(-1, (index - 1).clamp(min=0)), 0)

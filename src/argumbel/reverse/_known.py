@@ -1,4 +1,4 @@
-"""What is known of a race: its checks, and the noise that is drawn beside it."""
+"""What is known about a race: the checks of these arguments, and the noise that is drawn with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def known_race(
     *,
     name: str = "index",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    """The door of all posteriors: :func:`known_winners` and noise, in one precision, with items last."""
+    """What all posteriors do with their arguments: :func:`known_winners`, and noise in the same dtype, items last."""
     x, won, bad, dim = known_winners(logits, index, dim, mask, name=name)
     g = draw_like(logits, dim, noise, generator, "gumbel").movedim(dim, -1)
     if isinstance(noise, Tensor):
@@ -35,10 +35,11 @@ def known_race(
 def known_winners(
     logits: Tensor, index: Tensor, dim: int, mask: Tensor | None, *, name: str = "index"
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Logits, at least float32, and indices of items that can have won, both with items last; which rows are bad, in
-    the shape (..., 1); and dim counted from the front.
+    """Logits, at least float32, and indices of items that can have won, both with items last; which rows are bad,
+    ``(*batch, 1)``; and dim counted from the front.
 
-    ``index`` is of one item and has no dimension of items; ``indices`` has one.
+    An argument with the name "index" holds one item per row, and has no dimension of items. An argument with the name
+    "indices" has this dimension.
     """
     check_logits(logits)
     dim = check_dim(logits, dim)
@@ -54,7 +55,7 @@ def known_winners(
         if bool(wrong.any()):
             raise ValueError(
                 f"{name} must name items that can have won: from 0 to {x.shape[-1] - 1}, allowed by logits and mask, "
-                "none twice; but some row has another"
+                "none twice; but some row has another; pass items that were drawn from these logits"
             )
     return x, won, wrong | ~best.isfinite(), dim
 
@@ -73,21 +74,22 @@ def checked_indices(index: Tensor, logits: Tensor, dim: int, name: str) -> Tenso
     at = index.movedim(dim, -1) if index.ndim == logits.ndim else index
     if index.ndim != logits.ndim or at.shape[:-1] != others or not 1 <= at.shape[-1] <= n:
         raise ValueError(
-            f"indices must have the shape {tuple(logits.shape)} of logits with 1 to {n} items along dim, but their "
-            f"shape is {tuple(index.shape)}"
+            f"indices must have the shape {tuple(logits.shape)} of logits, with 1 to {n} items along dim {dim}, but "
+            f"their shape is {tuple(index.shape)}; pass indices as gumbel_topk returns them"
         )
     return at.to(torch.int64)
 
 
 def one_per_row(value: Tensor, row: Tensor, dtype: torch.dtype, name: str, of: str) -> tuple[Tensor, Tensor]:
-    """A number per row, with a dimension of items; and where it is not finite."""
+    """A number per row, ``(*batch, 1)``, and where it is not finite; ``of`` says which shape it must have."""
     floating(name, value)
     if value.shape != row.shape[:-1]:
         raise ValueError(
-            f"{name} must have the shape {tuple(row.shape[:-1])} of {of}, but its shape is {tuple(value.shape)}"
+            f"{name} must have the shape {tuple(row.shape[:-1])} of {of}, but its shape is {tuple(value.shape)}; "
+            "pass one number for each row"
         )
     number = value.to(dtype).unsqueeze(-1)
     unsound = ~number.isfinite()
     if can_raise(number) and bool(unsound.any()):
-        raise ValueError(f"{name} must be finite, but some is not")
+        raise ValueError(f"{name} must be finite, but some of it is not; find where it comes from")
     return number, unsound

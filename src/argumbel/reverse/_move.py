@@ -15,19 +15,21 @@ __all__ = ["condition_max", "move_max"]
 
 
 def condition_max(values: Tensor, new_max: Tensor, *, dim: int = -1) -> Tensor:
-    """``-log(exp(-new_max) + exp(-values) - exp(-max(values)))``: perturbed values, their maximum moved to new_max.
+    """``-log(exp(-new_max) + exp(-values) - exp(-max(values)))``: perturbed values with their maximum moved to new_max.
 
-    A race that was run, given that its maximum had been another: the maximum goes to new_max, the others from Gumbels
-    truncated at the old maximum to Gumbels truncated at the new one. The order stays. Computed in a form in which
-    nothing overflows or cancels; no randomness is used. Differentiable in values and new_max.
+    The values of a race become the values of the same race, given that its maximum is new_max. The largest value
+    becomes new_max. All other values were Gumbels truncated at the old maximum, and become Gumbels truncated at
+    new_max. The order of the items stays. No randomness is used. The formula is computed in a form in which nothing
+    overflows or cancels.
 
     Args:
-        values: perturbed values, any shape, any floating dtype; -inf stays -inf.
-        new_max: the new height of the maximum, in the shape of values without ``dim``.
+        values: perturbed values, shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; -inf stays -inf.
+        new_max: the new maximum of each row, ``(*batch,)``, any floating dtype.
         dim: where the items lie.
 
     Returns:
-        Values in the shape and dtype of the given; the maximum is exactly new_max, the others strictly below.
+        Values in the given shape and dtype. The maximum is exactly new_max, and all other values are strictly smaller.
+        They are differentiable in values and new_max.
 
     Raises:
         ValueError: NaN or +inf in values, a row that is -inf throughout, new_max of the wrong shape or not finite. On
@@ -59,7 +61,7 @@ def move_max(race: Tensor, top: Tensor, dtype: torch.dtype, best: Tensor | None 
     """The values of a race whose maximum, best, is moved to top, in dtype; -inf stays -inf."""
     best = race.amax(-1, keepdim=True) if best is None else best
     absent, won = race == -torch.inf, race == best
-    kept = race.masked_fill(absent | won, 0)  # these are kept out of the arithmetic: their gradients would be NaN
+    kept = race.masked_fill(absent | won, 0)  # absent items and the winner would have NaN for a gradient
     gap = (best - kept).masked_fill(absent | won, 1)
     lowered = -logaddexp(-top.masked_fill(top == -torch.inf, 0), torch.log(-torch.expm1(-gap)) - kept)
     lowered = strictly_below(lowered, top, dtype)

@@ -28,33 +28,33 @@ def posterior_gumbel(
     """``values[index] = T = logsumexp(logits) + G[index]``, ``values[i] = -logaddexp(-(logits[i] + G[i]), -T)``: the
     perturbed logits of a race whose winner is known.
 
-    The height of the winner does not depend on who won: it is Gumbel at logsumexp(logits). The others are Gumbels at
-    their logits, truncated at that height. Draw a winner and then this, and the values have the law of logits plus
-    noise. A *keyed* function: G is one number per item.
+    T, the value of the winner, is a Gumbel at logsumexp(logits) and does not depend on which item won. The value of
+    every other item is a Gumbel at its logit, truncated at T. Draw a winner from softmax(logits), then draw the values
+    given this winner: the values have the law of logits + noise. A *keyed* function: G is one number of noise per item.
 
-    Differentiable in logits and value: with T the height, d values[i] / d logits[i] = 1 - exp(values[i] - T),
-    d values[i] / dT = exp(values[i] - T) and dT / d logits = softmax(logits). An estimator that wants the noise held
-    fixed instead, as Gumbel-Rao does, must detach the result: this path has another mean.
+    The gradients are ``d values[i] / d logits[i] = 1 - exp(values[i] - T)``, ``d values[i] / dT = exp(values[i] - T)``
+    and ``dT / d logits = softmax(logits)``. Some estimators, such as Gumbel-Rao, must hold the noise fixed and so must
+    detach the result: the mean gradient through the values is another gradient.
 
     Args:
-        logits: any shape, any floating dtype; need not be normalised; -inf forbids an item. Half precision is computed
-            in float32.
-        index: integers in the shape of logits without ``dim``: who won.
-        value: the height of the winner, in the shape of index, if it is known too. Default: drawn.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is computed in float32.
+        index: the winner of each row, integers ``(*batch,)``.
+        value: the value of each winner, ``(*batch,)``, any floating dtype, if it is known too. Default: it is drawn.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of standard Gumbel noise in the shape of logits, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Perturbed values in the shape and dtype of logits. The winner's is strictly the largest, also after rounding;
-        that of a forbidden item is -inf.
+        Perturbed values in the shape and dtype of logits, differentiable in logits and value. The value of the winner
+        is strictly the largest, also after rounding. The value of a forbidden item is -inf.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, an index of the wrong shape, out of range or of a
-            forbidden item, a value that is not finite, noise or mask of the wrong shape, both noise and generator. On
-            an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
-        TypeError: logits are not a floating tensor, index does not hold integers, or mask is not bool.
+            forbidden item, a value of the wrong shape or not finite, noise or mask of the wrong shape, both noise and
+            generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits or value are not floating tensors, index does not hold integers, or mask is not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -79,7 +79,7 @@ def posterior_gumbel(
     else:
         values, bad = kernels.posterior_gumbel(rows.x, at, top, key_for(rows.x, noise, generator))
     if bad:
-        known_winners(logits, index, rows.dim, mask)  # says what is wrong, if not the noise
+        known_winners(logits, index, rows.dim, mask)  # raises the error, unless the noise is bad
         rows.complain(noise)
     if values.dtype != logits.dtype:
         won = at.unsqueeze(-1).clamp(0, values.shape[-1] - 1)
@@ -98,18 +98,25 @@ def posterior_noise(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """``noise[index] = T - logits[index]``, ``noise[i] = -logaddexp(-G[i], logits[i] - T)``: the noise of a race whose
-    winner is known, with T its height, ``logsumexp(logits) + G[index]``.
+    winner is known, with ``T = logsumexp(logits) + G[index]`` the value of the winner.
 
-    ``logits + posterior_noise(logits, index)`` is :func:`posterior_gumbel`, but the noise is computed without
-    subtracting, and is finite everywhere: an item of zero weight took no part in the race, so its noise is as free as
-    it was before. It can therefore be replayed under other logits. (What would have won there? For many samples, and
-    exact also where logits + noise would round, see :func:`argumbel.counterfactual`.) A *keyed* function.
+    ``logits + posterior_noise(logits, index)`` is :func:`posterior_gumbel`. The noise is not computed as values minus
+    logits, so it is finite everywhere: a forbidden item took no part in the race, and its noise has the law of fresh
+    noise. The noise can therefore be added to other logits. To ask what would have won under other logits, use
+    :func:`argumbel.counterfactual`: it draws many answers, and rounding cannot change them. A *keyed* function.
 
     Args:
-        logits, index, value, dim, mask, noise, generator: as :func:`posterior_gumbel`.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        index: the winner of each row, integers ``(*batch,)``.
+        value: the value of each winner, ``(*batch,)``, any floating dtype, if it is known too. Default: it is drawn.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed.
+        noise: a tensor of standard Gumbel noise in the shape of logits, or a ``KeyedNoise``.
+        generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Noise in the shape of logits, in float32 or, for float64 logits, float64; differentiable in logits and value.
+        Noise in the shape of logits, float32, or float64 if logits or the noise are float64. It is differentiable in
+        logits and value.
 
     Raises:
         ValueError, TypeError: as :func:`posterior_gumbel`.
@@ -133,8 +140,9 @@ def posterior_noise(
 
 
 def noise_given_winner(x: Tensor, g: Tensor, won: Tensor, top: Tensor | None = None) -> Tensor:
-    """The noise of a race at logits x, items last, given its winner, (..., 1), and perhaps its height, (..., 1)."""
-    shift = x.detach().amax(-1, keepdim=True)  # noise does not change when all logits move: so they move to 0
+    """The noise of a race at logits x, items last, given its winner, ``(*batch, 1)``, and perhaps the value of the
+    winner, ``(*batch, 1)``."""
+    shift = x.detach().amax(-1, keepdim=True)  # a common shift of all logits does not change the noise
     x = x - shift
     top = x.logsumexp(-1, keepdim=True) + g.gather(-1, won) if top is None else top - shift
     return torch.where(is_at(won, x), top - x, -logaddexp(-g, x - top))

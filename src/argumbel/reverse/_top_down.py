@@ -25,28 +25,31 @@ def top_down(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """``values[root] = logsumexp(logits) + G[root]``, then the children of every node as a race whose maximum is the
-    value of the node: perturbed values of a whole tree, the maximum first, who reaches it next, the rest truncated.
+    """``values[root] = logsumexp(logits) + G[root]``, then, from the root down, the children of every node as a race
+    whose maximum is the value of the node: perturbed values of a whole tree.
 
-    Every inner node is the maximum of its children, and Gumbel at the logsumexp of its leaves; the leaves have the law
-    of logits + noise. A *keyed* function: G is one number per node. Differentiable in logits.
+    The value of an inner node is the largest value of its children, and is a Gumbel at the logsumexp of its leaves. The
+    leaves have the law of logits + noise. A *keyed* function: G is one number of noise per node.
 
     Args:
-        logits: of the leaves; any shape, any floating dtype; -inf forbids a leaf.
-        parents: the parent of every node, -1 for a root: the leaves first, in the order of logits, then the inner
-            nodes, in any order. Default: one root above all leaves. Under ``torch.compile``, a tuple.
+        logits: logits of the leaves, shape ``(*batch, leaves)`` for ``dim=-1``, any floating dtype; need not be
+            normalised; -inf forbids a leaf.
+        parents: the parent of every node, integers ``(nodes,)``, -1 for a root. The leaves come first, in the order of
+            logits, then the inner nodes in any order. Default: one root above all leaves. Under ``torch.compile``, a
+            tuple.
         dim: where the leaves lie.
         mask: bool, broadcasts to logits; True where a leaf is allowed.
-        noise: a tensor of standard Gumbel noise in the shape of the result, or a ``KeyedNoise``.
+        noise: a tensor of standard Gumbel noise, ``(*batch, nodes)`` for ``dim=-1``, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        Perturbed values in the shape and dtype of logits, but of all nodes along dim. A node all of whose leaves are
-        forbidden is -inf.
+        Perturbed values, ``(*batch, nodes)`` for ``dim=-1``, in the dtype of logits, differentiable in logits. The
+        value of a node is -inf if all its leaves are forbidden.
 
     Raises:
-        ValueError: parents that do not describe a tree (or several) above as many leaves; logits, mask and noise as
-            :func:`posterior_gumbel`.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, parents that do not describe one tree or several
+            trees above the leaves of logits, noise or mask of the wrong shape, both noise and generator. On an
+            accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
         TypeError: logits are not a floating tensor, parents do not hold integers, or mask is not bool.
 
     Example:
@@ -73,7 +76,7 @@ def top_down(
         raise_bad_logits(x, -1, noise)
     tree = [tuple(torch.tensor(ids, device=x.device) for ids in level) for level in levels]
 
-    weights: list[Tensor] = []  # of the levels, from the deepest up: logsumexp of the leaves below each node
+    weights: list[Tensor] = []  # for each level, from the deepest up: the logsumexp of the leaves below each node
     for depth in reversed(range(len(tree))):
         nodes, _ = tree[depth]
         own = x[..., nodes.clamp(max=leaves - 1)]
@@ -82,7 +85,7 @@ def top_down(
             own = torch.where(nodes < leaves, own, group_logsumexp(below, above, len(nodes)))
         weights.append(own)
 
-    values: list[Tensor] = []  # from the roots down
+    values: list[Tensor] = []  # for each level, from the roots down
     for (nodes, above), weight in zip(tree, reversed(weights), strict=True):
         race = weight + g[..., nodes]
         if not values:
