@@ -496,8 +496,8 @@ NAN, INF = torch.full((2, 3), torch.nan), torch.full((5,), torch.inf)
         ),
         ({"temperature": torch.tensor([1.0, math.nan])}, ValueError, "everywhere"),
         ({"temperature": torch.tensor([1.0, math.inf])}, ValueError, "everywhere"),
-        ({"temperature": torch.ones(5)}, ValueError, r"temperature must be one number, or one for each row.*\(2,\)"),
-        ({"temperature": torch.ones(2, 1)}, ValueError, "temperature must be one number, or one for each row"),
+        ({"temperature": torch.ones(5)}, ValueError, r"temperature must be one number, or a tensor.*\(2,\)"),
+        ({"temperature": torch.ones(2, 1)}, ValueError, "temperature must be one number, or a tensor with a number"),
         ({"hidden": NAN}, ValueError, "hidden must be finite"),
         ({"weight": NAN[:1].expand(5, 3)}, ValueError, "weight must be finite"),
         ({"bias": INF}, ValueError, r"bias must not be NaN or \+inf"),
@@ -670,7 +670,7 @@ def test_two_processes_agree(tmp_path: Path) -> None:
 
 def test_errors_of_merging() -> None:
     values, indices = torch.zeros(3), torch.zeros(3, dtype=torch.int64)
-    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group on each first"):
+    with pytest.raises(RuntimeError, match=r"call torch\.distributed\.init_process_group in each process first"):
         ag.merge_winners(values, indices)
     with pytest.raises(TypeError, match=r"values must be a float32 or float64 tensor.*bfloat16"):
         ag.merge_winners(values.bfloat16(), indices)

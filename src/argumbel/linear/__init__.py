@@ -1,4 +1,4 @@
-"""Sample from a linear layer, the head of a language model, without writing its logits; and from shards of one."""
+"""Sample from a linear layer, such as the head of a language model, without storing its logits; also in shards."""
 
 from ._merge import merge_winners
 from ._sample import linear_categorical, linear_gumbel_max

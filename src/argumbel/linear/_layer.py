@@ -1,4 +1,4 @@
-"""A linear layer whose outputs are logits: its parts, their checks, and the score of one item."""
+"""A linear layer whose outputs are logits: its parts, the checks of its parts, and the score of one item."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Layer", "layer_of", "score", "sound"]
 
 
 class Layer(NamedTuple):
-    """What logits are made of: (hidden @ weight.T + bias) / temperature."""
+    """The parts that make logits: ``(hidden @ weight.T + bias) / temperature``."""
 
     hidden: Tensor
     weight: Tensor
@@ -35,13 +35,16 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
             continue
         x = floating(name, part)
         if x.device != hidden.device:
-            raise ValueError(f"{name} must be on the device of hidden, {hidden.device}, but it is on {x.device}")
+            raise ValueError(
+                f"{name} must be on the device of hidden, {hidden.device}, but it is on {x.device}; "
+                f"pass {name}.to(hidden.device)"
+            )
     if hidden.ndim == 0:
         raise ValueError("hidden must have at least one dimension, the features; pass hidden.reshape(1)")
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
         raise ValueError(
             f"weight must have a row for each item, at least one, and a column for each of the {hidden.shape[-1]} "
-            f"features of hidden, but its shape is {tuple(weight.shape)}; it is that of torch.nn.Linear"
+            f"features of hidden, but its shape is {tuple(weight.shape)}; pass the weight of a torch.nn.Linear"
         )
     if weight.dtype != hidden.dtype:
         raise TypeError(
@@ -51,13 +54,14 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(
             f"bias must have a number for each item, the shape ({weight.shape[0]},), but its shape is "
-            f"{tuple(bias.shape)}"
+            f"{tuple(bias.shape)}; pass the bias of the torch.nn.Linear"
         )
     return Layer(hidden, weight, bias, _check_temperature(temperature, hidden))
 
 
 def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | Tensor:
-    """As it is; 0 for a number so small that it counts as 0; a tensor in the dtype of the logits."""
+    """The temperature, checked: a number, 0 if it is so small that it counts as 0; or a tensor in the dtype of the
+    logits."""
     if not isinstance(temperature, Tensor):
         if type(temperature) not in (int, float):
             if isinstance(temperature, bool) or not isinstance(temperature, Real):
@@ -76,8 +80,8 @@ def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | T
         fits = False
     if not fits:
         raise ValueError(
-            f"temperature must be one number, or one for each row of hidden: a shape that broadcasts to {tuple(lead)}, "
-            f"but its shape is {tuple(temperature.shape)}"
+            f"temperature must be one number, or a tensor with a number for each row of hidden, of a shape that "
+            f"broadcasts to {tuple(lead)}, but its shape is {tuple(temperature.shape)}; pass one number for each row"
         )
     if can_raise(temperature) and not bool(((temperature >= 0) & (temperature < torch.inf)).all()):
         raise ValueError(
@@ -88,7 +92,7 @@ def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | T
 
 
 def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:
-    """The winner's logit (and noise) once more, as a function that can be differentiated."""
+    """The logit of the winner (plus its noise), computed again so that it has a gradient."""
     hidden, weight, bias, temperature = layer
     work = work_dtype(hidden.dtype)
     score = (hidden.to(work) * weight[index].to(work)).sum(-1)
@@ -104,7 +108,7 @@ def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:
 
 
 def sound(values: Tensor, indices: Tensor, layer: Layer, noise: object) -> tuple[Tensor, Tensor]:
-    """Bad rows raise where they may be looked at, else become NaN and -1."""
+    """Values and indices. A bad row raises an error, or becomes NaN and -1 where values may not be looked at."""
     bad = ~values.isfinite()
     if not can_raise(bad):
         return values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
@@ -112,11 +116,11 @@ def sound(values: Tensor, indices: Tensor, layer: Layer, noise: object) -> tuple
         hidden, weight, bias, _ = layer
         for name, x in (("hidden", hidden), ("weight", weight), ("noise", noise)):
             if isinstance(x, Tensor) and not bool(x.isfinite().all()):
-                raise ValueError(f"{name} must be finite, but some is not; find where it comes from")
+                raise ValueError(f"{name} must be finite, but some of it is not; find where it comes from")
         if bias is not None and not bool((bias < torch.inf).all()):
-            raise ValueError("bias must not be NaN or +inf, but some is; to forbid an item, make its bias -inf")
+            raise ValueError("bias must not be NaN or +inf, but some of it is; to forbid an item, make its bias -inf")
         if bias is not None and bool((bias == -torch.inf).all()):
-            raise ValueError("bias must allow at least one item, but it is -inf throughout")
+            raise ValueError("bias must allow at least one item, but it is -inf throughout; give an item a finite bias")
         raise ValueError(
             f"logits, (hidden @ weight.T + bias) / temperature, must be finite in {work_dtype(hidden.dtype)}, but some "
             "overflow; scale hidden or weight down, or raise the temperature"

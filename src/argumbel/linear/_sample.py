@@ -1,4 +1,4 @@
-"""The winner, or a draw, from a linear layer."""
+"""The winner of a linear layer under given noise, and a random draw."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ def linear_gumbel_max(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """``torch.max((hidden @ weight.T + bias) / temperature + noise, -1)`` with standard Gumbel noise, and the logits
-    never in memory: they are made a chunk of items at a time, and of each chunk only its winner is kept.
+    """``torch.max((hidden @ weight.T + bias) / temperature + noise, -1)`` with standard Gumbel noise. The logits are
+    never stored: they are computed for one chunk of items at a time, and only the winner of each chunk is kept.
 
-    A *keyed* function: the choice of :func:`argumbel.gumbel_max` on these logits under the same noise, up to the
-    rounding of the matrix product. The index is an exact draw from their softmax. Logits are float32, or float64 for
-    float64 inputs: in half precision they would tie for the lead.
+    A *keyed* function: the choice is the choice of :func:`argumbel.gumbel_max` from these logits under the same noise,
+    up to the rounding of the matrix product. The index is an exact draw from the softmax of the logits. The logits are
+    computed in float32, or in float64 for float64 inputs: in half precision, many logits would tie for the largest.
 
     Args:
-        hidden: ``(..., D)``, any floating dtype.
-        weight: ``(V, D)``, in the dtype of hidden; its rows are the items.
-        bias: ``(V,)``, any floating dtype; -inf forbids an item.
-        temperature: at least 0, a number or a tensor that broadcasts to ``hidden.shape[:-1]``, one for each row. Where
-            it is 0 (or below 2^-60) the logits are neither divided nor perturbed: the choice is their argmax, and its
-            value the largest logit.
-        noise: a ``KeyedNoise``, whose items may be the ids of a part of the vocabulary; or a tensor ``(..., V)``.
+        hidden: the inputs of the layer, ``(*batch, d)``, any floating dtype.
+        weight: ``(n, d)``, in the dtype of hidden; each row is an item.
+        bias: ``(n,)``, any floating dtype; -inf forbids an item. Default: no bias.
+        temperature: at least 0; a number, or a tensor that broadcasts to ``(*batch,)``. Where it is 0 (or below 2^-60)
+            logits are neither divided nor perturbed: the choice is the argmax of the logits, and its value is the
+            largest logit.
+        noise: a tensor of Gumbel noise, ``(*batch, n)``, or a ``KeyedNoise``, whose items may be the ids of a shard of
+            the vocabulary.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)`` of shape ``hidden.shape[:-1]``. Values are in the dtype of the logits, so float32 for
-        hidden in half precision: winners of several shards can be compared. int64 indices are rows of weight, of equal
-        values the lowest. The gradient of a value is that of the winner's logit over temperature (and of its noise).
+        ``(values, indices)``, each ``(*batch,)``. Values are float32, or float64 for float64 inputs, so that the
+        winners of several shards can be compared. Indices are int64 rows of weight; if values are equal, the lowest
+        index wins. The gradient of a value is the gradient of the winner's logit (and of its noise).
 
     Raises:
         ValueError: shapes that do not fit, a negative or infinite temperature, NaN or infinities in hidden or weight,
@@ -62,7 +63,7 @@ def linear_gumbel_max(
         True
 
     Source: Ruiz, Qin, Zhang, Shen, Zhong and Wang 2026, "FlashSampling: fast and memory-efficient exact sampling"
-    (arXiv:2603.15854); Yellott 1977, as :func:`argumbel.gumbel_max`.
+    (arXiv:2603.15854).
     """
     layer = layer_of(hidden, weight, bias, temperature)
     shape = (*hidden.shape[:-1], weight.shape[0])
@@ -94,21 +95,29 @@ def linear_categorical(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw ``i`` with probability ``softmax((hidden @ weight.T + bias) / temperature)[i]``, the logits never in memory.
+    """Draw item ``i`` with probability ``softmax((hidden @ weight.T + bias) / temperature)[i]``. The logits are never
+    stored.
 
-    A *law* function: the outcome has exactly this law, by the fastest algorithm there is, which may differ between
-    backends and versions. By max-stability a chunk of items races against the others as one Gumbel at its logsumexp.
-    With ``noise=`` it is keyed instead: the index of :func:`linear_gumbel_max`.
+    A *law* function: the outcome has exactly this distribution, and the random numbers behind the outcome may differ
+    between backends and versions. The largest value in a chunk of items is a Gumbel at the logsumexp of the chunk
+    (max-stability), so a draw needs few random numbers. With ``noise=`` the function is *keyed*: it returns the indices
+    of :func:`argumbel.linear_gumbel_max`.
 
     Args:
-        hidden, weight, bias, temperature, noise: as :func:`linear_gumbel_max`.
+        hidden: the inputs of the layer, ``(*batch, d)``, any floating dtype.
+        weight: ``(n, d)``, in the dtype of hidden; each row is an item.
+        bias: ``(n,)``, any floating dtype; -inf forbids an item. Default: no bias.
+        temperature: at least 0; a number, or a tensor that broadcasts to ``(*batch,)``. Where it is 0 (or below 2^-60)
+            the draw is the argmax of the logits.
+        noise: a tensor of Gumbel noise, ``(*batch, n)``, or a ``KeyedNoise``. Without it the draw is one of law.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        int64 indices of shape ``hidden.shape[:-1]``: rows of weight. At temperature 0, the argmax. No gradient.
+        int64 indices ``(*batch,)``: rows of weight. They have no gradient.
 
     Raises:
-        ValueError, TypeError: as :func:`linear_gumbel_max`; a bad row that may not raise gives index -1.
+        ValueError, TypeError: as :func:`argumbel.linear_gumbel_max`. Where a bad row does not raise an error, it gives
+            index -1.
 
     Example:
         >>> import torch, argumbel as ag
@@ -117,8 +126,8 @@ def linear_categorical(
         >>> token.shape, bool(400 < (token < 25_000).sum() < 600)
         (torch.Size([1000]), True)
 
-    Source: Maddison, Tarlow and Minka 2014, "A* sampling" (max-stability); Ruiz et al. 2026, as
-    :func:`linear_gumbel_max`.
+    Source: Maddison, Tarlow and Minka 2014, "A* sampling" (max-stability); Ruiz, Qin, Zhang, Shen, Zhong and Wang 2026,
+    "FlashSampling: fast and memory-efficient exact sampling" (arXiv:2603.15854).
     """
     if noise is not None:
         layer = layer_of(hidden, weight, bias, temperature).detach()
