@@ -42,33 +42,36 @@ def counterfactual(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """``argmax(new_logits + posterior_noise(logits, index))``: what would have won under new_logits, in the race that
-    index won under logits.
+    the item ``index`` won under logits.
 
-    With k the winner, T its height and shift = new_logits - logits, item j overtakes it only if ``shift[j] - shift[k] >
-    softplus(T - logits[j] - G[j])``, which is its deficit; of those that do, the one that gets furthest wins. In
-    deficits, and not in values, the choice is stable to the last bit: an item whose odds against the winner did not
-    grow never replaces it, and with new_logits = logits the answer is index. A *keyed* function: G is one number per
-    sample and item.
+    Let k be the winner, T its value and ``shift = new_logits - logits``. Item j was behind the winner by the deficit
+    ``softplus(T - logits[j] - G[j])``, and overtakes it only if ``shift[j] - shift[k]`` is larger than the deficit. The
+    item that exceeds its deficit by most wins. Computed in this way, the answer is stable to the last bit: an item
+    whose odds against the winner did not grow never replaces the winner, and with new_logits = logits the answer is the
+    winner. A *keyed* function: G is one number of noise per sample and item.
 
     Args:
-        logits: any shape, any floating dtype; -inf forbids an item. Half precision is computed in float32.
-        index: integers in the shape of logits without ``dim``: who won.
-        new_logits: in the shape of logits; they may forbid the observed winner, and allow what was forbidden.
-        num_samples: how many answers, each from its own draw of the noise behind the one outcome.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            Half precision is computed in float32.
+        index: the winner of each row under logits, integers ``(*batch,)``.
+        new_logits: in the shape of logits, any floating dtype; may forbid the winner, and may allow items that logits
+            forbids.
+        num_samples: how many answers per row, at least 1. Each answer has its own draw of the noise given the winner.
         dim: where the items lie.
-        mask: bool, broadcasts to logits; True where an item is allowed, under both.
-        noise: a tensor of standard Gumbel noise of shape ``(num_samples, *logits.shape)``, or a ``KeyedNoise``, whose
-            rows are the samples times the batch.
+        mask: bool, broadcasts to logits; True where an item is allowed, under both logits and new_logits.
+        noise: a tensor of standard Gumbel noise, ``(num_samples, *batch, n)`` for ``dim=-1``, or a ``KeyedNoise`` with
+            one row for each answer.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        int64 indices of shape ``(num_samples, *index.shape)``.
+        int64 indices ``(num_samples, *batch)``.
 
     Raises:
         ValueError: NaN or +inf in logits or new_logits, a row with nothing allowed, an index of the wrong shape, out of
             range or of a forbidden item, num_samples < 1, new_logits, noise or mask of the wrong shape, both noise and
             generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives -1 instead.
-        TypeError: logits or new_logits are not floating tensors, index does not hold integers, or mask is not bool.
+        TypeError: logits or new_logits are not floating tensors, index does not hold integers, num_samples is not an
+            integer, or mask is not bool.
 
     Example:
         >>> import torch, argumbel as ag
@@ -91,14 +94,14 @@ def counterfactual(
     x, new, g = x.detach().to(work), new.to(work), g.to(work)
 
     new_won, g_won = new.gather(-1, won), g.gather(-1, won.expand(num_samples, *won.shape))
-    lost = new_won == -torch.inf  # then whoever gets furthest wins; heights count from where the winner was
+    lost = new_won == -torch.inf  # the winner is forbidden now: the best of all other items wins
     peak = x.amax(-1, keepdim=True)
     at = x - peak
     height = at.logsumexp(-1, keepdim=True) + g_won  # T - peak
     deficit = logaddexp(height - at - g, torch.zeros_like(g))
     shift = new - x
     ahead = shift - torch.where(lost, 0, shift.gather(-1, won)) - deficit
-    # Without weight before, an item was not in the race: its noise is unconstrained, and it is compared by its height.
+    # An item that logits forbids was not in the race: no condition bears on its noise, and its value is compared.
     entered = new - torch.where(lost, peak, new_won - at.gather(-1, won)) + g - height
     ahead = torch.where(x == -torch.inf, entered, ahead).masked_fill(new == -torch.inf, -torch.inf)
     others = torch.arange(x.shape[-1], device=x.device) != won
@@ -110,22 +113,30 @@ def counterfactual(
 def counterfactual_probs(
     logits: Tensor, index: Tensor, new_logits: Tensor, *, dim: int = -1, mask: Tensor | None = None
 ) -> Tensor:
-    """``P(new winner = j | winner = i) = q[j] (H(p[i] / q[i]) - H(p[j] / q[j]))``, or 0 if that is negative, and
+    """``P(new winner = j | winner = i) = max(0, q[j] (H(p[i] / q[i]) - H(p[j] / q[j])))`` for j other than i, and
     ``1 / B(p[i] / q[i])`` for j = i: the law of :func:`counterfactual`, in closed form.
 
-    Here p = softmax(logits), q = softmax(new_logits), ``B(t) = sum(max(p, q t))``, and H is the integral of 1 / B^2.
-    B is linear between the sorted ratios p / q, so that a row takes a sort and a few running sums. Computed in log
-    space, in float64. Times p[i], it is the joint law of the two choices of :func:`gumbel_coupling`.
+    Here p = softmax(logits), q = softmax(new_logits), ``B(t) = sum(max(p, q t))``, and H is an integral of 1 / B^2. B
+    is linear between the sorted ratios p / q, so a row takes one sort and a few running sums, in float64 and in log
+    space. The probabilities times p[i] are the joint law of the two choices of :func:`gumbel_coupling`.
 
     Args:
-        logits, index, new_logits, dim, mask: as :func:`counterfactual`.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        index: the winner of each row under logits, integers ``(*batch,)``.
+        new_logits: in the shape of logits, any floating dtype; may forbid the winner, and may allow items that logits
+            forbids.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed, under both logits and new_logits.
 
     Returns:
-        Probabilities in the shape and dtype of logits, without a gradient. Exactly 0 for an item whose odds against the
-        winner did not grow.
+        Probabilities in the shape and dtype of logits, without a gradient. The probability is exactly 0 for an item
+        whose odds against the winner did not grow.
 
     Raises:
-        ValueError, TypeError: as :func:`counterfactual`. Where values may not be looked at, bad rows are NaN.
+        ValueError: NaN or +inf in logits or new_logits, a row with nothing allowed, an index of the wrong shape, out of
+            range or of a forbidden item, new_logits or mask of the wrong shape. On an accelerator, under
+            ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits or new_logits are not floating tensors, index does not hold integers, or mask is not bool.
 
     Example:
         >>> import torch
@@ -135,14 +146,14 @@ def counterfactual_probs(
         tensor([0.5000, 0.1000, 0.4000])
 
     Source: Oberst and Sontag 2019, "Counterfactual off-policy evaluation with Gumbel-max structural causal models" (the
-    question); the closed form is derived on the page of this module.
+    question). The documentation page "Couplings and counterfactuals" derives the closed form.
     """
     x, won, bad, dim = known_winners(logits, index, dim, mask)
     new, nowhere = _second(new_logits, logits, dim, mask, "new_logits")
     law = _SortedRatios(x.detach(), new)
     place = law.order.argsort(-1).gather(-1, won)
     steps = torch.arange(x.shape[-1], device=x.device)
-    below = law.log_steps().masked_fill(steps >= place, -torch.inf)  # of the integral from t to the winner's ratio
+    below = law.log_steps().masked_fill(steps >= place, -torch.inf)  # only steps below the ratio of the winner count
     moved = law.log_q + below.flip(-1).logcumsumexp(-1).flip(-1)
     stayed = -law.log_b().gather(-1, place)
     in_order = torch.where(steps == place, stayed, moved).exp()
@@ -161,21 +172,27 @@ def gumbel_coupling(
 ) -> Coupled:
     """``argmax(logits + G), argmax(other + G)``: two choices under one noise.
 
-    Neither side needs to know the other's logits: a shared key is enough. They agree with probability ``sum over i of
-    1 / sum over k of max(p[k] / p[i], q[k] / q[i])``, see :func:`agreement_prob`. A *keyed* function.
+    Two sides that share a key can each make one of the choices, and neither side needs the logits of the other side.
+    With p = softmax(logits) and q = softmax(other), the choices agree with probability
+    ``sum over i of 1 / sum over k of max(p[k] / p[i], q[k] / q[i])``, which :func:`agreement_prob` computes. A *keyed*
+    function.
 
     Args:
-        logits, other: of the same shape, any floating dtypes; -inf forbids an item.
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        other: the logits of the second choice, in the shape of logits, any floating dtype; -inf forbids an item.
         dim: where the items lie.
-        mask: bool, broadcasts to logits; True where an item is allowed, in both.
+        mask: bool, broadcasts to logits; True where an item is allowed, in both choices.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(first, second)``: int64 indices in the shape of logits without ``dim``.
+        ``(first, second)``: int64 indices, each ``(*batch,)``.
 
     Raises:
-        ValueError, TypeError: as :func:`argumbel.gumbel_max`, for either; other of another shape.
+        ValueError: NaN or +inf in logits or other, a row with nothing allowed, other, noise or mask of the wrong shape,
+            both noise and generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives -1
+            in both choices instead.
+        TypeError: logits or other are not floating tensors, or mask is not bool.
 
     Example:
         >>> import torch
@@ -202,19 +219,20 @@ def maximal_coupling(
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Coupled:
-    """Draws from ``p = softmax(logits)`` and ``q = softmax(other)`` that agree as often as draws can: with probability
-    ``sum(min(p, q))``.
+    """Draws from ``p = softmax(logits)`` and ``q = softmax(other)`` that agree with probability ``sum(min(p, q))``: no
+    two draws from p and q agree more often.
 
-    The first is the winner X of logits + G. The second is the same with probability min(1, q[X] / p[X]), else a draw
-    from what q has and p has not, ``max(q - p, 0)``. A *keyed* function, one number per item: whether to keep X is read
-    off the height of the race, which does not depend on X; the losers' noise, freed from having lost, is independent of
-    both and makes the second draw.
+    The first choice is X, the winner of logits + G. The second choice is X again with probability min(1, q[X] / p[X]),
+    and otherwise a draw with weights ``max(q - p, 0)``. A *keyed* function: one number of noise per item makes both
+    choices. The value of the winner does not depend on X, so it decides whether X is kept. The noise of the losers is
+    known to have lost. With this condition removed it is independent of X and of the value of the winner, and it makes
+    the second draw.
 
     Args:
         logits, other, dim, mask, noise, generator: as :func:`gumbel_coupling`.
 
     Returns:
-        ``(first, second)``: int64 indices in the shape of logits without ``dim``.
+        ``(first, second)``: int64 indices, each ``(*batch,)``.
 
     Raises:
         ValueError, TypeError: as :func:`gumbel_coupling`.
@@ -227,8 +245,8 @@ def maximal_coupling(
         >>> bool((first == second).all())
         True
 
-    Source: Thorisson 2000, "Coupling, stationarity, and regeneration"; the accept-reject form is that of Leviathan,
-    Kalman and Matias 2023, "Fast inference from transformers via speculative decoding".
+    Source: Thorisson 2000, "Coupling, stationarity, and regeneration"; Leviathan, Kalman and Matias 2023, "Fast
+    inference from transformers via speculative decoding" (the form with acceptance and rejection).
     """
     x, y, bad, dim = _two(logits, other, dim, mask)
     g = draw_like(logits, dim, noise, generator, "gumbel").movedim(dim, -1)
@@ -240,11 +258,12 @@ def maximal_coupling(
     log_p, log_q, g = x.to(work).log_softmax(-1), y.to(work).log_softmax(-1), g.to(work)
     race = log_p + g
     height, first = race.max(-1, keepdim=True)
-    kept = -torch.exp(-height) < (log_q - log_p).gather(-1, first)  # log of a uniform number, and log q[X] / p[X]
+    # The logarithm of a uniform number, against the logarithm of q[X] / p[X].
+    kept = -torch.exp(-height) < (log_q - log_p).gather(-1, first)
     excess = log_q > log_p
     left = log_q + torch.log(-torch.expm1((log_p - log_q).masked_fill(~excess, -1)))
     left = left.masked_fill(~excess, -torch.inf)
-    gap = (height - race).clamp(min=torch.finfo(work).tiny)  # a loser that rounding put at the height
+    gap = (height - race).clamp(min=torch.finfo(work).tiny)  # rounding may give a loser the value of the winner
     freed = g - torch.log(-torch.expm1(-gap))
     rest, second = (left + freed).max(-1, keepdim=True)
     second = torch.where(kept | (rest == -torch.inf), first, second)
@@ -254,23 +273,27 @@ def maximal_coupling(
 def agreement_prob(
     logits: Tensor, other: Tensor, *, dim: int = -1, mask: Tensor | None = None, method: str = "gumbel"
 ) -> Tensor:
-    """``sum over i of 1 / sum over k of max(p[k] / p[i], q[k] / q[i])``, or, by method "maximal", ``sum(min(p, q))``:
-    how often the two choices of a coupling agree.
+    """``sum over i of 1 / sum over k of max(p[k] / p[i], q[k] / q[i])``, or, for the method ``"maximal"``,
+    ``sum(min(p, q))``: the probability that the two choices of a coupling agree.
 
-    With D = 1 - sum(min(p, q)), the total variation distance, no coupling does better than 1 - D; the Gumbel coupling
-    does at least (1 - D) / (1 + D).
+    Here p = softmax(logits), q = softmax(other), and ``D = 1 - sum(min(p, q))`` is the total variation distance. No
+    coupling agrees with a probability above 1 - D. The Gumbel coupling agrees with probability at least
+    (1 - D) / (1 + D).
 
     Args:
-        logits, other, dim, mask: as :func:`gumbel_coupling`.
-        method: "gumbel" or "maximal".
+        logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+        other: the logits of the second choice, in the shape of logits, any floating dtype; -inf forbids an item.
+        dim: where the items lie.
+        mask: bool, broadcasts to logits; True where an item is allowed, in both choices.
+        method: ``"gumbel"`` for :func:`gumbel_coupling`, ``"maximal"`` for :func:`maximal_coupling`.
 
     Returns:
-        Probabilities in the shape of logits without ``dim`` and the dtype of logits, computed in float64, without a
-        gradient.
+        Probabilities ``(*batch,)`` in the dtype of logits, computed in float64, without a gradient.
 
     Raises:
-        ValueError, TypeError: as :func:`gumbel_coupling`; another method. Where values may not be looked at, bad rows
-            are NaN.
+        ValueError: NaN or +inf in logits or other, a row with nothing allowed, other or mask of the wrong shape, an
+            unknown method. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: logits or other are not floating tensors, or mask is not bool.
 
     Example:
         >>> import torch
@@ -282,7 +305,7 @@ def agreement_prob(
     Source: Daliri, Musco and Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding".
     """
     if method not in ("gumbel", "maximal"):
-        raise ValueError(f"method must be 'gumbel' or 'maximal', but it is {method!r}")
+        raise ValueError(f"method must be 'gumbel' or 'maximal', but it is {method!r}; pass one of these")
     x, y, bad, _ = _two(logits, other, dim, mask)
     law = _SortedRatios(x, y)
     log_agree = torch.minimum(law.log_p, law.log_q) if method == "maximal" else law.log_p - law.log_b()
@@ -296,11 +319,11 @@ class _SortedRatios:
         x, y = x.double(), y.double()
         log_p, log_q = x.log_softmax(-1), y.log_softmax(-1)
         nowhere = (x == -torch.inf) & (y == -torch.inf)
-        # From the logits as they are, so that ratios that are equal are equal to the bit.
+        # From the logits, not from log_p and log_q, so that equal ratios are equal to the bit.
         ratio = (x - y).masked_fill(nowhere, 0) - (x.logsumexp(-1, keepdim=True) - y.logsumexp(-1, keepdim=True))
         self.log_ratio, self.order = ratio.sort(-1)
         self.log_p, self.log_q = log_p.gather(-1, self.order), log_q.gather(-1, self.order)
-        # Beyond the ratio of each: what p still dominates, and up to it: what q does.
+        # At each ratio t: log of the sum of p over the larger ratios, and log of the sum of q up to this ratio.
         self.above = torch.cat(
             [
                 self.log_p.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:],
@@ -325,7 +348,7 @@ class _SortedRatios:
 
 
 def _two(logits: Tensor, other: Tensor, dim: int, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Two races, at least in float32 and without gradients, with items last; which rows are bad; and dim."""
+    """The logits of two races, at least in float32, without gradients, items last; which rows are bad; and dim."""
     check_logits(logits)
     dim = check_dim(logits, dim)
     x, bad = _second(logits, logits, dim, mask, "logits")
@@ -334,11 +357,12 @@ def _two(logits: Tensor, other: Tensor, dim: int, mask: Tensor | None) -> tuple[
 
 
 def _second(other: Tensor, logits: Tensor, dim: int, mask: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """The logits of another race over the same items, with items last, and which rows are bad."""
+    """The logits of another race over the same items, items last, and which rows are bad."""
     check_logits(other, name)
     if other.shape != logits.shape:
         raise ValueError(
-            f"{name} must have the shape {tuple(logits.shape)} of logits, but its shape is {tuple(other.shape)}"
+            f"{name} must have the shape {tuple(logits.shape)} of logits, but its shape is {tuple(other.shape)}; "
+            "expand it"
         )
     x = forbid(other.detach(), mask).to(work_dtype(other.dtype)).movedim(dim, -1).contiguous()
     bad = ~x.amax(-1, keepdim=True).isfinite()
