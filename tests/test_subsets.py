@@ -550,7 +550,7 @@ def test_errors_of_estimates() -> None:
         (ValueError, r"logits must not be \+inf", lambda: inclusion_probs(x + torch.inf, 2)),
         (ValueError, "at most the number of allowed", lambda: inclusion_probs(x, 3, mask=torch.arange(4) < 2)),
         (ValueError, "at least one item", lambda: inclusion_probs(x - torch.inf, 0)),
-        (ValueError, "logits must be those of the items drawn", lambda: threshold_weights(x, x[:, :3])),
+        (ValueError, "logits must be the logits of the items drawn", lambda: threshold_weights(x, x[:, :3])),
         (ValueError, "values must hold at least two", lambda: threshold_weights(x[:, :1], x[:, :1])),
         (ValueError, "fall along dim", lambda: threshold_weights(torch.arange(4.0), torch.zeros(4))),
         (ValueError, "fall along dim", lambda: threshold_weights(nan, x)),

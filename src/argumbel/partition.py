@@ -26,7 +26,7 @@ METHODS: dict[str, float | None] = {
     "unbiased-log-z": 1.0,
     "unbiased-z": 1.0,
 }
-# Nearer to 0 than this, the formulas for general alpha lose more to rounding than their limits at 0 are off.
+# For alpha nearer to 0 than this, rounding in the general formula costs more than the limit at alpha = 0 is off.
 ZERO_FOR_VALUE, ZERO_FOR_VARIANCE = 1e-8, 1e-4
 
 
@@ -191,10 +191,10 @@ def perturb_and_map(
 
     Args:
         score: a function from assignments, int64 ``(num_samples, *batch, n)``, to their scores, floating
-            ``(num_samples, *batch)``. The scores include the unary scores. May have parameters that want gradients.
+            ``(num_samples, *batch)``. The scores include the unary scores. Parameters in the function get gradients.
         solver: a function from perturbed unary scores, ``(num_samples, *batch, n, states)``, to the best assignment
-            for each, integers ``(num_samples, *batch, n)``. The solver itself knows everything about the model but the
-            unary scores. It is called twice, without gradients.
+            for each, integers ``(num_samples, *batch, n)``. The solver has to know everything else about the model. It
+            is called twice, without gradients.
         unary: the unary scores of the model, ``(*batch, n, states)``, any floating dtype; -inf forbids a state.
         num_samples: how many perturbed models, at least 2.
         noise: a tensor of standard (not centred) Gumbel noise, ``(num_samples, *batch, n, states)``, or a

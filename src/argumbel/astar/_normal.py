@@ -22,10 +22,11 @@ def log_mass_between(a: float, b: float) -> float:
     if a + b > 0:  # float64 resolves the lower tail
         a, b = -b, -a
     middle = (a + b) / 2
-    if (b - a) * max(1, abs(middle)) < 1e-5:  # the difference of the ends would cancel; the density hardly bends here
+    # On so short an interval the difference of the two ends would cancel, and the density is nearly constant.
+    if (b - a) * max(1, abs(middle)) < 1e-5:
         return math.log(b - a) - middle * middle / 2 - _LOG_ROOT_2PI
     log_a, log_b = _log_cdf(a), _log_cdf(b)
-    if log_b == -math.inf:  # so far out that even the logarithm is not a number of float64
+    if log_b == -math.inf:  # the interval is so far out that even the logarithm overflows float64
         return log_b
     return log_b + math.log(-math.expm1(log_a - log_b))
 

@@ -72,8 +72,8 @@ def astar_sample(
 
     Args:
         target: a :class:`argumbel.astar.UniformTarget`, a :class:`argumbel.astar.NormalTarget`, or your own
-            :class:`argumbel.astar.Target`. Its bounds are believed: a bound that is too low is noticed only where a
-            point above it is drawn, and until then samples are wrong.
+            :class:`argumbel.astar.Target`. Its bounds must hold. A bound that is too low makes samples wrong, and is
+            noticed only if a point above it is drawn.
         num_samples: how many samples, at least 0.
         method: a row of the table.
         keep: start each sample from the regions that the samples before it left. These regions fit the target better
@@ -160,8 +160,8 @@ def astar_stream(
         often bound was evaluated, and how many regions were split.
 
     Raises:
-        ValueError, TypeError, RuntimeError: where :func:`argumbel.astar_sample` does: at once for arguments, when a
-            sample is drawn for what happens in its search.
+        ValueError, TypeError, RuntimeError: as :func:`argumbel.astar_sample`. A bad argument raises the error when the
+            stream is made; an error in a search is raised when its sample is asked for.
 
     Example:
         >>> import torch, argumbel as ag
@@ -183,13 +183,13 @@ def astar_stream(
     max_steps = count("max_steps", max_steps, least=1)
     if noise is not None and not isinstance(noise, KeyedNoise):
         raise TypeError(
-            f"noise must be an argumbel.KeyedNoise, but it is a {type(noise).__name__}; a tensor will not do, for how "
-            "many numbers a sample takes is not known beforehand"
+            f"noise must be an argumbel.KeyedNoise, but it is a {type(noise).__name__}; pass KeyedNoise(seed), since "
+            "nobody knows beforehand how many random numbers a sample takes"
         )
     if noise is not None and noise.items is not None:
         raise ValueError(
-            f"noise must not have items, for a sample takes as many as it needs, but it has {noise.items.numel()}; "
-            "name samples by rows"
+            f"noise must not have items, since a sample takes as many as it needs, but it has {noise.items.numel()}; "
+            "leave items out, and name samples by rows"
         )
     keyed = as_keyed(noise, generator, torch.device("cpu") if generator is None else generator.device)
     rows = itertools.count() if keyed.rows is None else keyed.rows.flatten().tolist()

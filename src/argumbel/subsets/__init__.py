@@ -1,4 +1,5 @@
-"""Subsets: k of n without replacement. How likely a draw is, or an item in it, and what a draw says of the whole."""
+"""Subsets: k of n items without replacement. How likely is a draw, or an item in it? What does a draw say of all
+items?"""
 
 from ._inclusion import inclusion_probs
 from ._priority import PriorityDraw, priority_sample

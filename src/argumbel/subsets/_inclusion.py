@@ -121,7 +121,8 @@ class _Inclusion(torch.autograd.Function):
 
 
 class _CompiledInclusion(torch.autograd.Function):
-    """The same with a ``forward`` that takes ctx: PyTorch 2.4 compiles only such a function, and torch.func none."""
+    """The same function with a ``forward`` that takes ctx. PyTorch 2.4 compiles only a function of this form, and
+    torch.func takes only a function of the other form."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
@@ -155,13 +156,14 @@ def _times(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     most.
     """
     low = x.new_full(x.shape[:-1], -1.0)
-    high = math.log(math.log(2 * k)) - x.topk(k, -1).values[..., -1]  # here k of the q lack 1/2 in all, or less
+    # At the log time high, the k largest q sum to at least k - 1/2.
+    high = math.log(math.log(2 * k)) - x.topk(k, -1).values[..., -1]
     for _ in range(36):
         middle = (low + high) / 2
         early = -torch.expm1(-_arrivals(x, middle)).sum(-1) < k - 0.5
         low, high = torch.where(early, middle, low), torch.where(early, high, middle)
     ones = [1] * middle.ndim
-    # Not x.new_tensor, which PyTorch 2.4 has not under torch.vmap.
+    # Not x.new_tensor: in PyTorch 2.4 it does not work under torch.vmap.
     start, end = _edges(x, k, middle, torch.tensor([-32.0, 6.0], dtype=x.dtype, device=x.device).reshape(2, *ones))
     at, weights = fejer(TIMES, x)
     at = at.reshape(-1, *ones)
@@ -169,7 +171,8 @@ def _times(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _edges(x: Tensor, k: int, middle: Tensor, reach: Tensor) -> Tensor:
-    """On either side, towards middle + reach, the log time beyond which the k-th arrival has probability LEFT_OUT."""
+    """For each reach, the log time between middle and middle + reach beyond which the k-th arrival has probability
+    LEFT_OUT."""
     left = reach < 0
     inner, outer = middle.expand(2, *middle.shape), middle + reach
     for _ in range(14):
@@ -218,7 +221,7 @@ def _circle(q: Tensor) -> _Circle:
 
 
 def _at_most(m: int, circle: _Circle) -> Tensor:
-    """c with ``P(N <= m) = Re sum_z c(z) G(z)``."""
+    """Coefficients c with ``P(N <= m) = Re sum_z c(z) G(z)``."""
     terms = torch.minimum((m + 1 - circle.first).clamp(min=0), circle.period)
     half = circle.angle / 2
     size = (terms * half).sin() / half.sin() * 2 / circle.period
@@ -226,7 +229,7 @@ def _at_most(m: int, circle: _Circle) -> Tensor:
 
 
 def _exactly(m: int, circle: _Circle) -> Tensor:
-    """c with ``P(N = m) = Re sum_z c(z) G(z)``."""
+    """Coefficients c with ``P(N = m) = Re sum_z c(z) G(z)``."""
     inside = (circle.first <= m) & (m < circle.first + circle.period)
     return torch.polar((2 * inside / circle.period).expand_as(circle.angle), -circle.angle * m)
 

@@ -67,7 +67,7 @@ def priority_sample(
         >>> from argumbel.subsets import priority_sample
         >>> w = torch.tensor([1000.0, 1.0, 1.0, 1.0])
         >>> draw = priority_sample(w.log(), 2)
-        >>> draw.indices[0], draw.weights[0].round()  # too heavy to be left to chance
+        >>> draw.indices[0], draw.weights[0].round()  # heavier than the threshold, so it is sure to be drawn
         (tensor(0), tensor(1000.))
 
     Source: Duffield, Lund and Thorup 2007, "Priority sampling for estimation of arbitrary subset sums"; Szegedy 2006,

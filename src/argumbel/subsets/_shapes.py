@@ -1,4 +1,4 @@
-"""What two tensors must have in common that hold different items along one dimension."""
+"""A check of two tensors that hold different items along one dimension: all other dimensions must broadcast."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def threshold_weights(values: Tensor, logits: Tensor, *, dim: int = -1) -> Tenso
     the value of item i is above the threshold. Then ``sum_i weight_i f_i`` over the first k items is an unbiased
     estimate of ``sum_i exp(x_i) f_i`` over all n items (Horvitz-Thompson). With logits that are log probabilities
     (``log_softmax``) the sum over all items is the expectation of f; with unnormalised logits it is an unnormalised
-    sum. The variance falls to 0 as the draw comes to hold all items; with replacement it never would.
+    sum. The variance falls to 0 as the draw comes to hold all items; the variance of draws with replacement does not.
 
     Args:
         values: shape ``(*batch, k + 1)`` for ``dim=-1``, any floating dtype: the perturbed logits of the items drawn,
@@ -132,8 +132,8 @@ def _log_weights(values: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tens
     dim = check_dim(values, dim)
     if logits.shape != values.shape:
         raise ValueError(
-            f"logits must be those of the items drawn, in the shape {tuple(values.shape)} of values, but the shape of "
-            f"logits is {tuple(logits.shape)}; pass logits.gather(dim, indices)"
+            f"logits must be the logits of the items drawn, in the shape {tuple(values.shape)} of values, but the "
+            f"shape of logits is {tuple(logits.shape)}; pass logits.gather(dim, indices)"
         )
     k = values.shape[dim] - 1
     if k < 1:
