@@ -153,6 +153,9 @@ class Exponential(Schedule):
             factor: above 0 and at most 1; ``rate`` is ``-log(factor)``.
             floor: the least value, at least 0.
             every: how many steps a value is held, at least 1.
+
+        Raises:
+            ValueError: factor is not above 0 and at most 1; a number that :class:`Exponential` does not take.
         """
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"factor must be above 0 and at most 1, but it is {factor!r}; 1 keeps the value constant")
@@ -258,8 +261,11 @@ def from_state_dict(state: dict[str, Any]) -> Schedule:
     Args:
         state: what the ``state_dict`` of a schedule returned.
 
+    Returns:
+        A schedule of the kind that the state names.
+
     Raises:
-        ValueError: an unknown kind, or parameters that are not those of the kind.
+        ValueError: an unknown kind, or other parameters than the parameters of the kind.
 
     Example:
         >>> from_state_dict({"kind": "linear", "start": 1.0, "end": 0.5, "steps": 10})
@@ -288,6 +294,9 @@ def parse(text: str) -> Schedule:
         text: a kind and the arguments of its class in their order: ``constant:start``, ``exp:start,rate,floor,every``,
             ``linear:start,end,steps``, ``half_cosine:start,end,steps`` or ``quarter_cosine:start,end,steps``. Arguments
             at the end that have a default may be left out.
+
+    Returns:
+        A schedule of the kind that the text names.
 
     Raises:
         ValueError: an unknown kind, too few or too many numbers, text that is not a number, or a number that the
