@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SOURCES := pyproject.toml $(CONSTRAINTS) $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
+SANITIZED := $(addprefix tests/test_,$(addsuffix .py,kernels reference position golden choice noise relax reverse subsets linear modes))
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast slow lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo test test-fast slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -20,6 +21,14 @@ test-fast: .venv/test.stamp  ## the tests that tests/slow.txt does not list: abo
 slow: .venv/test.stamp  ## run and time all tests, and write tests/slow.txt again
 	$(BIN)/python -m pytest -n auto --junitxml=build/times.xml
 	$(BIN)/python -m tests.slow build/times.xml
+
+# Installs over the usual build; the stamps are removed, so that the next command installs the usual build again.
+sanitize: .venv/test.stamp  ## tests of the kernels under the address and undefined-behaviour sanitizers, on Linux
+	find .venv -maxdepth 1 -name '*.stamp' ! -name pip.stamp -delete
+	$(INSTALL) --no-deps --force-reinstall --config-settings=cmake.define.ARGUMBEL_SANITIZE=ON --editable .
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python -m pytest -n auto -m "not slow" $(SANITIZED)
 
 lint: lint-python lint-cpp lint-names lint-github  ## style, types, spelling of names, workflows
 
@@ -63,8 +72,11 @@ clean:
 	rm -rf .venv build site runs
 
 .venv/pip.stamp:
-	$(PYTHON) -m venv .venv || python3 -m venv .venv
-	touch $@
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    $$python -m venv .venv && touch $@; exit; fi; done; \
+	  echo "argumbel needs Python 3.11 or later, but $(PYTHON), python3.12 and so on, and python3 are missing or older."; \
+	  echo "Install one, or say where one is: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1
 
 .venv/%.stamp: .venv/pip.stamp $(SOURCES)
 	$(INSTALL) --editable '.[$*]'
