@@ -11,7 +11,7 @@ from torch import Tensor
 
 import argumbel as ag
 from argumbel.estimators import exact, reinforce_loo, sum_and_sample, unordered_set
-from argumbel.estimators.without_replacement import _came_first, beam
+from argumbel.estimators._without_replacement import _came_first, beam
 
 from . import oracles
 from .problems import Problem, check_equal_means, check_unbiased, problem, problems, replicates, total_variance

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from argumbel._core.integrals import fejer, first_without, gauss_legendre, log_arrived, log_prob_first
 from argumbel.distributions import HardConcrete
-from argumbel.estimators.without_replacement import _came_first
+from argumbel.estimators._without_replacement import _came_first
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -101,14 +101,25 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
     return k
 
 
-def number(name: str, x: Any, *, least: float = -math.inf, below: float = math.nan, remedy: str = "") -> float:
-    """x, a number (not a tensor) of at least ``least`` and less than ``below``; NumPy's numbers are numbers."""
+def number(
+    name: str,
+    x: Any,
+    *,
+    least: float = -math.inf,
+    below: float = math.nan,
+    remedy: str = "",
+    expected: str = "a number",
+) -> float:
+    """x, a number (not a tensor) of at least ``least`` and less than ``below``; NumPy's numbers are numbers.
+
+    ``expected`` names what x may be, where the caller takes more than numbers."""
     if type(x) not in (int, float):
         if isinstance(x, bool) or not isinstance(x, Real):
-            raise TypeError(f"{name} must be a number, but it is a {type(x).__name__}; pass float({name})")
+            raise TypeError(f"{name} must be {expected}, but it is a {type(x).__name__}; pass float({name})")
         x = float(x)
-    if not x >= least or x >= below:
+    if (not x >= least and least > -math.inf) or x >= below:
         bound = f"at least {least:g}" if math.isnan(below) else f"at least {least:g} and less than {below:g}"
+        bound = f"finite and at least {least:g}" if below == math.inf else bound
         raise ValueError(f"{name} must be {bound}, but it is {x}{remedy and f'; {remedy}'}")
     return x
 
@@ -159,12 +170,7 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | T
     dim None: tau may have any shape that broadcasts against logits; else it must not vary along dim.
     """
     if not isinstance(tau, Tensor):
-        if type(tau) not in (int, float):
-            if isinstance(tau, bool) or not isinstance(tau, Real):
-                raise TypeError(f"tau must be a number or a tensor, but it is a {type(tau).__name__}; pass float(tau)")
-            tau = float(tau)
-        if not tau >= 0:
-            raise ValueError(f"tau must be at least 0, but it is {tau}; 0 gives the exact argmax")
+        tau = number("tau", tau, least=0, remedy="0 gives the exact argmax", expected="a number or a tensor")
         return tau if tau >= EXACT_BELOW else 0.0
     try:
         torch.broadcast_shapes(tau.shape, logits.shape)

@@ -20,10 +20,10 @@ divides the perturbed logits, and does not change which item wins.
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
+from ._hard_concrete import HardConcrete
 from ._monte_carlo import NUM_SAMPLES, kl_monte_carlo
 from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
 from ._subset import PlackettLuce, TopKSubset
-from .hard_concrete import HardConcrete
 
 from . import _kl  # isort: skip  (registers the divergences of all of the above with torch)
 

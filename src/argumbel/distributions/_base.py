@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
 
-from .._core.checks import can_raise
+from .._core.checks import can_raise, floating, number
 from ..noise import work_dtype
 
 __all__ = ["Relaxed", "Reparameterized", "floor", "simplex"]
@@ -217,15 +217,12 @@ def as_tensors(given: dict[str, Any]) -> list[Tensor]:
     """The values as floating tensors; a number takes the dtype and device of the first tensor."""
     tensors = [x for x in given.values() if isinstance(x, Tensor)]
     like = tensors[0] if tensors else torch.zeros(())
-    for name, x in given.items():
-        if isinstance(x, Tensor):
-            if not x.dtype.is_floating_point:
-                raise TypeError(f"{name} must have a floating dtype, but it is {x.dtype}; pass {name}.float()")
-        elif isinstance(x, bool) or not isinstance(x, (int, float)):
-            raise TypeError(
-                f"{name} must be a tensor or a number, but it is a {type(x).__name__}; pass torch.as_tensor({name})"
-            )
-    return [x if isinstance(x, Tensor) else like.new_tensor(float(x)) for x in given.values()]
+    return [
+        floating(name, x)
+        if isinstance(x, Tensor)
+        else like.new_tensor(float(number(name, x, expected="a tensor or a number")))
+        for name, x in given.items()
+    ]
 
 
 def check_positive(name: str, value: Tensor, remedy: str) -> None:

@@ -17,9 +17,9 @@ from torch.distributions.utils import euler_constant
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
+from ._hard_concrete import HardConcrete
 from ._monte_carlo import kl_monte_carlo
 from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
-from .hard_concrete import HardConcrete
 
 __all__: list[str] = []
 

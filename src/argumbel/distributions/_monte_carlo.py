@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.checks import count
 from ._base import Reparameterized
 
 __all__ = ["NUM_SAMPLES", "expectation", "kl_monte_carlo"]
@@ -21,13 +22,7 @@ def expectation(
     f: Callable[[Tensor], Tensor], p: Reparameterized, num_samples: int, generator: torch.Generator | None
 ) -> Tensor:
     """``mean_s f(y_s)``, ``y_s ~ p`` reparameterised."""
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(
-            f"num_samples must be an integer, but it is a {type(num_samples).__name__}; pass int(num_samples)"
-        )
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, but it is {num_samples}; pass num_samples=1 or more")
-    return f(p.rsample((num_samples,), generator=generator)).mean(0)
+    return f(p.rsample((count("num_samples", num_samples, least=1),), generator=generator)).mean(0)
 
 
 def kl_monte_carlo(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .._core.checks import can_raise, check_k, check_logits
+from .._core.checks import can_raise, check_k, check_logits, count
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob
@@ -67,7 +67,7 @@ class Subset(Reparameterized):
 
     def __init__(self, logits: Tensor, k: int, validate_args: bool | None = None) -> None:
         check_logits(logits)
-        check_k(k, logits.shape[-1])
+        k = check_k(k, logits.shape[-1])
         if wants_checks(validate_args):
             check("logits", logits, (logits < torch.inf).all(-1), "below +inf and not NaN", "forbid items by -inf")
             enough = (logits > -torch.inf).sum(-1) >= max(k, 1)
@@ -91,15 +91,7 @@ class Subset(Reparameterized):
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``-mean_s log_prob(y_s)``, in nats, shape ``(*batch,)``: an unbiased estimate. Its gradient is unbiased too:
         a score function estimate, whose baseline is the mean of the other samples."""
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-            raise TypeError(
-                f"num_samples must be an integer, but it is a {type(num_samples).__name__}; pass int(num_samples)"
-            )
-        if num_samples < 2:
-            raise ValueError(
-                f"num_samples must be at least 2 (each sample is a baseline of the others), but it is {num_samples}; "
-                "pass num_samples=2 or more"
-            )
+        num_samples = count("num_samples", num_samples, least=2)  # each sample is a baseline of the others
         log_p = self.log_prob(self.sample((num_samples,), generator=generator))
         known = log_p.detach()
         surrogate = -((known - known.mean(0)) * log_p).sum(0) / (num_samples - 1)

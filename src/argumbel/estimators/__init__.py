@@ -38,7 +38,7 @@ from ._score_function import reinforce, reinforce_loo, stratified, vimco
 from ._subset import subset_reinforce, subset_straight_through
 
 # the score function without drawing an outcome twice
-from .without_replacement import sum_and_sample, unordered_set
+from ._without_replacement import sum_and_sample, unordered_set
 
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "exact": exact,

@@ -151,7 +151,7 @@ def arsm(
     Source: Yin, Yue and Zhou 2019, "ARSM: augment-REINFORCE-swap-merge estimator for gradient backpropagation through
     categorical variables".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     n, x = logits.shape[-1], logits.detach().expand(num_samples, *logits.shape)
     gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel")
     swaps, swap_of = _swaps(n, logits.device)
@@ -176,7 +176,7 @@ def _pairs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The losses of all samples; and of each antithetic pair the difference of its losses, its samples (the two in the
     first dimension), and the noise of its first sample."""
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     if num_samples % 2:
         raise ValueError(
             f"num_samples must be even, for antithetic pairs, but it is {num_samples}; pass {num_samples + 1}"

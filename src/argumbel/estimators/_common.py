@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.checks import can_raise, check_dim, check_logits, raise_bad_logits
+from .._core.checks import can_raise, check_dim, check_logits, count, raise_bad_logits
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, work_dtype
 
@@ -28,8 +28,8 @@ Loss = Callable[[Tensor], Tensor]
 """One-hot samples of shape ``(num_samples, *batch, *factors, n)`` to losses of shape ``(num_samples, *batch)``."""
 
 
-def check_problem(f: Loss, logits: Tensor, num_samples: int, least: int = 1) -> None:
-    """Check the arguments that every estimator takes."""
+def check_problem(f: Loss, logits: Tensor, num_samples: int, least: int = 1) -> int:
+    """Check the arguments that every estimator takes; num_samples as an int."""
     if not callable(f):
         raise TypeError(
             f"f must be a function of one-hot samples, but it is a {type(f).__name__}; pass a function that maps "
@@ -37,18 +37,11 @@ def check_problem(f: Loss, logits: Tensor, num_samples: int, least: int = 1) -> 
         )
     check_logits(logits)
     check_dim(logits, -1)
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
-        raise TypeError(
-            f"num_samples must be an integer, but it is a {type(num_samples).__name__}; pass int(num_samples)"
-        )
-    if num_samples < least:
-        raise ValueError(
-            f"num_samples must be at least {least} for this estimator, but it is {num_samples}; pass "
-            f"num_samples={least} or more"
-        )
+    num_samples = count("num_samples", num_samples, least=least)
     largest = logits.detach().amax(-1)
     if can_raise(largest) and not bool(largest.isfinite().all()):
         raise_bad_logits(logits.detach(), logits.ndim - 1)
+    return num_samples
 
 
 def draw(
@@ -93,14 +86,7 @@ def factor_dims(f: Loss, logits: Tensor, factors: int | None) -> int:
         with torch.no_grad():
             mode = one_hot(logits.detach().argmax(-1), logits).unsqueeze(0)
             return logits.ndim - call(f, mode, logits).ndim
-    if isinstance(factors, bool) or not isinstance(factors, int):
-        raise TypeError(f"factors must be an integer or None, but it is a {type(factors).__name__}; pass int(factors)")
-    if not 0 <= factors < logits.ndim:
-        raise ValueError(
-            f"factors must count dimensions of logits before the last, 0 to {logits.ndim - 1} for the shape "
-            f"{tuple(logits.shape)}, but it is {factors}; pass None to ask f"
-        )
-    return factors
+    return count("factors", factors, most=logits.ndim - 1, of="the number of dimensions of logits before the last, ")
 
 
 def sum_factors(x: Tensor, loss: Tensor) -> Tensor:

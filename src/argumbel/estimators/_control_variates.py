@@ -86,7 +86,7 @@ def rebar(
 
     Source: Tucker et al. 2017, "REBAR: low-variance, unbiased gradient estimates for discrete latent variable models".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     tau = check_tau(tau, logits.expand(num_samples, *logits.shape), logits.ndim)
     at_zero = can_raise(tau) and bool((tau < EXACT_BELOW).any()) if isinstance(tau, Tensor) else tau == 0
     if at_zero:
@@ -151,7 +151,7 @@ def relax(
     Source: Grathwohl et al. 2018, "Backpropagation through the void: optimizing control variates for black-box gradient
     estimation".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     if not callable(c):
         raise TypeError(
             f"c must be a function of perturbed log-probabilities, but it is a {type(c).__name__}; pass a function or "

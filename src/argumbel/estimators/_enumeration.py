@@ -57,7 +57,7 @@ def exact(
         >>> round(loss.item(), 4)  # the mean cost is 3
         9.0
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     batch = logits.ndim - 1 - factor_dims(f, logits, factors)
     shape, n = logits.shape[batch:-1], logits.shape[-1]
     outcomes = n ** math.prod(shape)

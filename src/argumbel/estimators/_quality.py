@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_logits
+from .._core.checks import check_logits, count
 from ..noise import KeyedNoise, fresh_seed
 from ._common import Loss, call, check_problem, one_hot
 from ._enumeration import exact
@@ -217,12 +217,9 @@ def report(
     Source: Tucker et al. 2017 (REBAR), whose toy problem and variances this extends; Paulus, Maddison and Krause 2021.
     """
     check_logits(logits)
-    for name, value, least in (("num_repeats", num_repeats, 2), ("chunk", 1 if chunk is None else chunk, 1)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} must be an integer, but it is a {type(value).__name__}; pass int({name})")
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, but it is {value}; pass {name}={least} or more")
-    check_problem(f, logits, num_samples)
+    num_repeats = count("num_repeats", num_repeats, least=2)
+    chunk = None if chunk is None else count("chunk", chunk, least=1)
+    num_samples = check_problem(f, logits, num_samples)
     listed = _listed(estimators)
     x = logits.detach()
     # f is called once by itself, so that a fault of f is not taken for an estimator that does not apply.

@@ -75,7 +75,7 @@ def gumbel_softmax(
     Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax"; Maddison, Mnih and Teh 2017,
     "The Concrete distribution".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     x = logits.expand(num_samples, *logits.shape)
     return call(f, relaxed_samples(x, tau, noise=noise, generator=generator), logits).mean(0)
 
@@ -341,6 +341,6 @@ def _mean_loss(
     **own: Any,
 ) -> Tensor:
     """The mean of f at the samples that ``straight_through`` draws by that method; own are arguments of the method."""
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     x = logits.expand(num_samples, *logits.shape)
     return call(f, straight_through(x, method=method, noise=noise, generator=generator, **own), logits).mean(0)

@@ -67,7 +67,7 @@ def reinforce(
 
     Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     samples = draw(logits, num_samples, noise, generator)
     loss = call(f, samples, logits)
     advantage = loss.detach() - constant(baseline, logits, loss)
@@ -108,7 +108,7 @@ def reinforce_loo(
     Source: Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Salimans and Knowles
     2014, "On using control variates with stochastic approximation for variational Bayes".
     """
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     samples = draw(logits, num_samples, noise, generator)
     loss = call(f, samples, logits)
     advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
@@ -157,7 +157,7 @@ def stratified(
 
     Source: Owen 2013, "Monte Carlo theory, methods and examples", chapters 8, 10 (antithetic, systematic samples).
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     if method not in ("systematic", "antithetic"):
         raise ValueError(f"method must be 'systematic' or 'antithetic', but it is {method!r}; pass one of the two")
     if method == "antithetic" and num_samples % 2:
@@ -220,7 +220,7 @@ def vimco(
 
     Source: Mnih and Rezende 2016, "Variational inference for Monte Carlo objectives".
     """
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     samples = draw(logits, num_samples, noise, generator)
     log_w = call(f, samples, logits)
     # Where all weights are zero the gradient is zero; autograd would give NaN.

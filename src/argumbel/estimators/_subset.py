@@ -62,7 +62,7 @@ def subset_reinforce(
     Source: Williams 1992; Plackett 1975, "The analysis of permutations"; Kool, van Hoof and Welling 2020, "Estimating
     gradients for discrete random variables by sampling without replacement" (the probability of a set).
     """
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     x = logits.detach().expand(num_samples, *logits.shape)
     indices = gumbel_topk(x, k, noise=noise, generator=generator).indices
     loss = call(f, _k_hot(indices, logits), logits)
@@ -111,7 +111,7 @@ def subset_straight_through(
     Source: Xie and Ermon 2019, "Reparameterizable subset sampling via continuous relaxations"; Paulus et al. 2020,
     "Gradient estimation with stochastic softmax tricks".
     """
-    check_problem(f, logits, num_samples)
+    num_samples = check_problem(f, logits, num_samples)
     x = logits.expand(num_samples, *logits.shape)
     return call(f, relaxed_topk(x, k, tau, hard=True, noise=noise, generator=generator), logits).mean(0)
 

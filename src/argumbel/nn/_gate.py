@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import number
 from ..distributions import HardConcrete
 
 __all__ = ["HardConcreteGate"]
@@ -55,6 +56,7 @@ class HardConcreteGate(nn.Module):
         keep: float = 0.5,
     ) -> None:
         super().__init__()
+        keep = number("keep", keep)
         if not 0 < keep < 1:
             raise ValueError(f"keep must lie strictly between 0 and 1, but it is {keep}; at 0.5 a gate is undecided")
         self.temperature, self.gamma, self.zeta, self.keep = temperature, gamma, zeta, keep

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import number
 from ..noise import KeyedNoise
 from ..relax import gumbel_softmax
 
@@ -65,7 +67,7 @@ class GumbelSoftmax(nn.Module):
             self.tau = tau
         elif isinstance(tau, Tensor):
             self.register_buffer("tau", tau, persistent=False)
-        elif isinstance(tau, (int, float)) and not isinstance(tau, bool):
+        elif isinstance(tau, Real) and not isinstance(tau, bool):
             # A tensor, not a float: torch.compile would make a new graph for every value of a float attribute.
             self.register_buffer("tau", torch.tensor(_checked_tau(tau)), persistent=False)
         elif callable(tau):
@@ -144,9 +146,7 @@ def set_step(model: nn.Module, step: int) -> None:
 
 
 def _checked_tau(tau: float) -> float:
-    if not tau >= 0 or math.isinf(tau):
-        raise ValueError(f"tau must be finite and at least 0, but it is {tau}; 0 gives the exact argmax")
-    return float(tau)
+    return float(number("tau", tau, least=0, below=math.inf, remedy="0 gives the exact argmax"))
 
 
 def _refresh(module: GumbelSoftmax, _incompatible_keys: Any) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import can_raise
+from .._core.checks import can_raise, count
 from ..noise import KeyedNoise
 from ..schedules import Exponential
 from ._gumbel_softmax import GumbelSoftmax, ScheduleLike
@@ -96,13 +96,12 @@ class GumbelVectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         vq_dim = dim if vq_dim is None else vq_dim
-        sizes = {
-            "dim": dim, "num_vars": num_vars, "groups": groups, "vq_dim": vq_dim,
-            "weight_proj_depth": weight_proj_depth, "weight_proj_factor": weight_proj_factor,
-        }  # fmt: skip
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, but it is {size}; pass a larger number")
+        dim, num_vars, groups = (
+            count(name, size, least=1) for name, size in (("dim", dim), ("num_vars", num_vars), ("groups", groups))
+        )
+        vq_dim = count("vq_dim", vq_dim, least=1)
+        weight_proj_depth = count("weight_proj_depth", weight_proj_depth, least=1)
+        weight_proj_factor = count("weight_proj_factor", weight_proj_factor, least=1)
         if vq_dim % groups:
             raise ValueError(
                 f"vq_dim must be a multiple of groups, {groups}, as each group gives an equal part of the output, "

@@ -75,7 +75,7 @@ def sum_and_sample(
     Source: Liu, Regier, Tripuraneni, Jordan and McAuliffe 2019, "Rao-Blackwellized stochastic gradients for discrete
     distributions".
     """
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     log_p, gumbel = _joint(f, logits, num_samples, factors, noise, generator)
     likeliest, mass = beam(log_p, num_samples - 1)
     drawn, height = beam(log_p, num_samples, gumbel)
@@ -132,7 +132,7 @@ def unordered_set(
     Source: Kool, van Hoof and Welling 2020, "Estimating gradients for discrete random variables by sampling without
     replacement".
     """
-    check_problem(f, logits, num_samples, least=2)
+    num_samples = check_problem(f, logits, num_samples, least=2)
     log_p, gumbel = _joint(f, logits, num_samples, factors, noise, generator)
     outcomes, mass = beam(log_p, num_samples, gumbel)
     first, second = _came_first(mass)
