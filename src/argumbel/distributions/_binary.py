@@ -45,6 +45,19 @@ class RelaxedBinary(Relaxed):
         least = torch.finfo(self._work).tiny
         return param.clamp(min=least).log() - (1 - param).clamp(min=least).log()
 
+    @property
+    def _certain_scores(self) -> Tensor:
+        """Log odds in the working dtype, infinite for probs of 0 and 1; no gradient there."""
+        if self._given == "logits":
+            return self._scores
+        param = self._param.to(self._work)
+        return self._scores.masked_fill(param == 0, -torch.inf).masked_fill(param == 1, torch.inf)
+
+    def _log_masses(self, work: torch.dtype | None = None) -> Tensor:
+        """Log probabilities of 0 and of 1, in the last dimension."""
+        work = self._work if work is None else work
+        return densities.log_prob_pair(self._scores.to(work), self._param.to(work) if self._given == "probs" else None)
+
     @lazy_property
     def logits(self) -> Tensor:
         """Log odds of a 1."""

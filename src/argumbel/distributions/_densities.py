@@ -10,8 +10,10 @@ __all__ = [
     "binary_concrete",
     "category_mass",
     "concrete",
+    "divergence_of_masses",
     "exp_concrete",
     "gumbel",
+    "log_prob_pair",
     "logistic",
     "simplex_to_log",
     "unit_to_logit",
@@ -70,6 +72,25 @@ def unit_to_logit(value: Tensor, least: float, most: float) -> Tensor:
     """``log(y) - log(1 - y)`` of value clamped to [least, most], inside (0, 1)."""
     y = value.clamp(least, most)
     return y.log() - torch.log1p(-y)
+
+
+def log_prob_pair(scores: Tensor, probs: Tensor | None) -> Tensor:
+    """``(log(1 - p), log(p))`` in the last dimension, p = sigmoid(scores), or probs where they are given.
+
+    Of probs, for log odds cannot hold a certain outcome: its opposite has log probability -inf, with gradient 0.
+    """
+    if probs is None:
+        return torch.stack([logsigmoid(-scores), logsigmoid(scores)], -1)
+    both = torch.stack([1 - probs, probs], -1)
+    return both.masked_fill(both == 0, 1).log().masked_fill(both == 0, -torch.inf)
+
+
+def divergence_of_masses(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """``sum_i p_i (log p_i - log q_i)`` with 0 log 0 = 0; inf where p has mass and q has none. No gradient is NaN."""
+    mine, theirs = log_p > -torch.inf, log_q > -torch.inf
+    safe_p, safe_q = log_p.masked_fill(~mine, 0), log_q.masked_fill(~theirs, 0)
+    terms = (safe_p.exp() * (safe_p - safe_q)).masked_fill(~mine, 0)
+    return terms.sum(-1).masked_fill((mine & ~theirs).any(-1), torch.inf)
 
 
 def category_mass(value: Tensor, log_probs: Tensor) -> Tensor:

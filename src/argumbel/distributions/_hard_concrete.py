@@ -88,13 +88,17 @@ class HardConcrete(RelaxedBinary):
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Gates of shape ``(*sample_shape, *batch)``; the gradient is 0 where a gate is exactly 0 or 1."""
-        scores = self._scores.expand(self._extended_shape(sample_shape))
+        scores = self._certain_scores.expand(self._extended_shape(sample_shape))
         s = gumbel_sigmoid(scores, self._tau, generator=generator)
         stretched = s * (self.zeta - self.gamma) + self.gamma
         z = self._result(stretched.clamp(0, 1))
         # A low precision must not round what is inside onto an end: the ends have mass of their own.
         inside = (stretched > 0) & (stretched < 1)
         return torch.where(inside, z.clamp(floor(z.dtype), 1 - torch.finfo(z.dtype).eps / 2), z)
+
+    def _like(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z, _, tau = super()._like(value)
+        return z, self._certain_scores.to(z.dtype), tau
 
     def _noise_at(self, z: Tensor, scores: Tensor, tau: Tensor) -> Tensor:
         """The logistic noise that makes the stretched sample z: gamma < z < zeta."""
@@ -134,19 +138,20 @@ class HardConcrete(RelaxedBinary):
         if self._validate_args:
             check("value", value, (value >= 0) & (value <= 1), "a probability, in [0, 1]", "clamp it")
         u, scores, tau = self._like(value)
-        s = torch.sigmoid((scores + torch.logit(u)) / tau)
+        odds = torch.logit(u)
+        s = torch.sigmoid(torch.where(scores.isinf(), scores, scores + odds) / tau)
         return self._result((s * (self.zeta - self.gamma) + self.gamma).clamp(0, 1), value)
 
     @property
     def prob_nonzero(self) -> Tensor:
         """``P(z != 0) = sigmoid(logits - temperature * log(-gamma / zeta))``: its sum is the L0 penalty."""
-        at_zero = self._noise_at(torch.zeros_like(self._scores), self._scores, self._tau)
+        at_zero = self._noise_at(torch.zeros_like(self._certain_scores), self._certain_scores, self._tau)
         return self._result(torch.sigmoid(-at_zero))
 
     @property
     def prob_one(self) -> Tensor:
         """``P(z = 1) = sigmoid(logits - temperature * log((1 - gamma) / (zeta - 1)))``."""
-        return self._result(self._ends(self._scores, self._tau)[1].exp())
+        return self._result(self._ends(self._certain_scores, self._tau)[1].exp())
 
     @property
     def deterministic_gate(self) -> Tensor:
@@ -154,11 +159,11 @@ class HardConcrete(RelaxedBinary):
 
         Neither the mean nor the median of z (the median divides the logits by the temperature).
         """
-        return self._result((torch.sigmoid(self._scores) * (self.zeta - self.gamma) + self.gamma).clamp(0, 1))
+        return self._result((torch.sigmoid(self._certain_scores) * (self.zeta - self.gamma) + self.gamma).clamp(0, 1))
 
     def _integral(self, f: Any) -> Tensor:
         """``integral of f(z, scores, tau) over (0, 1)``; f gets one more dimension, the last."""
-        scores, tau = self._scores.unsqueeze(-1), self._tau.unsqueeze(-1)
+        scores, tau = self._certain_scores.unsqueeze(-1), self._tau.unsqueeze(-1)
         nodes, weights = torch.tensor(RULE, dtype=scores.dtype, device=scores.device)
         return (f(nodes, scores, tau) * weights).sum(-1)
 
@@ -188,12 +193,12 @@ class HardConcrete(RelaxedBinary):
         """``-E log q(Z)``, q the other: a sum over the two ends plus an integral over (0, 1)."""
 
         def inside(z: Tensor, scores: Tensor, tau: Tensor) -> Tensor:
-            theirs = other._density(z, other._scores.unsqueeze(-1), other._tau.unsqueeze(-1))
-            return self._density(z, scores, tau).exp() * theirs
+            mine = self._density(z, scores, tau)
+            theirs = other._density(z, other._certain_scores.unsqueeze(-1), other._tau.unsqueeze(-1))
+            return densities.category_mass(mine.exp().unsqueeze(-1), theirs.unsqueeze(-1))
 
-        mine, theirs = self._ends(self._scores, self._tau), other._ends(other._scores, other._tau)
-        ends = mine[0].exp() * theirs[0] + mine[1].exp() * theirs[1]
-        return self._result(-ends - self._integral(inside))
+        mine, theirs = (torch.stack(d._ends(d._certain_scores, d._tau), -1) for d in (self, other))
+        return self._result(-densities.category_mass(mine.exp(), theirs) - self._integral(inside))
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``-E log_prob(Z)``, by quadrature: the two arguments serve classes that must sample; here they are unused."""

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, OneHotCategorical, kl_divergence, register_kl
+from torch.distributions import Bernoulli, OneHotCategorical, register_kl
 from torch.distributions.utils import euler_constant
 
+from ..noise import work_dtype
+from . import _densities as densities
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
@@ -60,7 +62,27 @@ Discrete = RelaxedOneHotCategoricalStraightThrough | RelaxedBernoulliStraightThr
 @register_kl(RelaxedBernoulliStraightThrough, Bernoulli)
 @register_kl(Bernoulli, RelaxedBernoulliStraightThrough)
 def _discrete(p: Discrete, q: Discrete) -> Tensor:
-    return kl_divergence(getattr(p, "discrete", p), getattr(q, "discrete", q))
+    log_p, log_q = _log_masses(p), _log_masses(q)
+    work = torch.promote_types(log_p.dtype, log_q.dtype)
+    divergence = densities.divergence_of_masses(*torch.broadcast_tensors(log_p.to(work), log_q.to(work)))
+    return divergence.to(torch.promote_types(_param(p).dtype, _param(q).dtype))
+
+
+def _param(d: Discrete) -> Tensor:
+    return d._param
+
+
+def _log_masses(d: Discrete) -> Tensor:
+    """Log probabilities of the outcomes; torch's own ``logits`` have no -inf where the probability was given as 0."""
+    if isinstance(d, (RelaxedOneHotCategoricalStraightThrough, RelaxedBernoulliStraightThrough)):
+        return d._log_masses()
+    param = d._param.to(work_dtype(d._param.dtype))
+    given = param if d._param is d.probs else None
+    if isinstance(d, Bernoulli):
+        return densities.log_prob_pair(param, given)
+    if given is None:
+        return torch.log_softmax(param, -1)
+    return given.masked_fill(given == 0, 1).log().masked_fill(given == 0, -torch.inf)
 
 
 @register_kl(HardConcrete, HardConcrete)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical, constraints
-from torch.nn.functional import logsigmoid, one_hot
+from torch.nn.functional import one_hot
 
 from ..relax import gumbel_sigmoid, gumbel_softmax
 from . import _densities as densities
@@ -61,8 +61,11 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
         if self._validate_args:
             self._validate_sample(value)
         work = torch.promote_types(self._work, value.dtype)
-        log_probs = torch.log_softmax(self._scores.to(work), -1)
-        return self._result(densities.category_mass(value.to(work), log_probs), value)
+        return self._result(densities.category_mass(value.to(work), self._log_masses(work)), value)
+
+    def _log_masses(self, work: torch.dtype | None = None) -> Tensor:
+        """Log probabilities of the categories, in the last dimension."""
+        return torch.log_softmax(self._scores.to(self._work if work is None else work), -1)
 
     @property
     def mean(self) -> Tensor:
@@ -81,7 +84,7 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``-sum_i probs_i log probs_i``. Exact: the two arguments serve classes that must sample."""
-        log_probs = torch.log_softmax(self._scores, -1)
+        log_probs = self._log_masses()
         return self._result(-densities.category_mass(log_probs.exp(), log_probs))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -115,7 +118,7 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
 
     @property
     def discrete(self) -> Bernoulli:
-        """The law of the samples."""
+        """The law of the samples, as torch's class; of a certain outcome it has a small probability of the opposite."""
         return Bernoulli(logits=self._scores, validate_args=False)
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
@@ -124,11 +127,12 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
         return self._result(gumbel_sigmoid(scores, self._tau, hard=True, generator=generator))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``value * log(probs) + (1 - value) * log(1 - probs)``."""
+        """``value * log(probs) + (1 - value) * log(1 - probs)``; -inf for an outcome of probability 0."""
         if self._validate_args:
             self._validate_sample(value)
-        z, scores, _ = self._like(value)
-        return self._result(z * logsigmoid(scores) + (1 - z) * logsigmoid(-scores), value)
+        work = torch.promote_types(self._work, value.dtype)
+        z = value.to(work)
+        return self._result(densities.category_mass(torch.stack([1 - z, z], -1), self._log_masses(work)), value)
 
     @property
     def mean(self) -> Tensor:
@@ -147,7 +151,8 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
         """``-p log p - (1-p) log(1-p)``. Exact: the two arguments serve classes that must sample."""
-        return self._result(self.discrete.entropy())
+        log_probs = self._log_masses()
+        return self._result(-densities.category_mass(log_probs.exp(), log_probs))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """0 and 1, shape ``(2, *batch)``; if not expand, with 1 in place of each batch dimension."""
