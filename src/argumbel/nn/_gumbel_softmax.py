@@ -33,7 +33,7 @@ class GumbelSoftmax(nn.Module):
         tau: at least 0; divides the perturbed logits. A number, a tensor that broadcasts against the logits, a
             ``Parameter``, or a schedule ``step -> float`` that :func:`argumbel.nn.set_step` moves. The tensor attribute
             ``tau`` is the current value. The step of a schedule is part of ``state_dict``; a number or a tensor that is
-            not a ``Parameter`` is configuration and is not.
+            not a ``Parameter`` is configuration and is not: it survives the meta device and ``to_empty`` without it.
         hard: one-hot draws in training.
         dim: the dimension of the items.
 
@@ -63,17 +63,18 @@ class GumbelSoftmax(nn.Module):
         self.hard = hard
         self.dim = dim
         self.schedule: ScheduleLike | None = None
+        #: What the buffers hold, as Python numbers: on the meta device, and after ``to_empty``, they hold nothing.
+        self._numbers: dict[str, float] = {}
+        self._start = tau.detach().clone() if isinstance(tau, Tensor) and not tau.is_meta else None
         if isinstance(tau, nn.Parameter):
             self.tau = tau
         elif isinstance(tau, Tensor):
             self.register_buffer("tau", tau, persistent=False)
         elif isinstance(tau, Real) and not isinstance(tau, bool):
-            # A tensor, not a float: torch.compile would make a new graph for every value of a float attribute.
-            self.register_buffer("tau", torch.tensor(_checked_tau(tau)), persistent=False)
+            self._register(tau=_checked_tau(tau))
         elif callable(tau):
             self.schedule = tau
-            self.register_buffer("tau", torch.tensor(_checked_tau(tau(0))), persistent=False)
-            self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+            self._register(tau=_checked_tau(tau(0)), step=0)
             self.register_load_state_dict_post_hook(_refresh)
         else:
             raise TypeError(
@@ -81,12 +82,60 @@ class GumbelSoftmax(nn.Module):
                 f"but it is a {type(tau).__name__}; pass float(tau)"
             )
 
+    def _register(self, **numbers: float) -> None:
+        """Buffers of numbers; the step is part of ``state_dict``."""
+        self._numbers = numbers
+        for name, value in numbers.items():
+            # A tensor, not a float: torch.compile would make a new graph for every value of a float attribute.
+            with torch.inference_mode(False):  # else no gradient could pass through a module made in inference mode
+                self.register_buffer(name, torch.tensor(value), persistent=name == "step")
+
+    def reset_parameters(self) -> None:
+        """``tau`` as it was given; of a schedule ``schedule(0)``.
+
+        Raises:
+            ValueError: ``tau`` was given as a tensor on the meta device, which has no value.
+        """
+        if self.schedule is not None:
+            self.set_step(0)
+        elif self._numbers:
+            self.tau.fill_(self._numbers["tau"])
+        elif self._start is not None:
+            with torch.no_grad():
+                self.tau.copy_(self._start)
+        else:
+            raise ValueError(
+                "tau must have a value to be reset to, but it was given as a tensor on the meta device; give a number, "
+                "or load a state_dict"
+            )
+
     def set_step(self, step: int) -> None:
         """Set ``tau`` to ``schedule(step)``; without a schedule do nothing."""
         if self.schedule is not None:
-            tau = _checked_tau(self.schedule(step))
-            self.step.fill_(step)
-            self.tau.fill_(tau)
+            self._numbers = {"tau": _checked_tau(self.schedule(step)), "step": int(step)}
+            self.step.fill_(self._numbers["step"])
+            self.tau.fill_(self._numbers["tau"])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GumbelSoftmax:
+        """Casts and moves. ``to_empty`` and a move from the meta device would leave buffers without values."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, new in self._buffers.items():
+            old = before[name]
+            if new is None or old is None or new is old or new.is_meta or new.requires_grad:
+                continue
+            if not old.is_meta:
+                new.copy_(old)
+            elif name in self._numbers:
+                new.fill_(self._numbers[name])
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        # A number is not in the state_dict, so `assign=True` cannot bring it from the meta device.
+        if self.tau.is_meta and self._numbers and local_metadata.get("assign_to_params_buffers", False):
+            device = self.step.device if self.schedule is not None else "cpu"
+            self.tau = torch.full((), self._numbers["tau"], dtype=self.tau.dtype, device=device)
 
     def forward(
         self,
@@ -150,4 +199,5 @@ def _checked_tau(tau: float) -> float:
 
 
 def _refresh(module: GumbelSoftmax, _incompatible_keys: Any) -> None:
-    module.set_step(int(module.step))
+    if not module.step.is_meta:
+        module.set_step(int(module.step))
