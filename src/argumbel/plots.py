@@ -45,7 +45,7 @@ _INK, _FAINT = "#222222", "#9A9A9A"
 # Density goes from white to a grey that leaves the coloured points legible on top of it.
 _DENSITY = LinearSegmentedColormap.from_list("density", ["#FFFFFF", "#E9E9EC", "#B4B5BD", "#6F717D"])
 # Corners of an upright triangle with sides of length 1: class 0 left, class 1 right, class 2 on top.
-_CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]], dtype=torch.float64)
+_CORNERS = [[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]]  # numbers, which no mode at import time gets into
 
 
 def _checked_taus(taus: Sequence[float]) -> list[float]:
@@ -125,7 +125,7 @@ def simplex(
     ax_a = torch.linspace(0, 1, pixels, dtype=torch.float64)
     ax_b = torch.linspace(0, math.sqrt(3) / 2, pixels, dtype=torch.float64)
     a, b = torch.meshgrid(ax_a, ax_b, indexing="xy")
-    top = b / _CORNERS[2, 1]
+    top = b / _CORNERS[2][1]
     right = a - top / 2
     y = torch.stack([1 - right - top, right, top], -1)
     # Outside points and edges (where the density is 0 or infinite) take the nearest inner value; a clip path cuts
@@ -142,16 +142,18 @@ def simplex(
             log_density.numpy(), extent=(0, 1, 0, math.sqrt(3) / 2), origin="lower", cmap=_DENSITY, vmin=-3, vmax=3,
             interpolation="bilinear",
         )  # fmt: skip
-        outline = Polygon(_CORNERS.tolist(), closed=True, fill=False, edgecolor=_INK, linewidth=1.1, joinstyle="round")
+        outline = Polygon(_CORNERS, closed=True, fill=False, edgecolor=_INK, linewidth=1.1, joinstyle="round")
         axes.add_patch(outline)
         image.set_clip_path(outline)
 
-        points = gumbel_softmax(x.expand(num_samples, 3), tau, noise=noise) @ _CORNERS
+        points = gumbel_softmax(x.expand(num_samples, 3), tau, noise=noise) @ torch.tensor(
+            _CORNERS, dtype=torch.float64
+        )
         axes.scatter(
             points[:, 0].numpy(), points[:, 1].numpy(), s=9, linewidths=0.3, edgecolors="white", alpha=0.8,
             c=[_COLORS[k] for k in winners.tolist()], zorder=3, clip_on=False,
         )  # fmt: skip
-        for k, (label, (left, up)) in enumerate(zip(labels, _CORNERS.tolist(), strict=True)):
+        for k, (label, (left, up)) in enumerate(zip(labels, _CORNERS, strict=True)):
             axes.annotate(
                 f"{label}  {shares[k]:.2f}", (left, up), xytext=(0, 6 if k == 2 else -6), textcoords="offset points",
                 ha="center", va="bottom" if k == 2 else "top", color=_COLORS[k], weight="bold", fontsize=9.5,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -102,6 +104,32 @@ class Reparameterized(Distribution):
                     "validate_args=False turns this check off"
                 )
 
+
+class computed_once:
+    """An attribute that is computed when it is first asked for, with a gradient, and then kept.
+
+    As torch's ``lazy_property``; but what inference mode, fake tensors, a transform or a tracer compute is of no use
+    outside of them, so it is not kept.
+    """
+
+    def __init__(self, compute: Callable[[Any], Tensor]) -> None:
+        self.compute = compute
+        functools.update_wrapper(self, compute)  # type: ignore[arg-type]
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Tensor:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        if torch.compiler.is_compiling():
+            return self.compute(instance)
+        with torch.enable_grad():
+            value = self.compute(instance)
+        if not (torch.is_inference_mode_enabled() or _modes() or _transform() or _recording()):
+            vars(instance)[self.compute.__name__] = value
+        return value
+
+
+_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_transform = torch._C._functorch.peek_interpreter_stack
 
 Other = TypeVar("Other", bound="Relaxed")
 

@@ -7,12 +7,11 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import lazy_property
 
 from ..noise import logistic
 from ..relax import gumbel_sigmoid
 from . import _densities as densities
-from ._base import Relaxed, Size, check, floor
+from ._base import Relaxed, Size, check, computed_once, floor
 from ._monte_carlo import NUM_SAMPLES, expectation
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli"]
@@ -35,7 +34,7 @@ class RelaxedBinary(Relaxed):
         else:
             check("logits", param, param.isfinite(), "finite", "for a certain outcome pass probs=0 or probs=1")
 
-    @lazy_property
+    @computed_once
     def _scores(self) -> Tensor:
         """Log odds in the working dtype. Log odds of probs are kept finite: certain outcomes have odds of 1e38
         (float64: 1e308), and the noise is never large enough to change them."""
@@ -58,12 +57,12 @@ class RelaxedBinary(Relaxed):
         work = self._work if work is None else work
         return densities.log_prob_pair(self._scores.to(work), self._param.to(work) if self._given == "probs" else None)
 
-    @lazy_property
+    @computed_once
     def logits(self) -> Tensor:
         """Log odds of a 1."""
         return self._param if self._given == "logits" else self._result(self._scores)
 
-    @lazy_property
+    @computed_once
     def probs(self) -> Tensor:
         """Probability of a 1: ``P(sample > 1/2)``, at every temperature."""
         return self._param if self._given == "probs" else self._result(torch.sigmoid(self._scores))

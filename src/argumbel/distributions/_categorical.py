@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.distributions.utils import euler_constant, lazy_property
+from torch.distributions.utils import euler_constant
 
 from ..relax import gumbel_softmax, log_gumbel_softmax
 from . import _densities as densities
-from ._base import Relaxed, Simplex, Size, check, floor, simplex
+from ._base import Relaxed, Simplex, Size, check, computed_once, floor, simplex
 from ._monte_carlo import NUM_SAMPLES, expectation
 
 __all__ = ["ExpRelaxedCategorical", "RelaxedOneHotCategorical"]
@@ -40,7 +40,7 @@ class RelaxedCategorical(Relaxed):
     def _prepare(self, param: Tensor) -> Tensor:
         return param / param.sum(-1, keepdim=True) if self._given == "probs" else param
 
-    @lazy_property
+    @computed_once
     def _scores(self) -> Tensor:
         """Logits in the working dtype, as given: the choice does not need them normalised."""
         param = self._param.to(self._work)
@@ -50,12 +50,12 @@ class RelaxedCategorical(Relaxed):
         impossible = param == 0
         return param.masked_fill(impossible, 1).log().masked_fill(impossible, -torch.inf)
 
-    @lazy_property
+    @computed_once
     def logits(self) -> Tensor:
         """Normalised log probabilities of the categories, as in ``torch.distributions``; -inf for probability 0."""
         return self._result(torch.log_softmax(self._scores, -1))
 
-    @lazy_property
+    @computed_once
     def probs(self) -> Tensor:
         """Probabilities of the categories: ``P(argmax of a sample = k)``, at every temperature."""
         return self._param if self._given == "probs" else self._result(torch.softmax(self._scores, -1))
