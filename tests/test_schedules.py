@@ -153,7 +153,7 @@ def test_bad_parameters(make, message: str) -> None:
 
 
 def test_numbers_of_the_wrong_type() -> None:
-    with pytest.raises(TypeError, match="start of Constant must be a number, but it is '1'"):
+    with pytest.raises(TypeError, match="start of Constant must be a number, but it is a str"):
         Constant("1")  # type: ignore[arg-type]
 
 

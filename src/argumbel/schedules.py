@@ -19,6 +19,8 @@ import operator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, SupportsIndex
 
+from ._core.checks import number
+
 __all__ = [
     "Constant",
     "Exponential",
@@ -50,15 +52,18 @@ class Schedule:
         for field in fields(self):
             name, value = f"{field.name} of {type(self).__name__}", getattr(self, field.name)
             if field.name in ("every", "steps"):
-                whole = isinstance(value, int) and not isinstance(value, bool)
-                if not whole or value < 1:
+                try:
+                    value = 0 if isinstance(value, bool) else operator.index(value)
+                    whole = value >= 1
+                except TypeError:
+                    whole = False
+                if not whole:
                     raise ValueError(
                         f"{name} must be a whole number, at least 1, but it is {value!r}; count steps of the optimiser"
                     )
-            elif isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number, but it is {value!r}; pass a float")
-            elif not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be finite and at least 0, but it is {value!r}; pass such a number")
+            else:
+                value = number(name, value, least=0, below=math.inf)
+            object.__setattr__(self, field.name, value)  # Python's own numbers, which text and JSON can hold
 
     def value(self, step: int) -> float:
         """The value at a step that is already checked."""
@@ -157,6 +162,7 @@ class Exponential(Schedule):
         Raises:
             ValueError: factor is not above 0 and at most 1; a number that :class:`Exponential` does not take.
         """
+        factor = number("factor", factor)
         if not 0.0 < factor <= 1.0:
             raise ValueError(f"factor must be above 0 and at most 1, but it is {factor!r}; 1 keeps the value constant")
         return cls(start, -math.log(factor), floor, every)
@@ -321,12 +327,12 @@ def parse(text: str) -> Schedule:
     values: dict[str, float] = {}
     for field, word in zip(known, words, strict=False):
         try:
-            number = float(word)
+            parsed = float(word)
         except ValueError:
             raise ValueError(
                 f"{field.name} of schedule {kind} must be a number, but it is {word!r} in {text!r}; write {form}"
             ) from None
-        values[field.name] = int(number) if field.name in ("every", "steps") and number.is_integer() else number
+        values[field.name] = int(parsed) if field.name in ("every", "steps") and parsed.is_integer() else parsed
     try:
         return cls(**values)
     except TypeError:

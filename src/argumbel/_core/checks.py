@@ -101,6 +101,22 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
     return k
 
 
+def sizes(name: str, shape: Any) -> torch.Size:
+    """shape, a sequence of integers of at least 0; an integer alone is a shape of one dimension."""
+    if isinstance(shape, torch.Size):
+        return shape
+    if not isinstance(shape, (tuple, list)):
+        try:
+            shape = (operator.index(shape),)
+        except TypeError:
+            if isinstance(shape, (str, dict)) or not hasattr(shape, "__iter__"):
+                raise TypeError(
+                    f"{name} must be an integer or a sequence of integers, but it is a {type(shape).__name__}; pass a "
+                    "tuple"
+                ) from None
+    return torch.Size([count(name, size) for size in shape])
+
+
 def number(
     name: str,
     x: Any,
@@ -114,6 +130,8 @@ def number(
 
     ``expected`` names what x may be, where the caller takes more than numbers."""
     if type(x) not in (int, float):
+        if not isinstance(x, Tensor) and getattr(x, "ndim", None) == 0:  # a number of NumPy, or an array of one
+            x = x.item()
         if isinstance(x, bool) or not isinstance(x, Real):
             raise TypeError(f"{name} must be {expected}, but it is a {type(x).__name__}; pass float({name})")
         x = float(x)

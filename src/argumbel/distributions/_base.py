@@ -12,12 +12,12 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
 
-from .._core.checks import can_raise, floating, number
+from .._core.checks import can_raise, floating, number, sizes
 from ..noise import work_dtype
 
 __all__ = ["Relaxed", "Reparameterized", "floor", "simplex"]
 
-Size = torch.Size | list[int] | tuple[int, ...]
+Size = torch.Size | list[int] | tuple[int, ...] | int
 
 
 def floor(dtype: torch.dtype) -> float:
@@ -76,9 +76,13 @@ class Reparameterized(Distribution):
         with torch.no_grad():
             return self.rsample(sample_shape, generator=generator)
 
+    def _extended_shape(self, sample_shape: Size = ()) -> torch.Size:
+        return super()._extended_shape(sizes("sample_shape", sample_shape))
+
     def _init_checked(self, batch_shape: Size, event_shape: Size, validate_args: bool | None) -> None:
         """Distribution.__init__, for arguments that are checked already."""
-        super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
+        batch_shape, event_shape = sizes("batch_shape", batch_shape), sizes("event_shape", event_shape)
+        super().__init__(batch_shape, event_shape, validate_args=False)
         self._validate_args = wants_checks(validate_args)
 
     def _validate_sample(self, value: Tensor) -> None:
@@ -186,17 +190,17 @@ class Relaxed(Reparameterized):
             check_positive("temperature", temperature, "pass 0.1 for a small one, or use argumbel.categorical")
         self._fill(temperature, self._prepare(param), batch_shape, validate_args)
 
-    def _fill(self, temperature: Tensor, param: Tensor, batch_shape: Size, validate_args: bool | None) -> None:
+    def _fill(self, temperature: Tensor, param: Tensor, batch_shape: torch.Size, validate_args: bool | None) -> None:
         event_shape = param.shape[param.ndim - self._event_dims :]
         self.temperature = temperature.expand(batch_shape)
-        self._param = param.expand(torch.Size(batch_shape) + event_shape)
+        self._param = param.expand(batch_shape + event_shape)
         self._init_checked(batch_shape, event_shape, validate_args)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
         new = self._get_checked_instance(Relaxed, _instance)
         new._given = self._given
-        new._fill(self.temperature, self._param, batch_shape, self._validate_args)
+        new._fill(self.temperature, self._param, sizes("batch_shape", batch_shape), self._validate_args)
         return new
 
     def _check_param(self, param: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import euler_constant
 
 from .. import noise
+from .._core.checks import sizes
 from ..noise import work_dtype
 from . import _densities as densities
 from ._base import Reparameterized, Size, as_tensors, check, check_positive, wants_checks
@@ -66,7 +67,7 @@ class Gumbel(Reparameterized):
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
-        new = self._get_checked_instance(Gumbel, _instance)
+        new, batch_shape = self._get_checked_instance(Gumbel, _instance), sizes("batch_shape", batch_shape)
         new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         new._init_checked(batch_shape, (), self._validate_args)
         return new

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .._core.checks import can_raise, check_k, check_logits, count
+from .._core.checks import can_raise, check_k, check_logits, count, sizes
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob
@@ -85,7 +85,9 @@ class Subset(Reparameterized):
         """The same distribution for a larger batch; no memory is copied."""
         new = self._get_checked_instance(type(self), _instance)
         new.__dict__.update(self.__dict__)
-        new._fill(self.logits.expand(*batch_shape, self.logits.shape[-1]), self.k, self._validate_args)
+        new._fill(
+            self.logits.expand(*sizes("batch_shape", batch_shape), self.logits.shape[-1]), self.k, self._validate_args
+        )
         return new
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
@@ -161,7 +163,7 @@ class PlackettLuce(Subset):
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """int64 indices of shape ``(*sample_shape, *batch, k)``, in the order drawn."""
-        x = self.logits.expand(*torch.Size(sample_shape), *self.logits.shape)
+        x = self.logits.expand(*sizes("sample_shape", sample_shape), *self.logits.shape)
         return sample_without_replacement(x, self.k, generator=generator).indices
 
     def log_prob(self, value: Tensor) -> Tensor:

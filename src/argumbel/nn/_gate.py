@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import number
+from .._core.checks import number, sizes
 from ..distributions import HardConcrete
 
 __all__ = ["HardConcreteGate"]
@@ -50,7 +50,7 @@ class HardConcreteGate(nn.Module):
     def __init__(
         self,
         shape: int | Sequence[int],
-        temperature: float = 2 / 3,
+        temperature: float | Tensor = 2 / 3,
         gamma: float = -0.1,
         zeta: float = 1.1,
         keep: float = 0.5,
@@ -59,8 +59,9 @@ class HardConcreteGate(nn.Module):
         keep = number("keep", keep)
         if not 0 < keep < 1:
             raise ValueError(f"keep must lie strictly between 0 and 1, but it is {keep}; at 0.5 a gate is undecided")
-        self.temperature, self.gamma, self.zeta, self.keep = temperature, gamma, zeta, keep
-        self.log_alpha = nn.Parameter(torch.empty((shape,) if isinstance(shape, int) else tuple(shape)))
+        self.temperature = temperature if isinstance(temperature, Tensor) else number("temperature", temperature)
+        self.gamma, self.zeta, self.keep = number("gamma", gamma), number("zeta", zeta), keep
+        self.log_alpha = nn.Parameter(torch.empty(sizes("shape", shape)))
         self.reset_parameters()
         # Bad arguments are refused here, not at the first step: torch.compile turns the checks of later calls off.
         self.distribution(validate_args=True)
@@ -79,15 +80,16 @@ class HardConcreteGate(nn.Module):
         """Expected number of gates that are not zero, ``sum P(z != 0)``: the differentiable L0 penalty, a scalar."""
         return self.distribution().prob_nonzero.sum()
 
-    def forward(self, sample_shape: Sequence[int] = (), *, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, sample_shape: int | Sequence[int] = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Gates of shape ``(*sample_shape, *shape)``.
 
         Args:
-            sample_shape: how many independent sets of gates.
+            sample_shape: how many independent sets of gates: an int or a sequence of ints.
             generator: source of the noise, in training only; default PyTorch's global generator.
         """
+        sample_shape = sizes("sample_shape", sample_shape)
         if self.training:
-            return self.distribution().rsample(torch.Size(sample_shape), generator=generator)
+            return self.distribution().rsample(sample_shape, generator=generator)
         return self.distribution().deterministic_gate.expand(*sample_shape, *self.log_alpha.shape)
 
     def extra_repr(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -70,17 +69,13 @@ class GumbelSoftmax(nn.Module):
             self.tau = tau
         elif isinstance(tau, Tensor):
             self.register_buffer("tau", tau, persistent=False)
-        elif isinstance(tau, Real) and not isinstance(tau, bool):
-            self._register(tau=_checked_tau(tau))
         elif callable(tau):
             self.schedule = tau
             self._register(tau=_checked_tau(tau(0)), step=0)
             self.register_load_state_dict_post_hook(_refresh)
         else:
-            raise TypeError(
-                "tau must be a number, a tensor, a Parameter or a schedule (a callable from the step to a number), "
-                f"but it is a {type(tau).__name__}; pass float(tau)"
-            )
+            either = "a number, a tensor, a Parameter or a schedule (a callable from the step to a number)"
+            self._register(tau=_checked_tau(number("tau", tau, expected=either)))
 
     def _register(self, **numbers: float) -> None:
         """Buffers of numbers; the step is part of ``state_dict``."""
@@ -194,7 +189,9 @@ def set_step(model: nn.Module, step: int) -> None:
             module.set_step(step)
 
 
-def _checked_tau(tau: float) -> float:
+def _checked_tau(tau: float | Tensor) -> float:
+    if isinstance(tau, Tensor) and tau.ndim == 0:  # as a schedule may compute it
+        tau = tau.item()
     return float(number("tau", tau, least=0, below=math.inf, remedy="0 gives the exact argmax"))
 
 
