@@ -336,7 +336,7 @@ X = torch.zeros(2, 3)
         (lambda: Gumbel(0.0, 1.0).icdf(torch.tensor(1.5)), ValueError, "value must be a probability.*1.5"),
         (lambda: RelaxedBernoulli(1.0, 0.5).icdf(torch.tensor(-0.1)), ValueError, "value must be a probability"),
         (lambda: RelaxedBernoulli(1.0, 0.5).log_prob(torch.tensor(1.1)), ValueError, "value must lie in the support"),
-        (lambda: RelaxedBernoulli(1.0, 0.5).log_prob(0.3), TypeError, "value must be a tensor.* float"),
+        (lambda: RelaxedBernoulli(1.0, 0.5).log_prob([0.3]), TypeError, "value must be a tensor or a number.* list"),
         (lambda: HardConcrete(1.0, 0.5).log_prob(torch.tensor(-0.1)), ValueError, "value must lie in the support"),
         (lambda: RelaxedOneHotCategorical(1.0, logits=X).log_prob(X), ValueError, r"Simplex\(\) of RelaxedOneHot"),
         (lambda: RelaxedOneHotCategorical(1.0, logits=X).log_prob(X[:, :2]), ValueError, r"\(2, 3\).*\(2, 2\)"),

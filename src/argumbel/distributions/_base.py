@@ -85,9 +85,24 @@ class Reparameterized(Distribution):
         super().__init__(batch_shape, event_shape, validate_args=False)
         self._validate_args = wants_checks(validate_args)
 
+    def _value(self, value: Any, like: Tensor) -> Tensor:
+        """value, checked, as a floating tensor; a number, integers and booleans take the dtype of like."""
+        if isinstance(value, Tensor) and not value.dtype.is_floating_point and not value.dtype.is_complex:
+            value = value.to(like.dtype)
+        elif not isinstance(value, Tensor):
+            value = like.new_tensor(float(number("value", value, expected="a tensor or a number")))
+        if self._validate_args:
+            self._validate_sample(value)
+        return value
+
+    def _probability(self, value: Any, like: Tensor) -> Tensor:
+        """value as :meth:`_value`, for icdf."""
+        value = value if isinstance(value, Tensor) else like.new_tensor(float(number("value", value)))
+        if self._validate_args:
+            check("value", value, (value >= 0) & (value <= 1), "a probability, in [0, 1]", "clamp it")
+        return value if value.dtype.is_floating_point else value.to(like.dtype)
+
     def _validate_sample(self, value: Tensor) -> None:
-        if not isinstance(value, Tensor):
-            raise TypeError(f"value must be a tensor, but it is a {type(value).__name__}; pass torch.as_tensor(value)")
         whole = self.batch_shape + self.event_shape
         events = len(self.event_shape)
         try:

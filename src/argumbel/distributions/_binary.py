@@ -118,23 +118,20 @@ class LogitRelaxedBernoulli(RelaxedBinary):
         limit = torch.finfo(self._param.dtype).max
         return self._result(((self._scores + noise) / self._tau).clamp(-limit, limit))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``log(t) + logsigmoid(d) + logsigmoid(-d)``, ``d = logits - t * value``, t the temperature."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         return self._result(densities.logistic(*self._like(value)), value)
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def cdf(self, value: Tensor | float) -> Tensor:
         """``sigmoid(temperature * value - logits)``."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         y, scores, tau = self._like(value)
         return self._result(torch.sigmoid(tau * y - scores), value)
 
-    def icdf(self, value: Tensor) -> Tensor:
+    def icdf(self, value: Tensor | float) -> Tensor:
         """``(logits + log(value) - log(1 - value)) / temperature``, for value in [0, 1]."""
-        if self._validate_args:
-            check("value", value, (value >= 0) & (value <= 1), "a probability, in [0, 1]", "clamp it")
+        value = self._probability(value, self._param)
         u, scores, tau = self._like(value)
         return self._result((scores + torch.logit(u)) / tau, value)
 
@@ -198,21 +195,19 @@ class RelaxedBernoulli(RelaxedBinary):
         y = self._result(gumbel_sigmoid(scores, self._tau, generator=generator))
         return y.clamp(floor(y.dtype), 1 - torch.finfo(y.dtype).eps / 2)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``base_dist.log_prob(l) - log(value) - log(1 - value)``, where l are the log odds of value."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         y, scores, tau = self._like(value)
         return self._result(densities.binary_concrete(_logit(y, value.dtype), scores, tau), value)
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def cdf(self, value: Tensor | float) -> Tensor:
         """``sigmoid(temperature * l - logits)``, where l are the log odds of value."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         y, scores, tau = self._like(value)
         return self._result(torch.sigmoid(tau * _logit(y, value.dtype) - scores), value)
 
-    def icdf(self, value: Tensor) -> Tensor:
+    def icdf(self, value: Tensor | float) -> Tensor:
         """``sigmoid((logits + log(value) - log(1 - value)) / temperature)``, for value in [0, 1]."""
         return torch.sigmoid(self.base_dist.icdf(value))
 

@@ -112,14 +112,13 @@ class ExpRelaxedCategorical(RelaxedCategorical):
         finite = log_y.clamp(min=torch.finfo(self._param.dtype).min)
         return self._result(torch.where(self._allowed, finite, log_y))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``log (n-1)! + (n-1) log(temperature) + sum_i log_softmax(logits - temperature * value)_i``.
 
         ``value`` is a log sample of shape ``(*batch, n)``; a constant added to all its entries changes nothing. The
         result has the shape ``(*batch,)``, or the shape that it and value broadcast to.
         """
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         work = torch.promote_types(self._work, value.dtype)
         density = densities.exp_concrete(value.to(work), self._scores.to(work), self._tau.to(work))
         return self._result(density, value)
@@ -189,14 +188,13 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
         y = self._result(gumbel_softmax(scores, self._tau, generator=generator))
         return torch.where(self._allowed, y.clamp(min=floor(y.dtype)), y)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``base_dist.log_prob(log(value)) - sum_i log(value_i)``: the density in any n - 1 of the n coordinates.
 
         ``value`` has the shape ``(*batch, n)``; the result has the shape ``(*batch,)``, or the shape that it and value
         broadcast to.
         """
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         work = torch.promote_types(self._work, value.dtype)
         scores, tau = self._scores.to(work), self._tau.to(work)
         log_value = densities.simplex_to_log(value.to(work), scores, floor(value.dtype))

@@ -88,24 +88,21 @@ class Gumbel(Reparameterized):
         shape = self._extended_shape(sample_shape)
         return (loc + scale * noise.gumbel(shape, generator=generator, dtype=loc.dtype, device=loc.device)).to(dtype)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``-z - exp(-z) - log(scale)``, ``z = (value - loc) / scale``."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self.loc)
         loc, scale, dtype = self._working(value)
         return densities.gumbel(value.to(loc.dtype), loc, scale).to(dtype)
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def cdf(self, value: Tensor | float) -> Tensor:
         """``exp(-exp(-(value - loc) / scale))``."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self.loc)
         loc, scale, dtype = self._working(value)
         return torch.exp(-torch.exp((loc - value.to(loc.dtype)) / scale)).to(dtype)
 
-    def icdf(self, value: Tensor) -> Tensor:
+    def icdf(self, value: Tensor | float) -> Tensor:
         """``loc - scale * log(-log(value))``, for value in [0, 1]."""
-        if self._validate_args:
-            check("value", value, (value >= 0) & (value <= 1), "a probability, in [0, 1]", "clamp it")
+        value = self._probability(value, self.loc)
         loc, scale, dtype = self._working(value)
         return (loc - scale * torch.log(-torch.log(value.to(loc.dtype)))).to(dtype)
 

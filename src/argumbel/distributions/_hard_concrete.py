@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from .._core.integrals import gauss_legendre
 from ..relax import gumbel_sigmoid
 from . import _densities as densities
-from ._base import Size, check, floor, wants_checks
+from ._base import Size, floor, wants_checks
 from ._binary import RelaxedBinary
 from ._monte_carlo import NUM_SAMPLES
 
@@ -115,28 +115,25 @@ class HardConcrete(RelaxedBinary):
         stretch = math.log(self.zeta - self.gamma) - torch.log(z - self.gamma) - torch.log(self.zeta - z)
         return densities.logistic(s_odds, scores, tau) + stretch
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """At 0 and 1 ``log P(z = 0)`` and ``log P(z = 1)``; in between the log density (of total mass the rest)."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         z, scores, tau = self._like(value)
         z, scores, tau = torch.broadcast_tensors(z, scores, tau)
         zero, one = self._ends(scores, tau)
         density = self._density(z.clamp(0, 1), scores, tau)
         return self._result(torch.where(z <= 0, zero, torch.where(z >= 1, one, density)), value)
 
-    def cdf(self, value: Tensor) -> Tensor:
+    def cdf(self, value: Tensor | float) -> Tensor:
         """``P(z <= value)``: it jumps at 0 and at 1."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         z, scores, tau = self._like(value)
         below = torch.sigmoid(self._noise_at(z.clamp(0, 1), scores, tau))
         return self._result(torch.where(z < 0, 0.0, torch.where(z >= 1, 1.0, below)), value)
 
-    def icdf(self, value: Tensor) -> Tensor:
+    def icdf(self, value: Tensor | float) -> Tensor:
         """The least z with ``cdf(z) >= value``, for value in [0, 1]."""
-        if self._validate_args:
-            check("value", value, (value >= 0) & (value <= 1), "a probability, in [0, 1]", "clamp it")
+        value = self._probability(value, self._param)
         u, scores, tau = self._like(value)
         odds = torch.logit(u)
         s = torch.sigmoid(torch.where(scores.isinf(), scores, scores + odds) / tau)

@@ -56,10 +56,9 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
         scores = self._scores.expand(self._extended_shape(sample_shape))
         return self._result(gumbel_softmax(scores, self._tau, hard=True, generator=generator))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``sum_i value_i log probs_i``: for a one-hot value, the log probability of its category."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         work = torch.promote_types(self._work, value.dtype)
         return self._result(densities.category_mass(value.to(work), self._log_masses(work)), value)
 
@@ -126,10 +125,9 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
         scores = self._scores.expand(self._extended_shape(sample_shape))
         return self._result(gumbel_sigmoid(scores, self._tau, hard=True, generator=generator))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: Tensor | float) -> Tensor:
         """``value * log(probs) + (1 - value) * log(1 - probs)``; -inf for an outcome of probability 0."""
-        if self._validate_args:
-            self._validate_sample(value)
+        value = self._value(value, self._param)
         work = torch.promote_types(self._work, value.dtype)
         z = value.to(work)
         return self._result(densities.category_mass(torch.stack([1 - z, z], -1), self._log_masses(work)), value)

@@ -33,7 +33,8 @@ class Orders(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         different = (value.sort(-1).values.diff(dim=-1) != 0).all(-1)
-        return ((value >= 0) & (value < self.n)).all(-1) & different
+        whole = value == value.to(torch.int64)
+        return ((value >= 0) & (value < self.n) & whole).all(-1) & different
 
     def __repr__(self) -> str:
         return f"Orders(n={self.n})"
@@ -70,8 +71,8 @@ class Subset(Reparameterized):
         k = check_k(k, logits.shape[-1])
         if wants_checks(validate_args):
             check("logits", logits, (logits < torch.inf).all(-1), "below +inf and not NaN", "forbid items by -inf")
-            enough = (logits > -torch.inf).sum(-1) >= max(k, 1)
-            check("logits", logits, enough, f"possible for at least {max(k, 1)} items of each row", "draw fewer")
+            enough = (logits > -torch.inf).sum(-1) >= k
+            check("logits", logits, enough, f"possible for at least {k} items of each row", "draw fewer")
         self._fill(logits, k, validate_args)
 
     def _fill(self, logits: Tensor, k: int, validate_args: bool | None) -> None:
@@ -80,6 +81,11 @@ class Subset(Reparameterized):
 
     def _event(self) -> tuple[int]:
         raise NotImplementedError
+
+    @property
+    def _raced(self) -> Tensor:
+        """The logits of the race. The functions refuse a row without a possible item; the empty set needs none."""
+        return self.logits if self.k else self.logits.masked_fill(self.logits == -torch.inf, 0)
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
@@ -163,22 +169,25 @@ class PlackettLuce(Subset):
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """int64 indices of shape ``(*sample_shape, *batch, k)``, in the order drawn."""
-        x = self.logits.expand(*sizes("sample_shape", sample_shape), *self.logits.shape)
+        x = self._raced.expand(*sizes("sample_shape", sample_shape), *self.logits.shape)
         return sample_without_replacement(x, self.k, generator=generator).indices
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``topk_log_prob(logits, value)``, for a value of shape ``(*batch, k)``.
+        """``topk_log_prob(logits, value)``, for indices of shape ``(*batch, k)``, of any dtype.
 
         Shape ``(*batch,)``, or the shape that it and value broadcast to.
         """
+        if not isinstance(value, Tensor) or value.dtype.is_complex:
+            what = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise TypeError(f"value must be a tensor of indices, but it is {what}; pass an int64 tensor")
         if self._validate_args:
             self._validate_sample(value)
-        return topk_log_prob(self.logits, value)
+        return topk_log_prob(self._raced, value.to(torch.int64))
 
     @property
     def mode(self) -> Tensor:
         """The k items with the largest logits, the largest first: the most probable order."""
-        return self.logits.topk(self.k).indices
+        return self._raced.topk(self.k).indices
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All n! / (n - k)! orders, shape ``(orders, *batch, k)``; if not expand, with 1 for each batch dimension."""
@@ -240,29 +249,28 @@ class TopKSubset(Subset):
     ) -> Tensor:
         """k-hot vectors of shape ``(*sample_shape, *batch, n)``, with the gradient of ``relaxed_topk``; if not hard,
         the relaxed vectors themselves."""
-        x = self.logits.expand(self._extended_shape(sample_shape))
+        x = self._raced.expand(self._extended_shape(sample_shape))
         tau = self.tau.unsqueeze(-1) if isinstance(self.tau, Tensor) else self.tau
         return relaxed_topk(x, self.k, tau, hard, generator=generator)
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """k-hot vectors of shape ``(*sample_shape, *batch, n)``, in the dtype of logits."""
-        x = self.logits.detach().expand(self._extended_shape(sample_shape))
+        x = self._raced.detach().expand(self._extended_shape(sample_shape))
         return self._k_hot(gumbel_topk(x, self.k, generator=generator).indices)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``topk_log_prob(logits, items of value, ordered=False)``: the log probability of the set.
 
-        ``value`` has the shape ``(*batch, n)``; the result has the shape ``(*batch,)``, or the shape that it and value
-        broadcast to. There is no gradient in value.
+        ``value`` has the shape ``(*batch, n)`` and any dtype, also bool; the result has the shape ``(*batch,)``, or the
+        shape that it and value broadcast to. There is no gradient in value.
         """
-        if self._validate_args:
-            self._validate_sample(value)
-        return topk_log_prob(self.logits, value.topk(self.k).indices, ordered=False)
+        value = self._value(value, self.logits)
+        return topk_log_prob(self._raced, value.topk(self.k).indices, ordered=False)
 
     @property
     def mean(self) -> Tensor:
         """``inclusion_probs(logits, k)``: P(item i is in the set)."""
-        return inclusion_probs(self.logits, self.k)
+        return inclusion_probs(self._raced, self.k)
 
     @property
     def variance(self) -> Tensor:
@@ -273,7 +281,7 @@ class TopKSubset(Subset):
     @property
     def mode(self) -> Tensor:
         """The k-hot vector of the items with the k largest logits: the most probable set."""
-        return self._k_hot(self.logits.topk(self.k).indices)
+        return self._k_hot(self._raced.topk(self.k).indices)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All n! / k! / (n - k)! sets, shape ``(sets, *batch, n)``; if not expand, with 1 for each batch dimension."""
