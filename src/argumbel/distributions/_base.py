@@ -192,6 +192,8 @@ class Relaxed(Reparameterized):
         if temperature.ndim == 0:
             temperature = temperature.to(param.device)
         batch = param.shape[: param.ndim - self._event_dims]
+        if self._event_dims and temperature.ndim == param.ndim and temperature.shape[-1] == 1:
+            temperature = _without_categories(temperature, batch)
         try:
             batch_shape = torch.broadcast_shapes(temperature.shape, batch)
         except RuntimeError:
@@ -254,6 +256,28 @@ class Relaxed(Reparameterized):
             return f"{x.item():g}" if x.numel() == 1 and can_raise(x) else f"{tuple(x.shape)}"
 
         return f"{type(self).__name__}(temperature: {show(self.temperature)}, {self._given}: {show(self._param)})"
+
+
+def _without_categories(temperature: Tensor, batch: torch.Size) -> Tensor:
+    """A temperature with a dimension of size 1 for the categories, as torch writes it, without this dimension, where
+    nothing else can be meant."""
+    rows = temperature.shape[:-1]
+    if temperature.numel() == 1:
+        return temperature.squeeze(-1)
+    try:
+        if torch.broadcast_shapes(rows, batch) != batch:
+            return temperature
+    except RuntimeError:
+        return temperature
+    try:
+        every = torch.broadcast_shapes(temperature.shape, batch)
+    except RuntimeError:
+        return temperature.squeeze(-1)
+    raise ValueError(
+        f"temperature must have one meaning, but with the batch shape {tuple(batch)} the shape "
+        f"{tuple(temperature.shape)} has two; for one temperature for each row (torch's meaning) pass "
+        f"temperature.squeeze(-1), for every temperature with every row pass temperature.expand{tuple(every)}"
+    )
 
 
 def wants_checks(validate_args: bool | None) -> bool:

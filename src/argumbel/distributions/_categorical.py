@@ -75,7 +75,10 @@ class ExpRelaxedCategorical(RelaxedCategorical):
     Args:
         temperature: positive; a number, or a tensor that broadcasts against the batch shape ``(*batch,)``. For logits
             of shape ``(b, n)``, shape ``(b,)`` is one temperature for each row; shape ``(t, 1)`` makes a batch of shape
-            ``(t, b)``: every temperature with every row.
+            ``(t, b)``: every temperature with every row. torch's class broadcasts the temperature against the logits
+            instead, categories included. Its shape ``(1,)`` for logits of shape ``(n,)`` means the same here; its shape
+            ``(b, 1)``, one temperature for each row, has two meanings here and is refused; its shape ``(n,)`` for
+            logits of shape ``(n,)``, one temperature for each category, makes a batch of n here.
         probs: probabilities of the categories, shape ``(*batch, n)``; need not be normalised; 0 forbids a category.
         logits: log probabilities up to a constant, shape ``(*batch, n)``; -inf forbids a category (its log sample is
             -inf). Pass either probs or logits.
@@ -83,8 +86,8 @@ class ExpRelaxedCategorical(RelaxedCategorical):
 
     Raises:
         ValueError: temperature not positive and finite; NaN, +inf or a row without a possible category in probs or
-            logits; a temperature that does not broadcast; both or neither of probs and logits; a value of the wrong
-            shape.
+            logits; a temperature that does not broadcast, or in two ways; both or neither of probs and
+            logits; a value of the wrong shape.
         TypeError: an argument that is not floating.
 
     Densities are in the n - 1 log ratios of the sample, ``log y_i - log y_n`` (torch uses this base measure too). Work

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .._core.checks import can_raise, check_k, check_logits, count, sizes
+from .._core.checks import can_raise, check_k, check_logits, count, floating, number, sizes
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob
@@ -208,13 +208,13 @@ class TopKSubset(Subset):
         logits: log weights of the items, shape ``(*batch, n)``, any floating dtype; need not be normalised; -inf
             forbids an item.
         k: the number of items drawn.
-        tau: divides the perturbed logits in the gradient of ``rsample``: a number, or a tensor that broadcasts with the
+        tau: divides the perturbed logits in the gradient of ``rsample``: a number, or a tensor that broadcasts to the
             batch shape ``(*batch,)``. Nothing else depends on it.
         validate_args: check arguments and values; default as set for all of ``torch.distributions``.
 
     Raises:
-        ValueError: NaN or +inf in logits; k larger than the number of possible items of some row; tau below 0; a value
-            that is not k-hot.
+        ValueError: NaN or +inf in logits; k larger than the number of possible items of some row; tau below 0 or
+            not of a shape that broadcasts to the batch shape; a value that is not k-hot.
         TypeError: logits are not a floating tensor, or k is not an integer.
 
     Example:
@@ -235,6 +235,21 @@ class TopKSubset(Subset):
 
     def __init__(self, logits: Tensor, k: int, tau: Tensor | float = 1.0, validate_args: bool | None = None) -> None:
         super().__init__(logits, k, validate_args)
+        if not isinstance(tau, Tensor):
+            tau = number("tau", tau, least=0, expected="a number or a tensor", remedy="0 gives no gradient")
+        else:
+            try:
+                fits = torch.broadcast_shapes(tau.shape, self.batch_shape) == self.batch_shape
+            except RuntimeError:
+                fits = False
+            if not fits:
+                raise ValueError(
+                    f"tau must broadcast to the batch shape {tuple(self.batch_shape)}, but its shape is "
+                    f"{tuple(tau.shape)}; expand logits if the batch should be larger"
+                )
+            floating("tau", tau)
+            if self._validate_args:
+                check("tau", tau, tau >= 0, "at least 0", "0 gives no gradient")
         self.tau = tau
 
     def _event(self) -> tuple[int]:
