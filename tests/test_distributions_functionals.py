@@ -14,7 +14,7 @@ import scipy.integrate
 import scipy.stats
 import torch
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import OneHotCategorical, kl_divergence
 
 import argumbel.distributions as agd
 from argumbel.distributions import (
@@ -372,3 +372,31 @@ def test_names_and_arguments_are_those_of_torch() -> None:
         assert list(inspect.signature(getattr(agd, name)).parameters) == list(
             inspect.signature(theirs[name]).parameters
         )
+
+
+# --- a straight-through guide with a prior -----------------------------------------------------------------------
+
+
+PRIOR = torch.tensor([0.5, 0.3, 0.15, 0.05])
+LOSSES = {
+    "a prior of ours": lambda q, z: (
+        q.log_prob(z) - RelaxedOneHotCategoricalStraightThrough(0.5, probs=PRIOR).log_prob(z)
+    ),
+    "the divergence": lambda q, z: kl_divergence(q, OneHotCategorical(PRIOR)),
+    "the divergence to ours": lambda q, z: kl_divergence(q, RelaxedOneHotCategoricalStraightThrough(0.5, probs=PRIOR)),
+    "torch's prior": lambda q, z: q.log_prob(z) - OneHotCategorical(PRIOR).log_prob(z),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_straight_through_guide_finds_a_prior_that_has_a_gradient(name: str) -> None:
+    x = torch.zeros(4, requires_grad=True)
+    optimizer, generator = torch.optim.Adam([x], lr=0.03), seeded()
+    for _ in range(500):
+        q = RelaxedOneHotCategoricalStraightThrough(0.5, logits=x)
+        loss = LOSSES[name](q, q.rsample((64,), generator=generator)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    expected = torch.full((4,), 0.25) if name == "torch's prior" else PRIOR  # the trap that the docstring warns of
+    torch.testing.assert_close(torch.softmax(x.detach(), -1), expected, atol=0.04, rtol=0)

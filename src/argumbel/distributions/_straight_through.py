@@ -30,6 +30,10 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
     that contains it gets both gradients: through the sample and through the parameters. To get the density of the
     relaxed sample behind a one-hot vector, draw from `RelaxedOneHotCategorical` with the same generator seed.
 
+    Warning: ``torch.distributions.OneHotCategorical.log_prob(z)`` has no gradient in z (it takes the argmax). As the
+    prior in a variational bound it leaves its probabilities out of the gradient, and training ends at equal
+    probabilities. Use a prior of this class, or ``kl_divergence(q, prior)``, which takes either class and is exact.
+
     Example:
         >>> import torch, argumbel.distributions as agd
         >>> logits = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
