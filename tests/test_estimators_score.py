@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import argumbel as ag
 from argumbel.estimators import exact, reinforce, reinforce_loo, stratified, vimco
@@ -263,3 +265,54 @@ def test_vimco_with_weights_of_zero() -> None:
 def test_vimco_needs_two() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         vimco(lambda z: z[..., 0], torch.zeros(3), num_samples=1)
+
+
+def baselines(log_w: Tensor) -> Tensor:
+    """``L_s``: the bound with log w_s replaced by the mean of the other log weights, one s after another."""
+    without = []
+    for s in range(len(log_w)):
+        others = torch.cat([log_w[:s], log_w[s + 1 :]])
+        without.append(torch.cat([others, others.mean(0, keepdim=True)]).logsumexp(0) - math.log(len(log_w)))
+    return torch.stack(without)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 50])
+@pytest.mark.parametrize("kind", ["ordinary", "far apart", "some zero", "one not zero"])
+def test_vimco_replaces_each_weight_by_the_mean_of_the_others(samples: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(samples)
+    log_w = torch.randn(samples, 4, dtype=torch.float64, generator=generator)
+    if kind == "far apart":
+        log_w = log_w * 1000
+    elif kind == "some zero":
+        log_w = log_w.masked_fill(torch.rand(samples, 4, generator=generator) < 0.3, -torch.inf)
+        log_w[0, :2] = 0.5
+    elif kind == "one not zero":
+        log_w[1:] = -torch.inf
+    index = torch.randint(3, (samples, 4), generator=generator)
+    x = torch.randn(4, 3, dtype=torch.float64, generator=generator).requires_grad_()
+    noise = 1e3 * torch.nn.functional.one_hot(index, 3).double()  # decides the samples
+    bound = vimco(lambda z: log_w, x, num_samples=samples, noise=noise)
+    torch.testing.assert_close(bound, log_w.logsumexp(0) - math.log(samples))
+    (slope,) = torch.autograd.grad(bound.sum(), x)
+    without = baselines(log_w)
+    advantage = bound.detach() - without.masked_fill(without == -torch.inf, 0)
+    scores = torch.nn.functional.one_hot(index, 3) - x.detach().softmax(-1)
+    expected = (advantage.masked_fill(bound.detach() == -torch.inf, 0).unsqueeze(-1) * scores).sum(0)
+    torch.testing.assert_close(slope, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_vimco_makes_nothing_of_the_size_of_the_square() -> None:
+    samples, batch, largest = 1000, 3, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for y in out if isinstance(out, (tuple, list)) else (out,):
+                largest = max(largest, y.numel() if isinstance(y, Tensor) else 0)
+            return out
+
+    x = torch.zeros(batch, 4, requires_grad=True)
+    with Watch():
+        vimco(lambda z: z[..., 0], x, num_samples=samples).sum().backward()
+    assert largest <= samples * batch * 4

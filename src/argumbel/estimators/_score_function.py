@@ -226,15 +226,32 @@ def vimco(
     # Where all weights are zero the gradient is zero; autograd would give NaN.
     all_zero = (log_w == -torch.inf).all(0)
     bound = log_w.masked_fill(all_zero, 0).logsumexp(0).masked_fill(all_zero, -torch.inf) - math.log(num_samples)
-    fixed = log_w.detach()
-    others = ~torch.eye(num_samples, dtype=torch.bool, device=fixed.device).reshape(
-        num_samples, num_samples, *[1] * (fixed.ndim - 1)
-    )
-    mean_of_others = torch.where(others, fixed, 0).sum(1) / (num_samples - 1)
-    without = torch.where(others, fixed, mean_of_others.unsqueeze(1)).logsumexp(1) - math.log(num_samples)
+    fixed = log_w.detach().double()
+    others = logsumexp_of_others(fixed)
+    whole, without = (torch.logaddexp(others, own) for own in (fixed, mean_of_others(fixed)))
     # Where all other weights are zero the baseline would be -inf; any number that does not depend on z_s will do.
-    advantage = (bound.detach() - without.masked_fill(without == -torch.inf, 0)).masked_fill(all_zero, 0)
+    without = without.masked_fill(without == -torch.inf, math.log(num_samples))
+    advantage = (whole - without).masked_fill(all_zero, 0).to(log_w.dtype)
     return with_gradient(bound, (advantage * joint_log_prob(logits, samples, log_w)).sum(0))
+
+
+def logsumexp_of_others(x: Tensor) -> Tensor:
+    """``logsumexp of all x[r] but x[s]``, along the first dimension: what comes before s, and what comes after.
+
+    The memory is the memory of x; a sum from which x[s] is taken away would cancel.
+    """
+    none = torch.full_like(x[:1], -torch.inf)
+    before = torch.cat([none, x[:-1].logcumsumexp(0)])
+    after = torch.cat([none, x.flip(0)[:-1].logcumsumexp(0)]).flip(0)
+    return torch.logaddexp(before, after)
+
+
+def mean_of_others(x: Tensor) -> Tensor:
+    """``mean of all x[r] but x[s]``, along the first dimension; -inf where another is -inf."""
+    zero = x == -torch.inf
+    finite = x.masked_fill(zero, 0)
+    mean = (finite.sum(0) - finite) / (len(x) - 1)
+    return mean.masked_fill(zero.sum(0) > zero.to(torch.int64), -torch.inf)
 
 
 def constant(baseline: Baseline, logits: Tensor, loss: Tensor) -> Tensor:
