@@ -220,7 +220,7 @@ def race(
 ) -> tuple[Tensor, Tensor]:
     """Values and indices of the winners, or of the first k. A bad row raises an error, or is marked by NaN and -1."""
     if isinstance(noise, Tensor):
-        values, indices, bad = first(perturbed(rows, noise, generator), k, rows.x.dtype)
+        values, indices, bad = first(*summands(rows, noise, generator), k, rows.x.dtype)
     elif k is None:
         values, indices, bad = kernels.gumbel_max(rows.x, key_for(rows.x, noise, generator))
     else:
@@ -230,9 +230,12 @@ def race(
     return values, indices
 
 
-def perturbed(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
-    """Logits plus noise, in float32 or float64."""
-    return rows.x.to(kernels.work_dtype(rows.x.dtype)) + noise_for(rows, noise, generator)
+def summands(
+    rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Logits and their noise, in float32 or float64."""
+    g = noise_for(rows, noise, generator)
+    return rows.x.to(g.dtype), g
 
 
 def noise_for(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:

@@ -13,24 +13,60 @@ from .dispatch import Key
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
 
-__all__ = ["first", "gumbel_max", "gumbel_topk", "perturb"]
+__all__ = ["any_far", "first", "gumbel_max", "gumbel_topk", "is_far", "rest_of", "summands"]
+
+# Sums of a logit and its noise of this magnitude or more count as far from 0: rounding takes 2^-16 or more off them.
+FAR = {torch.float32: 2.0**8, torch.float64: 2.0**37}
 
 
-def perturb(x: Tensor, key: Key) -> Tensor:
-    """``x + noise``, in float32 or float64; items last."""
+def summands(x: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+    """x and its noise, in float32 or float64; items last."""
     dtype = work_dtype(x.dtype)
-    return x.to(dtype) + keyed_noise("gumbel", x.shape, dtype, x.device, key)[0]
+    return x.to(dtype), keyed_noise("gumbel", x.shape, dtype, x.device, key)[0]
 
 
-def first(values: Tensor, k: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
-    """Of perturbed logits the largest of every row, or for a number k the k largest, in dtype; their items; and whether
-    a row was bad. A bad row has NaN and -1, and so have places beyond the allowed items."""
-    best, indices = values.max(-1) if k is None else values.topk(k, -1)
+def is_far(sums: Tensor) -> Tensor:
+    """Where sums are far from 0: there float32 would round the noise away."""
+    height = sums.abs()
+    return (height >= FAR[sums.dtype]) & (height < torch.inf)
+
+
+def any_far(sums: Tensor) -> bool:
+    """Whether any sum is far from 0, or may be, where values may not be looked at."""
+    return not can_raise(sums) or torch.jit.is_tracing() or bool(is_far(sums).any())
+
+
+def rest_of(x: Tensor, g: Tensor, sums: Tensor) -> Tensor:
+    """What rounding took off sums = x + g, exactly (Knuth's two-sum), where they are far from 0; elsewhere 0."""
+    x, g, sums = x.detach(), g.detach(), sums.detach()
+    part = sums - x
+    return torch.where(is_far(sums), (x - (sums - part)) + (g - part), 0)
+
+
+def first(x: Tensor, g: Tensor, k: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
+    """Of x + g the largest of every row, or for a number k the k largest, in dtype; their items; and whether a row was
+    bad. A bad row has NaN and -1, and so have places beyond the allowed items. Of sums that are equal, what rounding
+    took off them decides where they are far from 0, and then the lower index."""
+    sums = x + g
+    best, indices = sums.max(-1) if k is None else sums.topk(k, -1)
+    if any_far(best):
+        best, indices = _settled(x, g, sums, best, indices)
     bad = ~best.isfinite()
     if k:  # where the first is NaN or +inf, nothing of the row is sound
         bad = bad | best[..., :1].isnan() | (best[..., :1] == torch.inf)
     best, indices = best.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
     return best.to(dtype), indices, can_raise(bad) and bool(bad.any())
+
+
+def _settled(x: Tensor, g: Tensor, sums: Tensor, best: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """The best of sums, and their items, where equal sums may differ by what rounding took off them."""
+    rest = rest_of(x, g, sums)
+    if best.ndim < sums.ndim:
+        return best, rest.masked_fill(sums != best.unsqueeze(-1), -torch.inf).argmax(-1)
+    order = rest.argsort(dim=-1, descending=True, stable=True)
+    order = order.gather(-1, sums.detach().gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+    indices = torch.where(is_far(best).any(-1, keepdim=True), order[..., : best.shape[-1]], indices)
+    return sums.gather(-1, indices), indices
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -53,7 +89,7 @@ def _backward(ctx: Any, grad: Tensor, _indices: Tensor) -> tuple[Tensor]:
 
 
 def _max_reference(x: Tensor, key: Key) -> tuple[Tensor, Tensor, bool]:
-    return first(perturb(x, key), None, x.dtype)
+    return first(*summands(x, key), None, x.dtype)
 
 
 def _max_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
@@ -80,7 +116,7 @@ gumbel_max = Operator(
 
 
 def _topk_reference(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor, bool]:
-    return first(perturb(x, key), k, x.dtype)
+    return first(*summands(x, key), k, x.dtype)
 
 
 def _topk_outputs(x: Tensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from . import cpu
 from .dispatch import Key
 from .noise import work_dtype
 from .operator import Operator
-from .race import perturb
+from .race import any_far, is_far, rest_of, summands
 
 __all__ = ["at_winner", "gumbel_softmax", "one_tau", "over", "relaxed", "row_taus", "straight_through", "tempered"]
 
@@ -61,19 +61,26 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
-def shifted(values: Tensor, k: int = 1) -> tuple[Tensor, bool]:
-    """Perturbed logits, items last, moved to a maximum of 0 (no softmax minds, and no tau makes it overflow); whether a
-    row was bad, or allows fewer than k items. A bad row is NaN throughout."""
-    values = values.contiguous()  # or sums along a row would be rounded by the row's place (_core/elementwise.py)
-    height = values.detach().amax(-1, keepdim=True)
-    last = height if k <= 1 else values.detach().topk(k, -1).values[..., k - 1 : k]
+def shifted(x: Tensor, g: Tensor, k: int = 1) -> tuple[Tensor, bool]:
+    """Perturbed logits x + g, items last, moved to a maximum of 0 (no softmax minds, and no tau makes it overflow);
+    whether a row was bad, or allows fewer than k items. A bad row is NaN throughout.
+
+    Where the maximum is far from 0, what rounding took off the sums is put back."""
+    sums = (x + g).contiguous()  # or sums along a row would be rounded by the row's place (_core/elementwise.py)
+    fixed = sums.detach()
+    height = fixed.amax(-1, keepdim=True)
+    last = height if k <= 1 else fixed.topk(k, -1).values[..., k - 1 : k]
     sound = height.isfinite() & last.isfinite()
-    return values - height + 0 * last, can_raise(values) and not bool(sound.all())
+    values = sums - height + 0 * last
+    if any_far(height):
+        rest = torch.where(is_far(height), rest_of(x, g, fixed), 0)
+        values = values + (rest - rest.masked_fill(fixed != height, -torch.inf).amax(-1, keepdim=True))
+    return values, can_raise(values) and not bool(sound.all())
 
 
-def relaxed(values: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bool]:
-    """The relaxed sample of perturbed logits, items last; tau may be of any shape that broadcasts against them."""
-    values, bad = shifted(values)
+def relaxed(x: Tensor, g: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bool]:
+    """The relaxed sample of x + g, items last; tau may be of any shape that broadcasts against them."""
+    values, bad = shifted(x, g)
     soft = tempered(values, tau, -1, torch.softmax, 1.0, 0.0)
     return (straight_through(at_winner(values, soft, -1, 1.0, 0.0), soft) if hard else soft), bad
 
@@ -132,7 +139,7 @@ _NUMBERS: dict[tuple[float, torch.dtype], Tensor] = {}
 
 
 def _reference(x: Tensor, tau: Tensor, hard: bool, key: Key) -> tuple[Tensor, bool]:
-    y, bad = relaxed(perturb(x, key), _per_row(tau, x), hard)
+    y, bad = relaxed(*summands(x, key), _per_row(tau, x), hard)
     return y.to(x.dtype), bad
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import kernels
 from .._core.checks import Rows, check_tau
-from ..choice import perturbed
+from ..choice import summands
 from ..kernels.softmax import relaxed, row_taus, shifted, tempered
 from ..noise import KeyedNoise, key_for
 
@@ -67,7 +67,7 @@ def gumbel_softmax(
     tau = items_last(check_tau(tau, logits, rows.dim), rows)
     taus = row_taus(tau, x)
     if isinstance(noise, Tensor) or taus is None:
-        y, bad = relaxed(perturbed(rows, noise, generator), tau, hard)
+        y, bad = relaxed(*summands(rows, noise, generator), tau, hard)
         y = y.to(dtype)
     else:
         x = x if x.dtype == dtype else x.to(dtype)
@@ -121,7 +121,7 @@ def log_gumbel_softmax(
     """
     rows = Rows(logits, dim, mask)
     tau = items_last(check_tau(tau, logits, rows.dim), rows)
-    values, bad = shifted(perturbed(rows, noise, generator))
+    values, bad = shifted(*summands(rows, noise, generator))
     if bad:
         rows.complain(noise)
     return rows.back(tempered(values, tau, -1, torch.log_softmax, 0.0, -torch.inf).to(soft_dtype(logits)))

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .._core.checks import EXACT_BELOW, Rows, check_k, check_tau
-from ..choice import perturbed
+from ..choice import summands
+from ..kernels.race import first
 from ..kernels.softmax import over, shifted, straight_through
 from ..noise import KeyedNoise
 from ._softmax import items_last, soft_dtype
@@ -62,10 +63,12 @@ def relaxed_topk(
     rows = Rows(logits, dim)
     tau = items_last(check_tau(tau, logits, rows.dim), rows)
     k = check_k(k, rows.x.shape[-1])
-    values, bad = shifted(perturbed(rows, noise, generator), k)
+    x, g = summands(rows, noise, generator)
+    values, bad = shifted(x, g, k)
     if bad:
         rows.complain(noise, k)
-    exact = torch.zeros_like(values).scatter(-1, values.topk(k, -1).indices, 1.0)
+    drawn = first(x.detach(), g, k, g.dtype)[1].clamp(min=0)
+    exact = torch.zeros_like(values).scatter(-1, drawn, 1.0)
     exact = exact + 0 * values.detach().amax(-1, keepdim=True)
     tau = torch.as_tensor(tau, dtype=values.dtype, device=values.device)
     frozen = tau < EXACT_BELOW

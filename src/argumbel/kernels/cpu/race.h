@@ -1,4 +1,8 @@
 // gumbel_max: the winner under keyed noise, which is never stored.
+//
+// Sums of a logit and its noise are compared in float32, while they are small. Far from 0 float32 would round the noise
+// away and give ties to the first item, so there equal sums are compared by what rounding took off them (README, section
+// 4): the quick race finds the largest sum, and a second look at the row settles which of those equal to it is largest.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -29,10 +33,21 @@ void lanes_keys(const Matrix& x, const Key& key, int64_t row, int lanes, float* 
     }
 }
 
-// The first row whose softmax plain float32 does not compute: it is bad, its largest logit is large, or a quotient of one
+// Sums of this magnitude or more count as far from 0: here and below, float32 rounds noise by less than 2^-16.
+constexpr float kFar = 0x1p8f;
+constexpr float kMostNoise = 64.0f;  // no noise is larger
+bool is_far(float sum) { return std::abs(sum) >= kFar && std::abs(sum) < kInf; }
+
+// What rounding took off sum = logit + noise, exactly (Dekker's fast two-sum). Far from 0 the logit is larger than any
+// noise; elsewhere nothing is said to be lost.
+ARGUMBEL_INLINE float rest_of(float logit, float noise, float sum) {
+    return is_far(sum) ? noise - (sum - logit) : 0.0f;
+}
+
+// The first row whose softmax plain float32 does not compute: it is bad, its maximum may be far from 0, or a quotient of one
 // of its logits and a temperature from 1e-3 on overflows. For few and short rows.
 int64_t extreme_row(Matrix x, Key, int) {
-    constexpr float kLarge = 256, kOverflows = 1e30f;
+    constexpr float kOverflows = 1e30f;
     int64_t found = -1;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -47,7 +62,7 @@ int64_t extreme_row(Matrix x, Key, int) {
                     if (logits[j] < -kOverflows && logits[j] > -kInf) found = row;
                 top = std::max(top, max_of(logits, count));
             }
-            if (!(std::abs(top) < kLarge)) found = row;
+            if (!(std::abs(top) < kFar - kMostNoise)) found = row;
         }
     });
     return found;
@@ -57,6 +72,7 @@ struct Winner {
     float value = -kInf;
     int64_t index = -1;
     bool bad = false;
+    float rest = 0;                  // where the value is far from 0: what rounding took off it
     void merge(const Winner& other) {  // `other` comes later in the row: a tie is the earlier one's
         bad |= other.bad;
         if (other.value > value) value = other.value, index = other.index;
@@ -109,9 +125,39 @@ void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to
     }
 }
 
+// Of the sums that equal the winner's, if it is far from 0, the one that is exactly the largest, and the first of those.
+template <class T>
+void settle(const Matrix& x, const Key& key, int64_t row, int threads, Winner& winner) {
+    if (winner.bad || !is_far(winner.value)) return;
+    const int64_t parts = (x.items + kTask - 1) / kTask;
+    std::vector<Winner> exact(static_cast<size_t>(parts));  // of what rounding took off; the winner has lost some of it
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float buffer[kTile], noise[kTile];
+        Winner best;
+        each_tile(x.items, part, [&](int64_t i, int count) {
+            const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+            row_noise<Law::gumbel>(key, row, i, count, noise);
+            for (int j = 0; j < count; ++j) {
+                const float sum = logits[j] + noise[j];
+                if (sum != winner.value) continue;
+                const float rest = rest_of(logits[j], noise[j], sum);
+                if (rest > best.value) best.value = rest, best.index = i + j;
+            }
+        });
+        exact[static_cast<size_t>(part)] = best;
+    });
+    Winner best;
+    for (const Winner& part : exact) best.merge(part);
+    winner.index = best.index, winner.rest = best.value;
+}
+
 // A few long rows are cut into stretches, raced apart and merged; else a task is a number of rows.
 template <class T, class Done>
-void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
+void race_rows(const Matrix& x, const Key& key, int threads, Done&& use) {
+    const auto done = [&](int64_t row, Winner winner, int inner) {
+        settle<T>(x, key, row, inner, winner);
+        use(row, winner);
+    };
     if (few_and_long(x.rows, x.items, threads)) {
         const int64_t parts = (x.items + kTask - 1) / kTask;
         std::vector<Winner> winners(static_cast<size_t>(x.rows * parts));
@@ -122,7 +168,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
         for (int64_t row = 0; row < x.rows; ++row) {
             Winner best;
             for (int64_t p = 0; p < parts; ++p) best.merge(winners[static_cast<size_t>(row * parts + p)]);
-            done(row, best);
+            done(row, best, threads);
         }
         return;
     }
@@ -142,7 +188,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
                         index[l] = wins ? i : index[l];
                     }
                 }
-                for (int l = 0; l < lanes; ++l) done(row + l, Winner{value[l], index[l], bad[l] != 0});
+                for (int l = 0; l < lanes; ++l) done(row + l, Winner{value[l], index[l], bad[l] != 0}, 1);
             }
             return;
         }
@@ -152,7 +198,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
                 alignas(64) float buffer[kTile];
                 for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
                     const float top = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n);
-                    done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf});
+                    done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf}, 1);
                 }
             });
             return;
@@ -160,7 +206,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& done) {
         for (int64_t row = first; row < last; ++row) {
             Winner best;
             race<T>(x, key, row, 0, x.items, best);
-            done(row, best);
+            done(row, best, 1);
         }
     });
 }

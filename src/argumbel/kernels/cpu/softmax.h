@@ -27,12 +27,22 @@ struct Dots {
     }
 };
 
+// Noise becomes its exact sums with the logits, measured from the winner's: nothing is lost far from 0.
+void measure(const float* __restrict logits, float* __restrict noise, int count, const Winner& winner) {
+    for (int j = 0; j < count; ++j) {
+        const float sum = logits[j] + noise[j];
+        const float from_top = (sum - winner.value) + (rest_of(logits[j], noise[j], sum) - winner.rest);
+        noise[j] = sum > -kInf ? from_top : -kInf;
+    }
+}
+
 // One row of softmax((x + noise) / tau), or, given the gradient of a loss with respect to it, of the gradient with respect
 // to x. `keys` has room for the row (it may be `out`). Two passes over memory forward: each tile is softened on its own
-// scale while it is in the cache, and brought to the scale of the row when that is known.
+// scale while it is in the cache, and brought to the scale of the row when that is known. A row that turns out to have
+// its maximum far from 0 is made again, by way of its settled winner.
 template <class T>
 void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Matrix* grad, float* keys,
-              std::vector<Block>& tiles, T* out, int threads, BadRow& bad) {
+              std::vector<Block>& tiles, T* out, int threads, BadRow& bad, const Winner* far_winner = nullptr) {
     const int64_t n = x.items, parts = (n + kTask - 1) / kTask;
     const float scale = inverse(tau);
     tiles.resize(static_cast<size_t>(blocks_of(n)));
@@ -44,7 +54,11 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Mat
             if (any_bad(logits, count)) is_bad = true;
             float* k = keys + i;
             row_noise<Law::gumbel>(key, row, i, count, k);
-            for (int j = 0; j < count; ++j) k[j] += logits[j];
+            if (far_winner) {
+                measure(logits, k, count, *far_winner);
+            } else {
+                for (int j = 0; j < count; ++j) k[j] += logits[j];
+            }
             const float top = max_of(k, count);
             if (top > -kInf) {
                 for (int j = 0; j < count; ++j) k[j] = exp_nonpositive((k[j] - top) * scale);
@@ -59,6 +73,12 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Mat
     if (is_bad || !(top > -kInf)) {
         bad.add(row);
         fill_nan(out, n);
+        return;
+    }
+    if (!far_winner && is_far(top)) {
+        Winner winner{top};
+        settle<T>(x, key, row, threads, winner);
+        soft_row(x, key, row, tau, grad, keys, tiles, out, threads, bad, &winner);
         return;
     }
     double total = 0;
@@ -145,6 +165,9 @@ void soft_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const f
         if (is_bad[l] || best[l] == -kInf) {
             bad.add(row + l);
             fill_nan(out + (row + l) * n, n);
+        } else if (is_far(best[l])) {
+            std::vector<Block> tiles;
+            soft_row(x, key, row + l, tau[(row + l) * tau_stride], grad, keys, tiles, out + (row + l) * n, 1, bad);
         }
     }
 }
@@ -161,6 +184,11 @@ void soft_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, co
             if (!(top > -kInf && top < kInf)) {
                 bad.add(row);
                 fill_nan(out + row * n, n);
+                continue;
+            }
+            if (is_far(top)) {
+                std::vector<Block> tiles;
+                soft_row(x, key, row, tau[row * tau_stride], grad, keys, tiles, out + row * n, 1, bad);
                 continue;
             }
             const float at = tau[row * tau_stride], share = 1.0f / soften(keys, n, top, inverse(at));

@@ -12,9 +12,11 @@ namespace {
 
 struct Entry {
     float key;
+    float rest;  // where the key is far from 0, and ties are settled: what rounding took off it
     int64_t index;
     bool operator<(const Entry& other) const {  // who comes first: the higher key, of equal ones the earlier item
-        return key > other.key || (key == other.key && index < other.index);
+        if (key != other.key) return key > other.key;
+        return rest != other.rest ? rest > other.rest : index < other.index;
     }
 };
 
@@ -27,7 +29,7 @@ struct Best {
 
     explicit Best(int64_t places) : k(places) { entries.reserve(static_cast<size_t>(2 * k + kTile)); }
     void add(float key, int64_t index) {
-        if (key > threshold) entries.push_back({key, index});
+        if (key > threshold) entries.push_back({key, 0.0f, index});
     }
     void cut() {
         if (static_cast<int64_t>(entries.size()) <= k) return;
@@ -61,6 +63,44 @@ void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, i
     best.cut();
 }
 
+// The first k again, if one of them is far from 0, by what rounding took off their keys too. `best` is sorted.
+template <class T>
+void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& best) {
+    if (best.bad || best.entries.empty()) return;
+    if (!is_far(best.entries.front().key) && !is_far(best.entries.back().key)) return;
+    const size_t k = best.entries.size();
+    const Entry floor{best.entries.back().key, -kInf, 0};  // comes after all whose key is as high
+    const auto cut = [&](std::vector<Entry>& entries) {
+        std::nth_element(entries.begin(), entries.begin() + static_cast<int64_t>(k - 1), entries.end());
+        entries.resize(k);
+        return entries.back();
+    };
+    const int64_t parts = x.items >= 2 * kTask ? threads : 1;
+    const int64_t stretch = ((x.items + parts - 1) / parts + kTile - 1) / kTile * kTile;
+    std::vector<std::vector<Entry>> found(static_cast<size_t>(parts));
+    parallel(parts, threads, [&](int64_t part) {
+        alignas(64) float buffer[kTile], noise[kTile];
+        std::vector<Entry>& entries = found[static_cast<size_t>(part)];
+        Entry last = floor;
+        const int64_t to = std::min(x.items, (part + 1) * stretch);
+        for (int64_t i = part * stretch; i < to; i += kTile) {
+            const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
+            const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+            row_noise<Law::gumbel>(key, row, i, count, noise);
+            for (int j = 0; j < count; ++j) {
+                const float sum = logits[j] + noise[j];
+                const Entry entry{sum, rest_of(logits[j], noise[j], sum), i + j};
+                if (entry < last) entries.push_back(entry);
+            }
+            if (entries.size() >= 2 * k + 16) last = cut(entries);
+        }
+    });
+    best.entries.clear();
+    for (const auto& entries : found) best.entries.insert(best.entries.end(), entries.begin(), entries.end());
+    cut(best.entries);
+    std::sort(best.entries.begin(), best.entries.end());
+}
+
 // A threshold that about k entries clear, for k large enough to be worth a pass over the logits: at height h there arrive
 // Z e^-h of them, counted with repeats. A guess too high leaves fewer than k, and the race is run again without it.
 template <class T>
@@ -78,10 +118,11 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const auto done = [&](int64_t row, Best& best) {
+        const auto done = [&](int64_t row, Best& best, int inner) {
             sort_in_pieces(best.entries.begin(), best.entries.end());
+            settle<T>(x, key, row, inner, best);
             const int64_t places = best.bad ? 0 : static_cast<int64_t>(best.entries.size());
-            if (places < k) bad.add(row);
+            if (best.bad || places < k) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {
                 const bool taken = p < places;
                 from_float(taken ? best.entries[static_cast<size_t>(p)].key : kNan,
@@ -111,7 +152,7 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
                 const float threshold = guess_threshold<T>(x, row, k, threads);
                 Best best = run(row, threshold);
                 if (static_cast<int64_t>(best.entries.size()) < k && threshold > -kInf) best = run(row, -kInf);
-                done(row, best);
+                done(row, best, threads);
             }
             return;
         }
@@ -121,7 +162,7 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
                 best.entries.clear();
                 best.threshold = -kInf, best.bad = false;
                 race_for_best<T>(x, key, row, 0, x.items, best);
-                done(row, best);
+                done(row, best, 1);
             }
         });
     });
