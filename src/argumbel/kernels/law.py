@@ -24,9 +24,13 @@ def _categorical_reference(
     x: Tensor, sample_shape: torch.Size, with_log_z: bool, key: SeedOnly
 ) -> tuple[Tensor, Tensor | None, bool]:
     """The race is run in two rounds over about sqrt(n) items each: first the blocks, each as one Gumbel at its
-    logsumexp, then the items of the winning block."""
+    logsumexp, then the items of the winning block. All of it beside the row's maximum: a draw has the same law whatever
+    is added to all logits of a row."""
     x = x.to(work_dtype(x.dtype)).contiguous()
     n = x.shape[-1]
+    top = x.amax(-1, keepdim=True) if n else x.new_zeros(1)
+    top = torch.where(top.isfinite(), top, 0)
+    x = x - top
     size = math.isqrt(n - 1) + 1 if n else 1
     blocks = -(-n // size)
     x = torch.nn.functional.pad(x, (0, blocks * size - n), value=-torch.inf).unflatten(-1, (blocks, size))
@@ -40,7 +44,7 @@ def _categorical_reference(
     log_z = heights.logsumexp(-1)
     bad = ~log_z.isfinite()
     draws = (block * size + item).masked_fill(bad, -1)
-    return draws, log_z.double() if with_log_z else None, can_raise(bad) and bool(bad.any())
+    return draws, log_z.double() + top.squeeze(-1) if with_log_z else None, can_raise(bad) and bool(bad.any())
 
 
 def _categorical_outputs(x: Tensor, sample_shape: torch.Size, with_log_z: bool, *_: Any) -> tuple[Tensor, Tensor]:
