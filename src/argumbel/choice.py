@@ -230,9 +230,7 @@ def race(
     return values, indices
 
 
-def summands(
-    rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
+def summands(rows: Rows, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Logits and their noise, in float32 or float64."""
     g = noise_for(rows, noise, generator)
     return rows.x.to(g.dtype), g

@@ -72,7 +72,7 @@ struct Winner {
     float value = -kInf;
     int64_t index = -1;
     bool bad = false;
-    float rest = 0;                  // where the value is far from 0: what rounding took off it
+    float rest = 0;                    // where the value is far from 0: what rounding took off it
     void merge(const Winner& other) {  // `other` comes later in the row: a tie is the earlier one's
         bad |= other.bad;
         if (other.value > value) value = other.value, index = other.index;

@@ -210,15 +210,19 @@ void soft_rows(const Matrix& x, const Key& key, const float* tau, int64_t tau_st
     const int64_t n = x.items;
     const auto one = [&](int64_t row, std::vector<Block>& tiles, int inner) {
         T* to = out + row * n;
-        float* keys;
+        const auto soften = [&](float* keys) {
+            soft_row(x, key, row, tau[row * tau_stride], grad, keys, tiles, to, inner, bad);
+        };
         if constexpr (std::is_same_v<T, float>) {
-            keys = to;
-        } else {  // half precision cannot hold the keys: a row of float32 for each thread
-            static thread_local std::vector<float> scratch;
+            soften(to);
+        } else {  // half precision cannot hold the keys: a row of float32 for each thread, which keeps it if it is not large
+            constexpr int64_t kKept = 1 << 24;
+            static thread_local std::vector<float> kept;
+            std::vector<float> once;
+            std::vector<float>& scratch = n <= kKept ? kept : once;
             scratch.resize(static_cast<size_t>(n));
-            keys = scratch.data();
+            soften(scratch.data());
         }
-        soft_row(x, key, row, tau[row * tau_stride], grad, keys, tiles, to, inner, bad);
     };
     std::vector<Block> row_tiles;
     over_rows(
