@@ -276,7 +276,7 @@ def test_what_is_no_plain_tensor_is_refused_in_words() -> None:
             call(5)
     with pytest.raises(ValueError, match="items must be integers of 64 bits"):
         ag.KeyedNoise(1, items=[2**63 + 5])
-    with pytest.raises(TypeError, match="shape must be an integer"):
+    with pytest.raises(TypeError, match="shape must be an integer or a sequence of integers, but it is a str"):
         ag.gumbel("3")  # type: ignore[arg-type]
 
 

@@ -1,5 +1,5 @@
-"""A common offset of the logits does not change the law: not where float32 would round the noise away beside it, and not
-at a dtype's lowest finite number. The law asked for is that of the logits as their dtype holds them."""
+"""A common offset of the logits does not change the law: not where float32 would round the noise away beside it, and
+not at a dtype's lowest finite number. The law asked for is that of the logits as their dtype holds them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_kernels_are_the_reference(path: str, offset: float | None, dtype: torch
         x, k = far_logits(rows, n, offset, dtype), min(n, 5)
         grad = torch.randn(rows, n, generator=torch.Generator().manual_seed(1)).to(dtype)
 
-        def run() -> list[Tensor]:
+        def run(x: Tensor = x, k: int = k, n: int = n, grad: Tensor = grad) -> list[Tensor]:
             leaf = x.clone().requires_grad_()
             y = ag.gumbel_softmax(leaf, 0.7, noise=KEY)
             hard = ag.gumbel_softmax(leaf, 0.7, True, noise=KEY)

@@ -82,13 +82,17 @@ def integer(name: str, k: Any) -> int:
 
 
 def sizes(name: str, shape: Any) -> tuple[int, ...]:
-    """shape, a sequence of integers or one integer, as a tuple."""
-    if isinstance(shape, (tuple, list)):
-        return tuple([k if type(k) is int else integer(name, k) for k in shape])
-    try:
-        return (integer(name, shape),)
-    except TypeError:
-        return tuple([integer(name, k) for k in shape])
+    """shape, a sequence of integers of at least 0; an integer alone is a shape of one dimension."""
+    if not isinstance(shape, (tuple, list)):
+        try:
+            shape = (integer(name, shape),)
+        except TypeError:
+            if isinstance(shape, (str, dict)) or not hasattr(shape, "__iter__"):
+                raise TypeError(
+                    f"{name} must be an integer or a sequence of integers, but it is a {type(shape).__name__}; pass a "
+                    "tuple"
+                ) from None
+    return tuple([k if type(k) is int and k >= 0 else count(name, k) for k in shape])
 
 
 def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str = "") -> int:
@@ -99,22 +103,6 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
             raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
         raise ValueError(f"{name} must be between {least} and {of}{most}, but it is {k}; pass a number in between")
     return k
-
-
-def sizes(name: str, shape: Any) -> torch.Size:
-    """shape, a sequence of integers of at least 0; an integer alone is a shape of one dimension."""
-    if isinstance(shape, torch.Size):
-        return shape
-    if not isinstance(shape, (tuple, list)):
-        try:
-            shape = (operator.index(shape),)
-        except TypeError:
-            if isinstance(shape, (str, dict)) or not hasattr(shape, "__iter__"):
-                raise TypeError(
-                    f"{name} must be an integer or a sequence of integers, but it is a {type(shape).__name__}; pass a "
-                    "tuple"
-                ) from None
-    return torch.Size([count(name, size) for size in shape])
 
 
 def number(

@@ -77,11 +77,12 @@ class Reparameterized(Distribution):
             return self.rsample(sample_shape, generator=generator)
 
     def _extended_shape(self, sample_shape: Size = ()) -> torch.Size:
-        return super()._extended_shape(sizes("sample_shape", sample_shape))
+        return super()._extended_shape(torch.Size(sizes("sample_shape", sample_shape)))
 
     def _init_checked(self, batch_shape: Size, event_shape: Size, validate_args: bool | None) -> None:
         """Distribution.__init__, for arguments that are checked already."""
-        batch_shape, event_shape = sizes("batch_shape", batch_shape), sizes("event_shape", event_shape)
+        batch_shape = torch.Size(sizes("batch_shape", batch_shape))
+        event_shape = torch.Size(sizes("event_shape", event_shape))
         super().__init__(batch_shape, event_shape, validate_args=False)
         self._validate_args = wants_checks(validate_args)
 
@@ -217,7 +218,7 @@ class Relaxed(Reparameterized):
         """The same distribution for a larger batch; no memory is copied."""
         new = self._get_checked_instance(Relaxed, _instance)
         new._given = self._given
-        new._fill(self.temperature, self._param, sizes("batch_shape", batch_shape), self._validate_args)
+        new._fill(self.temperature, self._param, torch.Size(sizes("batch_shape", batch_shape)), self._validate_args)
         return new
 
     def _check_param(self, param: Tensor) -> None:

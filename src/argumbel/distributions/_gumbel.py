@@ -67,7 +67,7 @@ class Gumbel(Reparameterized):
 
     def expand(self, batch_shape: Size, _instance: Any = None) -> Self:
         """The same distribution for a larger batch; no memory is copied."""
-        new, batch_shape = self._get_checked_instance(Gumbel, _instance), sizes("batch_shape", batch_shape)
+        new, batch_shape = self._get_checked_instance(Gumbel, _instance), torch.Size(sizes("batch_shape", batch_shape))
         new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         new._init_checked(batch_shape, (), self._validate_args)
         return new
