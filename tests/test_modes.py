@@ -280,6 +280,14 @@ def test_what_is_no_plain_tensor_is_refused_in_words() -> None:
         ag.gumbel("3")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("function", [ag.gumbel_topk, ag.sample_without_replacement])
+def test_no_items_of_bad_logits(function: Callable[..., Any]) -> None:
+    for bad, words in (torch.nan, "must not be NaN"), (torch.inf, r"must not be \+inf"):
+        with pytest.raises(ValueError, match=words):
+            function(torch.tensor([bad, 1.0]), 0)
+    assert function(torch.full((2, 3), -torch.inf), 0).indices.shape == (2, 0)  # the empty set is allowed
+
+
 @pytest.mark.parametrize("tau", [1e-3, 0.5, 1.0, 1e6, 1e300, torch.inf])
 @pytest.mark.parametrize("hard", [False, True])
 def test_small_rows_with_a_gradient_at_the_extremes(tau: float, hard: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from ._core.checks import Rows, check_k, sizes
+from ._core.checks import Rows, can_raise, check_k, sizes
 from .kernels.race import first
 from .noise import KeyedNoise, draw_like, key_for, seed_from
 
@@ -160,7 +160,7 @@ def gumbel_topk(
     2019, "Stochastic beams and where to find them".
     """
     rows = Rows(logits, dim, mask)
-    values, indices = race(rows, noise, generator, check_k(k, rows.x.shape[-1]))
+    values, indices = race(rows, noise, generator, _check_k(rows, k))
     return Choice(rows.back(values), rows.back(indices))
 
 
@@ -204,12 +204,20 @@ def sample_without_replacement(
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir".
     """
     rows = Rows(logits, dim, mask)
-    k = check_k(k, rows.x.shape[-1])
+    k = _check_k(rows, k)
     seed = seed_from(generator, logits.device)
     values, indices, bad = kernels.sample_without_replacement(rows.x.detach(), k, (seed,))
     if bad:
         rows.complain(k=k)
     return Choice(rows.back(values), rows.back(indices))
+
+
+def _check_k(rows: Rows, k: int) -> int:
+    k = check_k(k, rows.x.shape[-1])
+    # For no items the kernels do not look at the logits.
+    if k == 0 and can_raise(rows.x) and not bool((rows.x < torch.inf).all()):
+        rows.complain(k=0)
+    return k
 
 
 # --- for other modules of the library: a race of rows that are already checked, items last ------------------------
