@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._core.integrals import mean_log_variance
 from ..noise import logistic
 from ..relax import gumbel_sigmoid
 from . import _densities as densities
 from ._base import Relaxed, Size, check, computed_once, floor
-from ._monte_carlo import NUM_SAMPLES, expectation
+from ._monte_carlo import NUM_SAMPLES
 
 __all__ = ["LogitRelaxedBernoulli", "RelaxedBernoulli"]
 
@@ -213,21 +214,21 @@ class RelaxedBernoulli(RelaxedBinary):
 
     @property
     def mode(self) -> Tensor:
-        """``sigmoid(logits / temperature)``: the median, and the mode of the log odds mapped to (0, 1).
+        """Not offered: at temperatures below 1 the density on (0, 1) grows without bound towards 0 and towards 1.
 
-        It is *not* where the density of this class is largest. The place of a largest density depends on coordinates;
-        at temperatures below 1 the density on (0, 1) grows without bound towards 0 and towards 1.
+        Raises:
+            NotImplementedError: always; ``icdf(0.5)`` is the median, ``base_dist.mode`` the mode of the log odds.
         """
-        return self._result(torch.sigmoid(self._scores / self._tau))
+        raise NotImplementedError(
+            "RelaxedBernoulli has no mode, for its density may have no maximum; take icdf(0.5), the median, or "
+            "base_dist.mode, the mode of the log odds"
+        )
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``2 - log(temperature) + mean_s [log y_s + log(1 - y_s)]``: the mean by Monte Carlo, in log space.
+        """``2 - log(temperature) + E [log y + log(1 - y)]``: the mean is an integral, done by quadrature in float64.
 
-        Unbiased and differentiable. Shape ``(*batch,)``; unit: nats.
+        Exact to rounding and differentiable. Shape ``(*batch,)``; unit: nats. The two arguments serve classes that must
+        sample; here they are unused.
         """
-
-        def log_jacobian(log_odds: Tensor) -> Tensor:
-            work = log_odds.to(self._work)
-            return torch.nn.functional.logsigmoid(work) + torch.nn.functional.logsigmoid(-work)
-
-        return self._result(2 - self._tau.log() + expectation(log_jacobian, self.base_dist, num_samples, generator))
+        tau = self._tau.double()
+        return self._result(2 - tau.log() + mean_log_variance(self._scores.double(), tau))

@@ -7,10 +7,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import euler_constant
 
+from .._core.checks import count
+from ..noise import gumbel
 from ..relax import gumbel_softmax, log_gumbel_softmax
 from . import _densities as densities
 from ._base import Relaxed, Simplex, Size, check, computed_once, floor, simplex
-from ._monte_carlo import NUM_SAMPLES, expectation
+from ._monte_carlo import NUM_SAMPLES, controlled_mean
 
 __all__ = ["ExpRelaxedCategorical", "RelaxedOneHotCategorical"]
 
@@ -205,21 +207,35 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
 
     @property
     def mode(self) -> Tensor:
-        """``softmax(logits / temperature)``: the sample at the mode of the noise, G = 0.
+        """Not offered: at temperatures up to 1 / (n - 1) the density on the simplex has no maximum, it grows without
+        bound towards the corners; above, the maximum has no closed form.
 
-        It is the mode of the density in log ratios, mapped to the simplex. It is *not* where the density of this class
-        is largest. The place of a largest density depends on coordinates. At temperatures up to 1 / (n - 1) the density
-        on the simplex has no maximum: it grows without bound towards the corners. Above, it has no closed form.
+        Raises:
+            NotImplementedError: always; ``base_dist.mode.exp()`` is ``softmax(logits / temperature)``, the mode of the
+                density in log ratios.
         """
-        return self._result(torch.softmax(self.base_dist.mode.to(self._work), -1))
+        raise NotImplementedError(
+            "RelaxedOneHotCategorical has no mode, for its density may have no maximum; take base_dist.mode.exp(), the "
+            "mode of the logarithms"
+        )
 
     def entropy(self, num_samples: int = NUM_SAMPLES, *, generator: torch.Generator | None = None) -> Tensor:
-        """``base_dist.entropy() + mean_s sum_i log y_si``: the first term exact, the second Monte Carlo in log space.
+        """``base_dist.entropy() + E sum_i log y_i``: the first term exact, the second Monte Carlo in log space.
 
-        Unbiased and differentiable. Shape ``(*batch,)``; unit: nats.
+        Two control variates whose means are known, the sum of the noise and the largest perturbed logit, take off 80 to
+        99% of the standard deviation. Unbiased and differentiable. Shape ``(*batch,)``; unit: nats.
+
+        Raises:
+            ValueError: num_samples is less than 1.
+            TypeError: num_samples is not an integer.
         """
-        base, forbidden = self.base_dist, ~self._allowed
-        jacobian = expectation(
-            lambda log_y: log_y.to(self._work).masked_fill(forbidden, 0).sum(-1), base, num_samples, generator
-        )
-        return self._result(base._entropy() + jacobian)
+        allowed, scores = self._allowed, self._scores
+        shape = (count("num_samples", num_samples, least=1), *scores.shape)
+        noise = gumbel(shape, generator=generator, dtype=self._work, device=scores.device)
+        values = scores + noise
+        log_y = log_gumbel_softmax(scores.expand(shape), self._tau, noise=noise)
+        jacobian = log_y.masked_fill(~allowed, 0).sum(-1)
+        total = noise.masked_fill(~allowed, 0).sum(-1) - euler_constant * allowed.sum(-1)
+        highest = values.amax(-1) - torch.logsumexp(scores, -1) - euler_constant
+        mean = controlled_mean(jacobian, torch.stack([total, highest], -1))
+        return self._result(self.base_dist._entropy() + mean)

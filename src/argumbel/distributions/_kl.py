@@ -1,23 +1,30 @@
 """Divergences, registered with ``torch.distributions.kl_divergence``.
 
-- Gumbel with Gumbel: closed form.
-- ExpRelaxedCategorical, RelaxedOneHotCategorical, LogitRelaxedBernoulli and RelaxedBernoulli, each with its own class:
-  Monte Carlo in log space with `NUM_SAMPLES` samples (`kl_monte_carlo` takes another number, and a generator).
+- Gumbel with Gumbel: closed form. Gumbel to Beta, ContinuousBernoulli, Exponential, Gamma, Pareto, Uniform and Normal,
+  and Exponential, Gamma, Uniform and Normal to Gumbel: as torch's Gumbel.
+- ExpRelaxedCategorical and RelaxedOneHotCategorical, each with its own class: Monte Carlo in log space with
+  `NUM_SAMPLES` samples (`kl_monte_carlo` takes another number, and a generator).
+- LogitRelaxedBernoulli and RelaxedBernoulli, each with its own class: quadrature.
+- Each of these with torch's class of the same name, in both directions: as with its own class.
 - A straight-through class with its own class, or with the torch distribution of its samples: closed form.
 - HardConcrete with HardConcrete: quadrature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, OneHotCategorical, register_kl
+from torch.distributions import Bernoulli, OneHotCategorical, kl_divergence, register_kl
 from torch.distributions.utils import euler_constant
 
+from .._core.integrals import mean_log_variance
 from ..noise import work_dtype
 from . import _densities as densities
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
-from ._categorical import ExpRelaxedCategorical, RelaxedOneHotCategorical
+from ._categorical import ExpRelaxedCategorical, RelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
 from ._hard_concrete import HardConcrete
 from ._monte_carlo import kl_monte_carlo
@@ -26,10 +33,22 @@ from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCat
 __all__: list[str] = []
 
 
+Other = torch.distributions.Distribution
+
+
+def _broadcast(p: Other, q: Other) -> tuple[Other, Other]:
+    """p and q with one batch shape."""
+    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    return p.expand(shape), q.expand(shape)
+
+
 @register_kl(Gumbel, Gumbel)
-def _gumbel(p: Gumbel, q: Gumbel) -> Tensor:
+@register_kl(Gumbel, torch.distributions.Gumbel)
+@register_kl(torch.distributions.Gumbel, Gumbel)
+def _gumbel(p: Gumbel | torch.distributions.Gumbel, q: Gumbel | torch.distributions.Gumbel) -> Tensor:
     """With r = scale_p / scale_q and d = (loc_p - loc_q) / scale_q:
     ``-log r - 0.5772 - 1 + d + 0.5772 r + exp(-d) Gamma(1 + r)``."""
+    p, q = (d if isinstance(d, Gumbel) else Gumbel(d.loc, d.scale, validate_args=False) for d in (p, q))
     dtype = torch.promote_types(p._dtype, q._dtype)
     loc_p, scale_p, _ = p._working()
     loc_q, scale_q, _ = q._working()
@@ -37,19 +56,82 @@ def _gumbel(p: Gumbel, q: Gumbel) -> Tensor:
     return (d + euler_constant * (r - 1) - 1 - r.log() + torch.exp(torch.lgamma(1 + r) - d)).to(dtype)
 
 
-@register_kl(ExpRelaxedCategorical, ExpRelaxedCategorical)
-@register_kl(LogitRelaxedBernoulli, LogitRelaxedBernoulli)
-def _in_log_space(
-    p: ExpRelaxedCategorical | LogitRelaxedBernoulli, q: ExpRelaxedCategorical | LogitRelaxedBernoulli
-) -> Tensor:
-    return kl_monte_carlo(p, q)
+def _as_torch(d: Other) -> Other:
+    """torch's Gumbel for ours, whose divergences it registers; any other distribution as it is."""
+    if not isinstance(d, Gumbel):
+        return d
+    loc, scale, _ = d._working()
+    return torch.distributions.Gumbel(loc, scale, validate_args=False)
 
 
-@register_kl(RelaxedOneHotCategorical, RelaxedOneHotCategorical)
-@register_kl(RelaxedBernoulli, RelaxedBernoulli)
-def _relaxed(p: RelaxedOneHotCategorical | RelaxedBernoulli, q: RelaxedOneHotCategorical | RelaxedBernoulli) -> Tensor:
+def _by_torchs(p: Other, q: Other) -> Tensor:
+    p, q = _broadcast(p, q)
+    result = kl_divergence(_as_torch(p), _as_torch(q))
+    dtype = next(d for d in (p, q) if isinstance(d, Gumbel))._dtype
+    return result if result.dtype == torch.float64 else result.to(dtype)
+
+
+for _name in ("Beta", "ContinuousBernoulli", "Exponential", "Gamma", "Pareto", "Uniform", "Normal"):
+    register_kl(Gumbel, getattr(torch.distributions, _name))(_by_torchs)
+for _name in ("Exponential", "Gamma", "Normal", "Uniform"):
+    register_kl(getattr(torch.distributions, _name), Gumbel)(_by_torchs)
+
+
+PAIRS: dict[Any, Any] = {
+    torch.distributions.relaxed_categorical.ExpRelaxedCategorical: ExpRelaxedCategorical,
+    torch.distributions.RelaxedOneHotCategorical: RelaxedOneHotCategorical,
+    torch.distributions.relaxed_bernoulli.LogitRelaxedBernoulli: LogitRelaxedBernoulli,
+    torch.distributions.RelaxedBernoulli: RelaxedBernoulli,
+}
+
+
+def _as_ours(d: Any) -> Any:
+    """Our class for torch's of the same name."""
+    theirs: Any
+    for theirs, ours in PAIRS.items():
+        if isinstance(d, theirs) and not isinstance(d, ours):
+            tau, logits = d.temperature, d.logits
+            if issubclass(ours, RelaxedCategorical) and tau.ndim:
+                if tau.shape[-1] != 1:
+                    raise ValueError(
+                        "temperature must be the same for all categories of a row, but its shape is "
+                        f"{tuple(tau.shape)} for logits of shape {tuple(logits.shape)}; pass shape (..., 1) to "
+                        "torch's class"
+                    )
+                tau = tau.squeeze(-1)
+            return ours(tau, logits=logits, validate_args=False)
+    return d
+
+
+def _exp_relaxed(p: Any, q: Any) -> Tensor:
+    return kl_monte_carlo(_as_ours(p), _as_ours(q))
+
+
+def _relaxed(p: Any, q: Any) -> Tensor:
     """A change of variables changes no divergence."""
-    return kl_monte_carlo(p.base_dist, q.base_dist)
+    return kl_monte_carlo(_as_ours(p).base_dist, _as_ours(q).base_dist)
+
+
+def _logit(p: Any, q: Any) -> Tensor:
+    """``log(t_p / t_q) - 2 - E [log y + log(1 - y)]``, ``y = sigmoid(logits_q - t_q * l)`` for log odds l of p."""
+    p, q = _as_ours(p), _as_ours(q)
+    scores_p, tau_p, scores_q, tau_q = (x.double() for d in (p, q) for x in (d._scores, d._tau))
+    ratio = tau_p / tau_q
+    divergence = ratio.log() - 2 - mean_log_variance(scores_p - scores_q * ratio, ratio)
+    same = (ratio == 1) & (scores_p == scores_q)
+    divergence = divergence - torch.where(same, divergence.detach(), 0.0)  # exactly 0, which rounding may miss
+    return divergence.to(torch.promote_types(p._param.dtype, q._param.dtype))
+
+
+RULES: dict[Any, Callable[[Any, Any], Tensor]] = {
+    ExpRelaxedCategorical: _exp_relaxed,
+    RelaxedOneHotCategorical: _relaxed,
+    LogitRelaxedBernoulli: _logit,
+    RelaxedBernoulli: _logit,
+}
+for _theirs, _ours in PAIRS.items():
+    for _pair in ((_ours, _ours), (_ours, _theirs), (_theirs, _ours)):
+        register_kl(*_pair)(RULES[_ours])
 
 
 Discrete = RelaxedOneHotCategoricalStraightThrough | RelaxedBernoulliStraightThrough | OneHotCategorical | Bernoulli
