@@ -245,8 +245,11 @@ def test_gradients_reach_every_parameter() -> None:
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name
         assert bool(parameter.grad.ne(0).any()), name
-    assert [type(layer).__name__ for layer in module.weight_proj] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
-    assert [layer.weight.shape for layer in module.weight_proj if isinstance(layer, nn.Linear)] == [
+    layers = [
+        layer for block in module.weight_proj for layer in (block if isinstance(block, nn.Sequential) else [block])
+    ]
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+    assert [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)] == [
         (12, 6), (12, 12), (10, 12)
     ]  # fmt: skip
 
@@ -578,3 +581,54 @@ def test_made_in_inference_mode_trained_outside() -> None:
     x = torch.zeros(2, 600, requires_grad=True)
     layer(x)[:, 0].sum().backward()
     assert x.grad is not None
+
+
+# --- fairseq -----------------------------------------------------------------------------------------------------
+
+
+class Fairseq(nn.Module):
+    """The parameters of fairseq's GumbelVectorQuantizer, under its names, and what it does in evaluation."""
+
+    def __init__(
+        self, dim: int, num_vars: int, groups: int, combine: bool, vq_dim: int, depth: int, factor: int
+    ) -> None:
+        super().__init__()
+        self.groups, self.num_vars, self.combine = groups, num_vars, combine
+        self.vars = nn.Parameter(torch.rand(1, num_vars * (1 if combine else groups), vq_dim // groups))
+        inner = dim * factor
+        if depth > 1:
+            self.weight_proj = nn.Sequential(
+                *(nn.Sequential(nn.Linear(dim if i == 0 else inner, inner), nn.GELU()) for i in range(depth - 1)),
+                nn.Linear(inner, groups * num_vars),
+            )
+        else:
+            self.weight_proj = nn.Linear(dim, groups * num_vars)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, time, _ = x.shape
+        logits = self.weight_proj(x.reshape(batch * time, -1)).view(batch * time * self.groups, -1)
+        hard = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0).view(batch * time, -1)
+        codes = self.vars.repeat(1, self.groups, 1) if self.combine else self.vars
+        chosen = (hard.unsqueeze(-1) * codes).view(batch * time, self.groups, self.num_vars, -1).sum(-2)
+        return chosen.view(batch, time, -1)
+
+
+@pytest.mark.parametrize("temp", [(2.0, 0.5, 0.999), 0.7])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("combine", [False, True])
+def test_loads_a_state_dict_of_fairseq(combine: bool, depth: int, temp: object) -> None:
+    theirs = Fairseq(6, 5, 2, combine, 8, depth, 3)
+    ours = GumbelVectorQuantizer(6, 5, temp, 2, combine, 8, weight_proj_depth=depth, weight_proj_factor=3)  # type: ignore[arg-type]
+    ours.set_step(7)
+    tau = ours.choose.tau.clone()
+    whole = nn.ModuleDict({"quantizer": ours})
+    state = nn.ModuleDict({"quantizer": theirs}).state_dict()
+    names = set(state)
+    whole.load_state_dict(state)
+    assert set(state) == names
+    assert torch.equal(ours.choose.tau, tau)
+    x = torch.randn(3, 4, 6, generator=seeded())
+    torch.testing.assert_close(ours.eval()(x).x, theirs(x))
+    assert names == {name for name in whole.state_dict() if "choose" not in name}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        ours.load_state_dict({})

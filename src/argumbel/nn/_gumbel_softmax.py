@@ -85,6 +85,13 @@ class GumbelSoftmax(nn.Module):
             with torch.inference_mode(False):  # else no gradient could pass through a module made in inference mode
                 self.register_buffer(name, torch.tensor(value), persistent=name == "step")
 
+    @property
+    def current_step(self) -> int:
+        """The step of the schedule; 0 without a schedule."""
+        if self.schedule is None:
+            return 0
+        return int(self._numbers["step"]) if self.step.is_meta else int(self.step)
+
     def reset_parameters(self) -> None:
         """``tau`` as it was given; of a schedule ``schedule(0)``.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,9 @@ class GumbelVectorQuantizer(nn.Module):
 
     The logits are a linear projection of the input. In training each group draws its code by straight-through
     Gumbel-softmax at the current tau; in evaluation it takes the code with the largest logit, without noise. Arguments
-    and parameter names (``vars``, ``weight_proj``) are those of fairseq's module of the same name.
+    and parameter names (``vars``, ``weight_proj``) are those of fairseq's module of the same name, and a ``state_dict``
+    of that module can be loaded. It does not hold the step, so the step stays as it is; call
+    :func:`argumbel.nn.set_step`.
 
     Args:
         dim: channels of the input.
@@ -91,7 +93,7 @@ class GumbelVectorQuantizer(nn.Module):
         time_first: bool = True,
         activation: nn.Module | None = None,
         weight_proj_depth: int = 1,
-        weight_proj_factor: int = 3,
+        weight_proj_factor: int = 1,
         hard: bool = True,
     ) -> None:
         super().__init__()
@@ -121,11 +123,12 @@ class GumbelVectorQuantizer(nn.Module):
         self.choose = GumbelSoftmax(temp, hard=hard)
         self.vars = nn.Parameter(torch.empty(1, num_vars * (1 if combine_groups else groups), vq_dim // groups))
         widths = [dim] + [dim * weight_proj_factor] * (weight_proj_depth - 1)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.GELU() if activation is None else activation]
+        inner = nn.GELU() if activation is None else activation
+        # Nested as fairseq nests them, for the names in the state_dict.
+        layers = [nn.Sequential(nn.Linear(before, after), inner) for before, after in pairwise(widths)]
         last = nn.Linear(widths[-1], groups * num_vars)
         self.weight_proj = nn.Sequential(*layers, last) if layers else last
+        self.register_load_state_dict_pre_hook(_add_step)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -185,6 +188,13 @@ class GumbelVectorQuantizer(nn.Module):
             f"dim={self.dim}, num_vars={self.num_vars}, groups={self.groups}, vq_dim={self.vq_dim}, "
             f"combine_groups={self.combine_groups}, time_first={self.time_first}"
         )
+
+
+def _add_step(module: GumbelVectorQuantizer, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A state_dict of fairseq does not hold the step: it stays what it is."""
+    name = f"{prefix}choose.step"
+    if module.choose.schedule is not None and f"{prefix}vars" in state_dict and name not in state_dict:
+        state_dict[name] = torch.tensor(module.choose.current_step, device=state_dict[f"{prefix}vars"].device)
 
 
 def _perplexities(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
