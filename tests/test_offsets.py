@@ -250,3 +250,25 @@ def test_what_rounding_takes_off() -> None:
     exact = torch.where(x == -torch.inf, 0, (x.double() + g.double()) - (x + g).double())
     assert rest[:2].tolist() == exact[:2].tolist()
     assert rest[2:].tolist() == [0, float(g[0]), 0]
+
+
+# --- logits that are never written ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.6e7, -1e6, None])
+@pytest.mark.parametrize("size", [2, 1024])
+def test_linear(backend: str, size: int, offset: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of two items, which are merged, and one chunk."""
+    monkeypatch.setattr("argumbel.kernels.linear.CHUNK_ITEMS", size)
+    monkeypatch.setattr("argumbel.kernels.linear.CHUNK_LOGITS", size)
+    x = at(offset, torch.float32, (0.4, 0.3, 0.1, 0.1, 0.1))
+    layer = {"hidden": torch.zeros(DRAWS, 1), "weight": torch.zeros(5, 1), "bias": x}
+    best = ag.gumbel_max(many(x), noise=KEY)
+    for noise in (KEY, KEY.gumbel((DRAWS, 5))):
+        ours = ag.linear_gumbel_max(**layer, noise=noise)
+        assert torch.equal(ours.indices, best.indices)
+        assert torch.equal(ours.values, best.values)
+    ids = ag.KeyedNoise(11, items=torch.arange(5) * 3 + 7)
+    assert torch.equal(ag.linear_gumbel_max(**layer, noise=ids).indices, ag.gumbel_max(many(x), noise=ids).indices)
+    drawn = ag.linear_categorical(**layer, generator=torch.Generator().manual_seed(4))
+    check_draws(drawn, oracles.softmax(x))

@@ -16,7 +16,7 @@ from .dispatch import Key, SeedOnly, seed_tensor
 from .law import categorical
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
-from .race import gumbel_max
+from .race import any_far, gumbel_max, is_far, rest_of
 
 __all__ = ["divisor", "linear_categorical", "linear_gumbel_max", "over_chunks", "row_temperatures"]
 
@@ -24,7 +24,8 @@ __all__ = ["divisor", "linear_categorical", "linear_gumbel_max", "over_chunks", 
 CHUNK_LOGITS = 1 << 20
 CHUNK_ITEMS = 1 << 10
 
-Winner = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
+#: Of the logits of a chunk, where it starts and stops: values, what rounding took off them, and items within the chunk.
+Winner = Callable[[Tensor, int, int], tuple[Tensor, Tensor, Tensor]]
 
 # --- chunk by chunk ----------------------------------------------------------------------------------------------
 
@@ -32,12 +33,12 @@ Winner = Callable[[Tensor, int, int], tuple[Tensor, Tensor]]
 def over_chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, winner: Winner
 ) -> tuple[Tensor, Tensor]:
-    """The best of the winners of all chunks; ``winner`` takes the logits of a chunk and where it starts and stops."""
+    """The best of the winners of all chunks: of equal values, the one with the largest rest, and then the first."""
     n, work = weight.shape[0], work_dtype(hidden.dtype)
     scale, greedily = divisor(temperature.to(hidden.device))
     size = _chunk_size(hidden.shape[:-1].numel(), weight.shape[1] if weight.dtype != work else 1, n)
     hidden = hidden.to(work)
-    best: tuple[Tensor, Tensor] | None = None
+    best: tuple[Tensor, Tensor, Tensor] | None = None
     for start in range(0, n, size):
         stop = min(start + size, n)
         x = _logits(hidden, weight[start:stop].to(work), None if bias is None else bias[start:stop].to(work))
@@ -45,20 +46,27 @@ def over_chunks(
             x = x / (scale.unsqueeze(-1) if isinstance(scale, Tensor) and scale.ndim else scale)
         if greedily is True:
             values, indices = x.max(-1)
+            rest = torch.zeros_like(values)
         else:
-            values, indices = winner(x, start, stop)
+            values, rest, indices = winner(x, start, stop)
             if greedily is not None:
                 greedy = x.max(-1)
                 values = torch.where(greedily, greedy.values, values)
+                rest = torch.where(greedily, 0, rest)
                 indices = torch.where(greedily, greedy.indices, indices)
         indices = indices + start
         if best is None:
-            best = values, indices
+            best = values, rest, indices
         else:
-            ahead = (values > best[0]) | values.isnan()  # a tie is the earlier one's; NaN stays
-            best = torch.where(ahead, values, best[0]), torch.where(ahead, indices, best[1])
+            ahead = (values > best[0]) | ((values == best[0]) & (rest > best[1]))
+            ahead = ahead | values.isnan()  # a tie is the earlier one's; NaN stays
+            best = (
+                torch.where(ahead, values, best[0]),
+                torch.where(ahead, rest, best[1]),
+                torch.where(ahead, indices, best[2]),
+            )
     assert best is not None
-    return best
+    return best[0], best[2]
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,16 +137,27 @@ def _max_reference(
 ) -> tuple[Tensor, Tensor, bool]:
     seed, rows, items = key
 
-    def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         ids = items
         if ids is not None:
             ids = ids[..., start:stop]
         elif start:
             ids = torch.arange(start, stop, device=x.device)
         values, indices, bad = gumbel_max(x, (seed, rows, ids))
-        return _lost_if_empty(x, values, bad), indices
+        return _lost_if_empty(x, values, bad), _rest_of_winner(x, values, indices, (seed, rows, ids)), indices
 
     return *over_chunks(hidden, weight, bias, temperature, winner), False
+
+
+def _rest_of_winner(x: Tensor, values: Tensor, indices: Tensor, key: Key) -> Tensor:
+    """What rounding took off the values of winners: their noise is made again."""
+    if not any_far(values):
+        return torch.zeros_like(values)
+    seed, rows, items = key
+    place = indices.clamp(min=0).unsqueeze(-1)
+    own = place if items is None else items.expand(x.shape).gather(-1, place)
+    g, _ = keyed_noise("gumbel", place.shape, x.dtype, x.device, (seed, rows, own))
+    return rest_of(x.gather(-1, place), g, values.unsqueeze(-1)).squeeze(-1)
 
 
 #: ``linear_gumbel_max(hidden, weight, bias, temperature, key) -> (values, indices, False)``: values in float32, or in
@@ -163,12 +182,19 @@ def _categorical_reference(
     independent, and so are calls, unless two random seeds of 64 bits fall within one vocabulary of each other."""
     seed = seed_tensor(key[0], hidden.device)
 
-    def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        base = x.amax(-1).double()
+        if any_far(base):  # log Z beside it would be lost in float64, too
+            base = torch.where(is_far(base), base, 0)
+            x = x - base.unsqueeze(-1).to(x.dtype)
+        else:
+            base = torch.zeros_like(base)
         indices, log_z, bad = categorical(x, torch.Size(), True, (seed + (1 + start),))
         place = torch.full((1,), start, dtype=torch.int64, device=x.device)
         shape = torch.Size((*x.shape[:-1], 1))
         g, _ = keyed_noise("gumbel", shape, torch.float64, x.device, (seed, None, place))
-        return _lost_if_empty(x, log_z, bad) + g.squeeze(-1), indices
+        height = _lost_if_empty(x, log_z, bad) + g.squeeze(-1)
+        return base + height, rest_of(base, height, base + height), indices
 
     values, indices = over_chunks(hidden, weight, bias, temperature, winner)
     return values.to(work_dtype(hidden.dtype)), indices, False

@@ -13,7 +13,7 @@ from .dispatch import Key
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
 
-__all__ = ["any_far", "first", "gumbel_max", "gumbel_topk", "is_far", "rest_of", "summands"]
+__all__ = ["any_far", "first", "gumbel_max", "gumbel_topk", "is_far", "rest_of", "summands", "winner"]
 
 # Sums of a logit and its noise of this magnitude or more count as far from 0: rounding takes 2^-16 or more off them.
 FAR = {torch.float32: 2.0**8, torch.float64: 2.0**37}
@@ -43,30 +43,40 @@ def rest_of(x: Tensor, g: Tensor, sums: Tensor) -> Tensor:
     return torch.where(is_far(sums), (x - (sums - part)) + (g - part), 0)
 
 
+def winner(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest of x + g in every row, what rounding took off it (:func:`rest_of`), and its item: of sums that are
+    equal the one whose rest is largest, and of those the first."""
+    sums = x + g
+    best, indices = sums.max(-1)
+    rest = torch.zeros_like(best.detach())
+    if any_far(best):
+        rest, indices = rest_of(x, g, sums).masked_fill(sums != best.unsqueeze(-1), -torch.inf).max(-1)
+        best = torch.where(is_far(best), sums.gather(-1, indices.unsqueeze(-1)).squeeze(-1), best)  # for its gradient
+    return best, rest, indices
+
+
+def _best(x: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of x + g in every row, and their items."""
+    sums = x + g
+    best, indices = sums.topk(k, -1)
+    if any_far(best):
+        order = rest_of(x, g, sums).argsort(dim=-1, descending=True, stable=True)
+        order = order.gather(-1, sums.detach().gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+        far = is_far(best).any(-1, keepdim=True)
+        indices = torch.where(far, order[..., :k], indices)
+        best = torch.where(far, sums.gather(-1, indices), best)  # for its gradient
+    return best, indices
+
+
 def first(x: Tensor, g: Tensor, k: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
     """Of x + g the largest of every row, or for a number k the k largest, in dtype; their items; and whether a row was
-    bad. A bad row has NaN and -1, and so have places beyond the allowed items. Of sums that are equal, what rounding
-    took off them decides where they are far from 0, and then the lower index."""
-    sums = x + g
-    best, indices = sums.max(-1) if k is None else sums.topk(k, -1)
-    if any_far(best):
-        best, indices = _settled(x, g, sums, best, indices)
+    bad. A bad row has NaN and -1, and so have places beyond the allowed items."""
+    best, indices = winner(x, g)[::2] if k is None else _best(x, g, k)
     bad = ~best.isfinite()
     if k:  # where the first is NaN or +inf, nothing of the row is sound
         bad = bad | best[..., :1].isnan() | (best[..., :1] == torch.inf)
     best, indices = best.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
     return best.to(dtype), indices, can_raise(bad) and bool(bad.any())
-
-
-def _settled(x: Tensor, g: Tensor, sums: Tensor, best: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """The best of sums, and their items, where equal sums may differ by what rounding took off them."""
-    rest = rest_of(x, g, sums)
-    if best.ndim < sums.ndim:
-        return best, rest.masked_fill(sums != best.unsqueeze(-1), -torch.inf).argmax(-1)
-    order = rest.argsort(dim=-1, descending=True, stable=True)
-    order = order.gather(-1, sums.detach().gather(-1, order).argsort(dim=-1, descending=True, stable=True))
-    indices = torch.where(is_far(best).any(-1, keepdim=True), order[..., : best.shape[-1]], indices)
-    return sums.gather(-1, indices), indices
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 from .. import kernels
 from ..choice import Choice
 from ..kernels.linear import over_chunks, row_temperatures
+from ..kernels.race import winner
 from ..noise import KeyedNoise, as_keyed, draw_like, seed_from, work_dtype
 from ._layer import layer_of, score, sound
 
@@ -74,7 +75,7 @@ def linear_gumbel_max(
         if isinstance(noise, Tensor):
             g = draw_like(hidden.new_empty(()).expand(shape), -1, noise, generator, "gumbel")
             fixed = g.detach()
-            values, indices = over_chunks(*parts, lambda x, start, stop: (x + fixed[..., start:stop]).max(-1))
+            values, indices = over_chunks(*parts, lambda x, start, stop: winner(x, fixed[..., start:stop]))
         else:
             key = as_keyed(noise, generator, hidden.device).key(shape, hidden.device)
             values, indices, _ = kernels.linear_gumbel_max(*parts, key)
