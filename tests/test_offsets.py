@@ -272,3 +272,37 @@ def test_linear(backend: str, size: int, offset: float | None, monkeypatch: pyte
     assert torch.equal(ag.linear_gumbel_max(**layer, noise=ids).indices, ag.gumbel_max(many(x), noise=ids).indices)
     drawn = ag.linear_categorical(**layer, generator=torch.Generator().manual_seed(4))
     check_draws(drawn, oracles.softmax(x))
+
+
+# --- densities and scores --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.6e7, -1e6])
+def test_densities(offset: float) -> None:
+    """Those of the logits as float32 holds them, by float64."""
+    x = torch.tensor([0.5, 0.3, 0.2]).log() + offset
+    y = torch.tensor([0.2, 0.3, 0.5])
+    agd = ag.distributions
+    for make, value in (
+        (lambda x: agd.RelaxedOneHotCategorical(torch.tensor(0.5), logits=x), y),
+        (lambda x: agd.ExpRelaxedCategorical(torch.tensor(0.5), logits=x), y.log()),
+        (lambda x: agd.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=x), torch.eye(3)[1]),
+        (lambda x: agd.PlackettLuce(x, 2), torch.tensor([2, 0])),
+    ):
+        near = x.double() - offset
+        torch.testing.assert_close(make(x).log_prob(value), make(near.float()).log_prob(value))
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.6e7, -1e6])
+@pytest.mark.parametrize("name", ["reinforce", "reinforce_loo", "rebar"])
+def test_estimators(name: str, offset: float) -> None:
+    x = torch.tensor([0.5, 0.3, 0.2]).log() + offset
+    near = (x.double() - offset).float()
+    weight = torch.tensor([0.0, 0.0, 1.0])
+    grads = []
+    for logits in x, near:
+        leaf = logits.clone().requires_grad_()
+        estimate = getattr(ag.estimators, name)(lambda z: z @ weight, leaf, num_samples=2000, noise=KEY)
+        estimate.backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)

@@ -12,13 +12,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["logaddexp", "sigmoid"]
+__all__ = ["log_softmax", "logaddexp", "sigmoid", "top_at_zero"]
 
 
 def sigmoid(x: Tensor) -> Tensor:
     """``1 / (1 + exp(-x))``, in float32 or float64."""
     tail = x < (-700 if x.dtype == torch.float64 else -80)  # where exp(-x) may overflow, and its gradient be 0 * inf
     return torch.where(tail, torch.exp(x.masked_fill(~tail, 0)), 1 / (1 + torch.exp(-x.masked_fill(tail, 0))))
+
+
+def top_at_zero(x: Tensor) -> Tensor:
+    """Rows, items last, moved to a maximum of 0, for what a common offset does not change."""
+    return x - x.detach().amax(-1, keepdim=True)
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """``x - logsumexp(x)``, items last. PyTorch subtracts a rounded logsumexp, which is wrong far from 0."""
+    return torch.log_softmax(top_at_zero(x), -1)
 
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:

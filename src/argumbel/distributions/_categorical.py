@@ -8,6 +8,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import euler_constant
 
 from .._core.checks import count
+from .._core.elementwise import log_softmax
 from ..noise import gumbel
 from ..relax import gumbel_softmax, log_gumbel_softmax
 from . import _densities as densities
@@ -55,7 +56,7 @@ class RelaxedCategorical(Relaxed):
     @computed_once
     def logits(self) -> Tensor:
         """Normalised log probabilities of the categories, as in ``torch.distributions``; -inf for probability 0."""
-        return self._result(torch.log_softmax(self._scores, -1))
+        return self._result(log_softmax(self._scores))
 
     @computed_once
     def probs(self) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from .._core.elementwise import log_softmax, top_at_zero
+
 __all__ = [
     "binary_concrete",
     "category_mass",
@@ -35,9 +37,9 @@ def exp_concrete(log_value: Tensor, logits: Tensor, tau: Tensor) -> Tensor:
     """
     allowed, inside = logits > -torch.inf, log_value > -torch.inf
     # Masked before the arithmetic, not after: 0 * inf would be NaN in the backward pass.
-    score = logits.masked_fill(~allowed, 0) - tau * log_value.masked_fill(~(allowed & inside), 0)
+    score = top_at_zero(logits).masked_fill(~allowed, 0) - tau * log_value.masked_fill(~(allowed & inside), 0)
     score = score.masked_fill(~allowed, -torch.inf)
-    total = torch.log_softmax(score, -1).masked_fill(~allowed, 0).sum(-1)
+    total = log_softmax(score).masked_fill(~allowed, 0).sum(-1)
     n = allowed.sum(-1).to(logits.dtype)
     density = torch.lgamma(n) + (n - 1) * tau.squeeze(-1).log() + total
     return density.masked_fill((allowed != inside).any(-1), -torch.inf)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical, kl_divergence, register_kl
 from torch.distributions.utils import euler_constant
 
+from .._core.elementwise import log_softmax
 from .._core.integrals import mean_log_variance
 from ..noise import work_dtype
 from . import _densities as densities
@@ -163,7 +164,7 @@ def _log_masses(d: Discrete) -> Tensor:
     if isinstance(d, Bernoulli):
         return densities.log_prob_pair(param, given)
     if given is None:
-        return torch.log_softmax(param, -1)
+        return log_softmax(param)
     return given.masked_fill(given == 0, 1).log().masked_fill(given == 0, -torch.inf)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, OneHotCategorical, constraints
 from torch.nn.functional import one_hot
 
+from .._core.elementwise import log_softmax
 from ..relax import gumbel_sigmoid, gumbel_softmax
 from . import _densities as densities
 from ._base import Size
@@ -68,7 +69,7 @@ class RelaxedOneHotCategoricalStraightThrough(RelaxedCategorical):
 
     def _log_masses(self, work: torch.dtype | None = None) -> Tensor:
         """Log probabilities of the categories, in the last dimension."""
-        return torch.log_softmax(self._scores.to(self._work if work is None else work), -1)
+        return log_softmax(self._scores.to(self._work if work is None else work))
 
     @property
     def mean(self) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import can_raise, check_dim, check_logits, count, raise_bad_logits
+from .._core.elementwise import log_softmax
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, work_dtype
 
@@ -96,7 +97,7 @@ def sum_factors(x: Tensor, loss: Tensor) -> Tensor:
 
 def joint_log_prob(logits: Tensor, samples: Tensor, loss: Tensor) -> Tensor:
     """``log p(sample)``, summed over the factors, in the shape of loss; a forbidden item gets no gradient, not NaN."""
-    log_p = torch.log_softmax(logits.to(work_dtype(logits.dtype)), -1)
+    log_p = log_softmax(logits.to(work_dtype(logits.dtype)))
     return sum_factors(torch.where(samples > 0, log_p, 0).sum(-1), loss)
 
 

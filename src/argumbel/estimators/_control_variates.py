@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import EXACT_BELOW, can_raise, check_tau
+from .._core.elementwise import log_softmax
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, draw_like
 from ..relax import further_noise, gumbel_softmax
@@ -206,7 +207,7 @@ def _conditional(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor, index: Ten
     (other,) = further_noise(g, 1, -1)
 
     def difference(x: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = torch.log_softmax(x, -1).expand_as(g)
+        log_p = log_softmax(x).expand_as(g)
         control = c(posterior_gumbel(log_p, index, noise=other))
         return (c(log_p + g) - control).mean(0), control
 
@@ -219,7 +220,7 @@ def _coupled(c: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> tuple[Tenso
     """The same with z~ = z. The two are equal as numbers, not as functions of log p: d z[i] / d log p[i] is 1, but
     d z~[i] / d log p[i] is 1 - exp(z[i] - max z). The maximum of z~ moves by softmax(x), and normalised log p cannot
     move along softmax(x) (see posterior_gumbel)."""
-    z = torch.log_softmax(x, -1) + g
+    z = log_softmax(x) + g
     control, pullback = torch.func.vjp(c, z)  # type: ignore[misc]
     (gradient,) = pullback(torch.ones_like(control))
     gradient = gradient * torch.exp(z - z.amax(-1, keepdim=True))
