@@ -83,7 +83,8 @@ class Reparameterized(Distribution):
         """Distribution.__init__, for arguments that are checked already."""
         batch_shape = torch.Size(sizes("batch_shape", batch_shape))
         event_shape = torch.Size(sizes("event_shape", event_shape))
-        super().__init__(batch_shape, event_shape, validate_args=False)
+        # Not super(): the class of torch that a class here extends would be asked to build its own base_dist.
+        Distribution.__init__(self, batch_shape, event_shape, validate_args=False)
         self._validate_args = wants_checks(validate_args)
 
     def _value(self, value: Any, like: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ class Relaxed(Reparameterized):
     """
 
     _event_dims: ClassVar[int]
-    temperature: Tensor
+    _temperature: Tensor
     _param: Tensor
     _given: str
 
@@ -210,7 +211,7 @@ class Relaxed(Reparameterized):
 
     def _fill(self, temperature: Tensor, param: Tensor, batch_shape: torch.Size, validate_args: bool | None) -> None:
         event_shape = param.shape[param.ndim - self._event_dims :]
-        self.temperature = temperature.expand(batch_shape)
+        self._temperature = temperature.expand(batch_shape)
         self._param = param.expand(batch_shape + event_shape)
         self._init_checked(batch_shape, event_shape, validate_args)
 
@@ -226,6 +227,11 @@ class Relaxed(Reparameterized):
 
     def _prepare(self, param: Tensor) -> Tensor:
         return param
+
+    @property
+    def temperature(self) -> Tensor:
+        """What divides the perturbed logits, in the batch shape."""
+        return self._temperature
 
     @property
     def param_shape(self) -> torch.Size:

@@ -6,7 +6,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, relaxed_bernoulli
+from torch.distributions.transforms import SigmoidTransform, Transform
+from torch.nn.functional import logsigmoid
 
 from .._core.integrals import mean_log_variance
 from ..noise import logistic
@@ -79,7 +81,7 @@ def _logit(value: Tensor, dtype: torch.dtype) -> Tensor:
     return densities.unit_to_logit(value, floor(dtype), 1 - torch.finfo(dtype).eps / 2)
 
 
-class LogitRelaxedBernoulli(RelaxedBinary):
+class LogitRelaxedBernoulli(RelaxedBinary, relaxed_bernoulli.LogitRelaxedBernoulli):  # type: ignore[override, unused-ignore]
     r"""``(logits + L) / temperature``, L standard logistic: the log odds of a relaxed Bernoulli variable.
 
     This is the logistic distribution with location logits / temperature and scale 1 / temperature, so everything but
@@ -130,6 +132,12 @@ class LogitRelaxedBernoulli(RelaxedBinary):
         y, scores, tau = self._like(value)
         return self._result(torch.sigmoid(tau * y - scores), value)
 
+    def log_cdf(self, value: Tensor | float) -> Tensor:
+        """``logsigmoid(temperature * value - logits)``: right where ``cdf`` underflows."""
+        value = self._value(value, self._param)
+        y, scores, tau = self._like(value)
+        return self._result(logsigmoid(tau * y - scores), value)
+
     def icdf(self, value: Tensor | float) -> Tensor:
         """``(logits + log(value) - log(1 - value)) / temperature``, for value in [0, 1]."""
         value = self._probability(value, self._param)
@@ -161,7 +169,7 @@ class LogitRelaxedBernoulli(RelaxedBinary):
         return self._result(2 - self._tau.log())
 
 
-class RelaxedBernoulli(RelaxedBinary):
+class RelaxedBernoulli(RelaxedBinary, relaxed_bernoulli.RelaxedBernoulli):
     r"""``sigmoid((logits + L) / temperature)``, L standard logistic: a number in (0, 1).
 
     A drop-in for ``torch.distributions.RelaxedBernoulli``; arguments and errors as `LogitRelaxedBernoulli`.
@@ -186,9 +194,14 @@ class RelaxedBernoulli(RelaxedBinary):
     support = constraints.unit_interval
 
     @property
-    def base_dist(self) -> LogitRelaxedBernoulli:
+    def base_dist(self) -> LogitRelaxedBernoulli:  # type: ignore[override, unused-ignore]
         """The distribution of the log odds."""
         return self._as(LogitRelaxedBernoulli)
+
+    @property
+    def transforms(self) -> list[Transform]:  # type: ignore[override, unused-ignore]
+        """From ``base_dist`` to this distribution."""
+        return [SigmoidTransform()]
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Samples of shape ``(*sample_shape, *batch)``, differentiable in logits and temperature."""
@@ -207,6 +220,12 @@ class RelaxedBernoulli(RelaxedBinary):
         value = self._value(value, self._param)
         y, scores, tau = self._like(value)
         return self._result(torch.sigmoid(tau * _logit(y, value.dtype) - scores), value)
+
+    def log_cdf(self, value: Tensor | float) -> Tensor:
+        """``logsigmoid(temperature * l - logits)``, l the log odds of value: right where ``cdf`` underflows."""
+        value = self._value(value, self._param)
+        y, scores, tau = self._like(value)
+        return self._result(logsigmoid(tau * _logit(y, value.dtype) - scores), value)
 
     def icdf(self, value: Tensor | float) -> Tensor:
         """``sigmoid((logits + log(value) - log(1 - value)) / temperature)``, for value in [0, 1]."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, relaxed_categorical
+from torch.distributions.transforms import ExpTransform, Transform
 from torch.distributions.utils import euler_constant
 
 from .._core.checks import count
@@ -68,7 +69,7 @@ class RelaxedCategorical(Relaxed):
         return self._scores > -torch.inf
 
 
-class ExpRelaxedCategorical(RelaxedCategorical):
+class ExpRelaxedCategorical(RelaxedCategorical, relaxed_categorical.ExpRelaxedCategorical):  # type: ignore[override, unused-ignore]
     r"""``log softmax((logits + G) / temperature)``, G standard Gumbel: the logarithm of a relaxed one-hot vector.
 
     Compute with this class: at temperature 0.1 and 1000 categories most samples of `RelaxedOneHotCategorical` have
@@ -150,7 +151,7 @@ class ExpRelaxedCategorical(RelaxedCategorical):
         return self._result(self._entropy())
 
 
-class RelaxedOneHotCategorical(RelaxedCategorical):
+class RelaxedOneHotCategorical(RelaxedCategorical, relaxed_categorical.RelaxedOneHotCategorical):
     r"""``softmax((logits + G) / temperature)``, G standard Gumbel: a relaxed one-hot vector, a point of the simplex.
 
     A drop-in for ``torch.distributions.RelaxedOneHotCategorical``; arguments and errors as `ExpRelaxedCategorical`.
@@ -184,9 +185,14 @@ class RelaxedOneHotCategorical(RelaxedCategorical):
         return Simplex(self._param.dtype)
 
     @property
-    def base_dist(self) -> ExpRelaxedCategorical:
+    def base_dist(self) -> ExpRelaxedCategorical:  # type: ignore[override, unused-ignore]
         """The distribution of the logarithms."""
         return self._as(ExpRelaxedCategorical)
+
+    @property
+    def transforms(self) -> list[Transform]:  # type: ignore[override, unused-ignore]
+        """From ``base_dist`` to this distribution."""
+        return [ExpTransform()]
 
     def rsample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """Samples of shape ``(*sample_shape, *batch, n)``, differentiable in logits and temperature."""

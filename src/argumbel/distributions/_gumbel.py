@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.transforms import Transform
 from torch.distributions.utils import euler_constant
 
 from .. import noise
@@ -20,7 +21,7 @@ from ._monte_carlo import NUM_SAMPLES
 __all__ = ["Gumbel"]
 
 
-class Gumbel(Reparameterized):
+class Gumbel(Reparameterized, torch.distributions.Gumbel):
     """``P(Y <= y) = exp(-exp(-(y - loc) / scale))``; a sample is ``loc + scale * noise``.
 
     A drop-in for ``torch.distributions.Gumbel`` whose noise resolves both tails (to probabilities of 1e-15) and is
@@ -73,6 +74,21 @@ class Gumbel(Reparameterized):
         return new
 
     @property
+    def base_dist(self) -> torch.distributions.Distribution:  # type: ignore[override, unused-ignore]
+        """The uniform distribution that torch's class starts from. Samples here are not made of it."""
+        return self._torchs.base_dist
+
+    @property
+    def transforms(self) -> list[Transform]:  # type: ignore[override, unused-ignore]
+        """The transforms of torch's class, from ``base_dist`` to this distribution."""
+        return self._torchs.transforms
+
+    @property
+    def _torchs(self) -> torch.distributions.Gumbel:
+        loc, scale, _ = self._working()
+        return torch.distributions.Gumbel(loc, scale, validate_args=False)
+
+    @property
     def _dtype(self) -> torch.dtype:
         return torch.promote_types(self.loc.dtype, self.scale.dtype)
 
@@ -99,6 +115,12 @@ class Gumbel(Reparameterized):
         value = self._value(value, self.loc)
         loc, scale, dtype = self._working(value)
         return torch.exp(-torch.exp((loc - value.to(loc.dtype)) / scale)).to(dtype)
+
+    def log_cdf(self, value: Tensor | float) -> Tensor:
+        """``-exp(-(value - loc) / scale)``: right where ``cdf`` underflows."""
+        value = self._value(value, self.loc)
+        loc, scale, dtype = self._working(value)
+        return (-torch.exp((loc - value.to(loc.dtype)) / scale)).to(dtype)
 
     def icdf(self, value: Tensor | float) -> Tensor:
         """``loc - scale * log(-log(value))``, for value in [0, 1]."""

@@ -131,6 +131,13 @@ class HardConcrete(RelaxedBinary):
         below = torch.sigmoid(self._noise_at(z.clamp(0, 1), scores, tau))
         return self._result(torch.where(z < 0, 0.0, torch.where(z >= 1, 1.0, below)), value)
 
+    def log_cdf(self, value: Tensor | float) -> Tensor:
+        """``log P(z <= value)``: right where ``cdf`` underflows."""
+        value = self._value(value, self._param)
+        z, scores, tau = self._like(value)
+        below = logsigmoid(self._noise_at(z.clamp(0, 1), scores, tau))
+        return self._result(torch.where(z < 0, -torch.inf, torch.where(z >= 1, 0.0, below)), value)
+
     def icdf(self, value: Tensor | float) -> Tensor:
         """The least z with ``cdf(z) >= value``, for value in [0, 1]."""
         value = self._probability(value, self._param)

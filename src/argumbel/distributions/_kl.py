@@ -61,8 +61,7 @@ def _as_torch(d: Other) -> Other:
     """torch's Gumbel for ours, whose divergences it registers; any other distribution as it is."""
     if not isinstance(d, Gumbel):
         return d
-    loc, scale, _ = d._working()
-    return torch.distributions.Gumbel(loc, scale, validate_args=False)
+    return d._torchs
 
 
 def _by_torchs(p: Other, q: Other) -> Tensor:

@@ -83,6 +83,16 @@ class Subset(Reparameterized):
         raise NotImplementedError
 
     @property
+    def probs(self) -> Tensor:
+        """``softmax(logits)``: the probabilities of the first item drawn. (``logits`` is as it was given.)"""
+        return torch.softmax(self.logits, -1)
+
+    @property
+    def param_shape(self) -> torch.Size:
+        """Shape of logits and probs: ``(*batch, n)``."""
+        return self.logits.shape
+
+    @property
     def _raced(self) -> Tensor:
         """The logits of the race. The functions refuse a row without a possible item; the empty set needs none."""
         return self.logits if self.k else self.logits.masked_fill(self.logits == -torch.inf, 0)
