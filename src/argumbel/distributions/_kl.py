@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, OneHotCategorical, kl_divergence, register_kl
+from torch.distributions import Bernoulli, OneHotCategorical, kl, kl_divergence, register_kl
 from torch.distributions.utils import euler_constant
 
 from .._core.elementwise import log_softmax
@@ -170,3 +170,9 @@ def _log_masses(d: Discrete) -> Tensor:
 @register_kl(HardConcrete, HardConcrete)
 def _hard_concrete(p: HardConcrete, q: HardConcrete) -> Tensor:
     return p.cross_entropy(q) - p.entropy()
+
+
+# torch searches the registry at the first call of a pair and remembers what it found. torch.compile cannot trace the
+# search where several entries match, as for subclasses of torch's classes, so it is done here.
+for _pair in [(p, q) for p, q in kl._KL_REGISTRY if p.__module__.startswith(__package__)]:
+    kl._KL_MEMOIZE[_pair] = kl._dispatch_kl(*_pair)

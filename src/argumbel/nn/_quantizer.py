@@ -128,7 +128,6 @@ class GumbelVectorQuantizer(nn.Module):
         layers = [nn.Sequential(nn.Linear(before, after), inner) for before, after in pairwise(widths)]
         last = nn.Linear(widths[-1], groups * num_vars)
         self.weight_proj = nn.Sequential(*layers, last) if layers else last
-        self.register_load_state_dict_pre_hook(_add_step)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -183,18 +182,18 @@ class GumbelVectorQuantizer(nn.Module):
             num_vars=self.groups * self.num_vars,
         )
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        # A state_dict of fairseq does not hold the step: it stays what it is.
+        name, codes = f"{prefix}choose.step", f"{prefix}vars"
+        if self.choose.schedule is not None and codes in state_dict and name not in state_dict:
+            state_dict[name] = torch.tensor(self.choose.current_step, device=state_dict[codes].device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def extra_repr(self) -> str:
         return (
             f"dim={self.dim}, num_vars={self.num_vars}, groups={self.groups}, vq_dim={self.vq_dim}, "
             f"combine_groups={self.combine_groups}, time_first={self.time_first}"
         )
-
-
-def _add_step(module: GumbelVectorQuantizer, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """A state_dict of fairseq does not hold the step: it stays what it is."""
-    name = f"{prefix}choose.step"
-    if module.choose.schedule is not None and f"{prefix}vars" in state_dict and name not in state_dict:
-        state_dict[name] = torch.tensor(module.choose.current_step, device=state_dict[f"{prefix}vars"].device)
 
 
 def _perplexities(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
