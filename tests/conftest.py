@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # a machine without a compiler says so once, an
 from tests import slow
 
 settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.register_profile("long", deadline=None, database=None, max_examples=20_000)  # by hand
 settings.load_profile("argumbel")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
