@@ -9,10 +9,10 @@ import pickle
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent, kl_divergence
 
 import argumbel as ag
-from argumbel.distributions import PlackettLuce, TopKSubset
+from argumbel.distributions import PlackettLuce, TopKSubset, _kl
 from argumbel.subsets import inclusion_probs, topk_log_prob
 
 from .statistics import Z, check_counts
@@ -196,3 +196,57 @@ def test_compiled() -> None:
     value = TopKSubset(x, 2).sample(generator=seeded())
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, value), f(x, value))
+
+
+# --- divergences -------------------------------------------------------------------------------------------------
+
+
+def listed_divergence(p: Distribution, q: Distribution) -> Tensor:
+    outcomes = p.enumerate_support()
+    log_p, log_q = p.log_prob(outcomes), q.log_prob(outcomes)
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0).sum(0)
+
+
+@pytest.mark.parametrize("cls", BOTH)
+@pytest.mark.parametrize("k", [0, 1, 2, 4])
+def test_divergence_is_the_sum_over_all_outcomes(cls: type, k: int) -> None:
+    x = torch.tensor([[0.1, -0.4, 0.9, 0.3], [0.2, -torch.inf, 0.0, 1.0]], dtype=torch.float64)[: 1 if k == 4 else 2]
+    y = randn(3, 1, 4)
+    p, q = cls(x, k), cls(y, k)
+    divergence = kl_divergence(p, q)
+    assert divergence.shape == (3, len(x))
+    wide = [d.expand((3, len(x))) for d in (p, q)]
+    torch.testing.assert_close(divergence, listed_divergence(*wide))
+    assert not kl_divergence(p, p).any()
+    if k == 1:
+        log_p, log_q = torch.log_softmax(x, -1), torch.log_softmax(y, -1)
+        expected = torch.where(x > -torch.inf, log_p.exp() * (log_p - log_q), 0).sum(-1)
+        torch.testing.assert_close(divergence, expected)
+    if k == 2:
+        assert (kl_divergence(q, p)[:, 1] == torch.inf).all()
+        assert kl_divergence(q, p)[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_divergence_by_sampling_is_unbiased(cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = randn(5).requires_grad_(), randn(5, seed=1).requires_grad_()
+    exact = kl_divergence(cls(x, 2), cls(y, 2))
+    slopes = torch.autograd.grad(exact, [x, y])
+    monkeypatch.setattr(_kl, "MAX_LISTED", 0)
+    torch.manual_seed(0)
+    rows = [z.detach().expand(300, 5).clone().requires_grad_() for z in (x, y)]
+    estimate = kl_divergence(cls(rows[0], 2), cls(rows[1], 2))
+    assert abs(estimate.mean() - exact) < Z * (estimate.var() / 300).sqrt()
+    for own, slope in zip(torch.autograd.grad(estimate.sum(), rows), slopes, strict=True):
+        assert ((own.mean(0) - slope).abs() < Z * (own.var(0) / 300).sqrt() + 1e-12).all()
+    forbidden = cls(y.detach().index_fill(0, torch.tensor([0]), -torch.inf), 2)
+    divergence = kl_divergence(cls(x, 2), forbidden)
+    assert divergence == torch.inf
+    assert torch.autograd.grad(divergence, x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("cls", BOTH)
+def test_divergence_needs_one_support(cls: type) -> None:
+    for other in (cls(randn(4), 1), cls(randn(5), 2)):
+        with pytest.raises(ValueError, match="p and q must draw equally many of equally many items"):
+            kl_divergence(cls(randn(4), 2), other)

@@ -8,6 +8,8 @@
 - Each of these with torch's class of the same name, in both directions: as with its own class.
 - A straight-through class with its own class, or with the torch distribution of its samples: closed form.
 - HardConcrete with HardConcrete: quadrature.
+- PlackettLuce with PlackettLuce and TopKSubset with TopKSubset, of equal n and k: the sum over all outcomes up to 5040
+  of them, else Monte Carlo.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
 from ._hard_concrete import HardConcrete
-from ._monte_carlo import kl_monte_carlo
+from ._monte_carlo import NUM_SAMPLES, kl_monte_carlo
 from ._straight_through import RelaxedBernoulliStraightThrough, RelaxedOneHotCategoricalStraightThrough
+from ._subset import PlackettLuce, TopKSubset
 
 __all__: list[str] = []
 
@@ -170,6 +173,35 @@ def _log_masses(d: Discrete) -> Tensor:
 @register_kl(HardConcrete, HardConcrete)
 def _hard_concrete(p: HardConcrete, q: HardConcrete) -> Tensor:
     return p.cross_entropy(q) - p.entropy()
+
+
+MAX_LISTED = 5040  # outcomes that are listed for an exact sum: all orders of seven items
+
+
+@register_kl(PlackettLuce, PlackettLuce)
+@register_kl(TopKSubset, TopKSubset)
+def _subsets(p: PlackettLuce | TopKSubset, q: PlackettLuce | TopKSubset) -> Tensor:
+    """The sum over all outcomes, or a mean over `NUM_SAMPLES` of them with a score-function gradient."""
+    n = p.logits.shape[-1]
+    if p.k != q.k or n != q.logits.shape[-1]:
+        raise ValueError(
+            f"p and q must draw equally many of equally many items, but p draws {p.k} of {n} and q draws {q.k} of "
+            f"{q.logits.shape[-1]}; their supports differ"
+        )
+    dtype = torch.promote_types(p.logits.dtype, q.logits.dtype)
+    p, q = (d.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)) for d in (p, q))
+    if p.num_outcomes <= MAX_LISTED:
+        outcomes = p.enumerate_support()
+        log_p, log_q = (d.log_prob(outcomes).movedim(0, -1).to(work_dtype(dtype)) for d in (p, q))
+        return densities.divergence_of_masses(log_p, log_q).to(dtype)
+    # Where q forbids what p allows: from its samples the estimate would not always see it.
+    missing = ((p.logits > -torch.inf) & (q.logits == -torch.inf)).any(-1)
+    sample = p.sample((NUM_SAMPLES,))
+    log_p, log_q = p.log_prob(sample), q.log_prob(sample).masked_fill(missing, 0)
+    ratio = (log_p - log_q).detach()
+    advantage = (ratio - ratio.mean(0)) * (NUM_SAMPLES / (NUM_SAMPLES - 1))
+    surrogate = (advantage * log_p - log_q).mean(0)
+    return (ratio.mean(0) + (surrogate - surrogate.detach())).masked_fill(missing, torch.inf).to(dtype)
 
 
 # torch searches the registry at the first call of a pair and remembers what it found. torch.compile cannot trace the

@@ -115,7 +115,13 @@ class Subset(Reparameterized):
         surrogate = -((known - known.mean(0)) * log_p).sum(0) / (num_samples - 1)
         return -known.mean(0) + (surrogate - surrogate.detach())
 
-    def _listed(self, choices: Iterable[tuple[int, ...]], count: int) -> Tensor:
+    @property
+    def num_outcomes(self) -> int:
+        """The number of outcomes, forbidden items included."""
+        raise NotImplementedError
+
+    def _listed(self, choices: Iterable[tuple[int, ...]]) -> Tensor:
+        count = self.num_outcomes
         if count > 1_000_000:
             raise ValueError(
                 f"the support must be small to be enumerated, 1000000 outcomes at most, but it has {count}; draw "
@@ -173,6 +179,11 @@ class PlackettLuce(Subset):
     def _event(self) -> tuple[int]:
         return (self.k,)
 
+    @property
+    def num_outcomes(self) -> int:
+        """``n! / (n - k)!``, forbidden items included."""
+        return math.perm(self.logits.shape[-1], self.k)
+
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
         return Orders(self.logits.shape[-1])
@@ -202,7 +213,7 @@ class PlackettLuce(Subset):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All n! / (n - k)! orders, shape ``(orders, *batch, k)``; if not expand, with 1 for each batch dimension."""
         n = self.logits.shape[-1]
-        orders = self._listed(itertools.permutations(range(n), self.k), math.perm(n, self.k))
+        orders = self._listed(itertools.permutations(range(n), self.k))
         return self._expand_choices(orders, expand)
 
 
@@ -265,6 +276,11 @@ class TopKSubset(Subset):
     def _event(self) -> tuple[int]:
         return (self.logits.shape[-1],)
 
+    @property
+    def num_outcomes(self) -> int:
+        """``n! / k! / (n - k)!``, forbidden items included."""
+        return math.comb(self.logits.shape[-1], self.k)
+
     @constraints.dependent_property(is_discrete=True, event_dim=1)
     def support(self) -> constraints.Constraint:
         return KHot(self.k)
@@ -311,7 +327,7 @@ class TopKSubset(Subset):
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All n! / k! / (n - k)! sets, shape ``(sets, *batch, n)``; if not expand, with 1 for each batch dimension."""
         n = self.logits.shape[-1]
-        sets = self._listed(itertools.combinations(range(n), self.k), math.comb(n, self.k))
+        sets = self._listed(itertools.combinations(range(n), self.k))
         return self._expand_choices(self._k_hot(sets), expand)
 
     def _k_hot(self, indices: Tensor) -> Tensor:
