@@ -53,12 +53,11 @@ DIFFERENTIABLE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @contextmanager
 def default_device(device: str) -> Iterator[None]:
-    before = torch.get_default_device()
     torch.set_default_device(device)
     try:
         yield
     finally:
-        torch.set_default_device(before)
+        torch.set_default_device(None)  # not "cpu", which would leave a mode behind
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
