@@ -72,6 +72,7 @@ def _cases() -> dict[str, Callable[[], object]]:
         "logistic/generator": lambda: seeded(lambda g: noise.logistic((3, 4), generator=g)),
         "truncated_gumbel": lambda: ag.truncated_gumbel(y, 0.5, noise=key(3)),
         "relaxed_topk": lambda: ag.relaxed_topk(x, 3, 0.7, noise=key(3)),
+        "relaxed_topk successive": lambda: ag.relaxed_topk(x, 3, 0.7, method="successive", noise=key(3)),
         "posterior_noise": lambda: reverse.posterior_noise(y, first, noise=key(3)),
         "posterior_gumbel_topk": lambda: ag.posterior_gumbel_topk(y, two, noise=key(3)),
         "posterior_gumbel_subset": lambda: reverse.posterior_gumbel_subset(y, two, noise=key(3)),

@@ -30,7 +30,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "straight_through softmax": lambda x, **own: ag.straight_through(x, method="softmax", **own),
 }
 RACES = [name for name in FUNCTIONS if name != "gumbel_sigmoid"]
-MASKED = [name for name in RACES if name != "relaxed_topk"]
 RELAXED = [
     name for name in FUNCTIONS if "soft" in name or "sigmoid" in name or name.startswith(("relaxed", "straight"))
 ]
@@ -116,7 +115,7 @@ def test_dims(name: str) -> None:
 # --- mask --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("name", RACES)
 @pytest.mark.parametrize(
     ("mask", "error", "message"),
     [

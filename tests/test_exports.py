@@ -34,7 +34,9 @@ SIGNATURES = {
     "perturb_and_map": "(score, solver, unary, num_samples, *, noise=None, generator=None)",
     "posterior_gumbel": "(logits, index, *, value=None, dim=-1, mask=None, noise=None, generator=None)",
     "posterior_gumbel_topk": "(logits, indices, *, dim=-1, mask=None, noise=None, generator=None)",
-    "relaxed_topk": "(logits, k, tau=1, hard=False, dim=-1, *, noise=None, generator=None)",
+    "relaxed_topk": (
+        "(logits, k, tau=1, hard=False, dim=-1, *, method='marginals', mask=None, noise=None, generator=None)"
+    ),
     "sample_without_replacement": "(logits, k, *, dim=-1, mask=None, generator=None)",
     "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None, **own)",
     "threshold_weights": "(values, logits, *, dim=-1)",

@@ -47,6 +47,8 @@ DIFFERENTIABLE: dict[str, Callable[[Tensor], Tensor]] = {
     "posterior_gumbel": lambda x: ag.posterior_gumbel(x, torch.zeros(x.shape[:-1], dtype=torch.int64), noise=KEY),
     "straight_through": lambda x: ag.straight_through(x, noise=KEY),
     "relaxed_topk": lambda x: ag.relaxed_topk(x, 3, noise=KEY),
+    "relaxed_topk of many": lambda x: ag.relaxed_topk(x, 40 if x.shape[-1] > 40 else 4, noise=KEY),
+    "relaxed_topk successive": lambda x: ag.relaxed_topk(x, 3, method="successive", noise=KEY),
     "linear_gumbel_max": lambda x: ag.linear_gumbel_max(x, torch.ones(4, x.shape[-1]), noise=KEY).values,
 }
 

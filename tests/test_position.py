@@ -34,6 +34,7 @@ DRAWS: dict[str, Draw] = {
     "gumbel_softmax of a tensor": lambda x, d, k: ag.gumbel_softmax(x, torch.full((2, 1, 1), 0.7), dim=d, noise=k),
     "log_gumbel_softmax": lambda x, d, k: relax.log_gumbel_softmax(x, 0.7, dim=d, noise=k),
     "relaxed_topk": lambda x, d, k: ag.relaxed_topk(x, 2, 0.7, dim=d, noise=k),
+    "relaxed_topk successive": lambda x, d, k: ag.relaxed_topk(x, 2, 0.7, dim=d, method="successive", noise=k),
     "posterior_gumbel": lambda x, d, k: ag.posterior_gumbel(x, first(x, d), dim=d, noise=k),
     "posterior_noise": lambda x, d, k: reverse.posterior_noise(x, first(x, d), dim=d, noise=k),
     "posterior_gumbel_topk": lambda x, d, k: ag.posterior_gumbel_topk(x, two(x, d), dim=d, noise=k),

@@ -83,8 +83,8 @@ def subset_straight_through(
 ) -> Tensor:
     """``mean_s f(z_s)``: z_s are the k-hot top k of ``logits + G_s``, with the gradient of a relaxed top k.
 
-    The relaxed top k is :func:`argumbel.relaxed_topk`, k successive softmaxes of the same ``logits + G_s``. Biased for
-    E f over subsets, and of low variance. f is called once, on num_samples k-hot samples, where f must be
+    The relaxed top k is :func:`argumbel.relaxed_topk` of the same ``logits + G_s``, the marginals of a law of subsets.
+    Biased for E f over subsets, and of low variance. f is called once, on num_samples k-hot samples, where f must be
     differentiable. A *keyed* function: under the same noise it draws the same subsets as :func:`subset_reinforce`.
 
     Args:
@@ -108,8 +108,8 @@ def subset_straight_through(
         >>> loss = subset_straight_through(lambda z: z @ torch.arange(10.0), logits, k=3, tau=0.5)
         >>> loss.mean().backward()
 
-    Source: Xie and Ermon 2019, "Reparameterizable subset sampling via continuous relaxations"; Paulus et al. 2020,
-    "Gradient estimation with stochastic softmax tricks".
+    Source: Paulus et al. 2020, "Gradient estimation with stochastic softmax tricks"; Ahmed et al. 2023, "SIMPLE: a
+    gradient estimator for k-subset sampling" (the marginals).
     """
     num_samples = check_problem(f, logits, num_samples)
     x = logits.expand(num_samples, *logits.shape)

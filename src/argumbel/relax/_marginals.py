@@ -1,0 +1,167 @@
+"""The marginals of the k-subset law: how likely each item is in a set of k items, where
+``P(S) = exp(sum of z over S) / Z``.
+
+With w = exp(z), and e_j the sum over all sets of j items of the products of their w, Z is e_k of all items, and
+
+    mu_i = w_i e_{k-1}(all items but i) / Z.
+
+All steps are sums of products of numbers that are not negative, so nothing cancels. The derivative of mu, the
+covariance of the law, is what PyTorch finds by the same steps. There are two ways: sums along the items for small k,
+where a step is made for each of the k, and a tree over the items for large k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["subset_marginals"]
+
+FAR = 1500.0  # two z further apart than this differ by more than float64 can hold
+FEW = 32  # the number of sets of so many items is in the range of float64, for up to 10^10 items
+CHUNK = 1 << 17  # numbers in a temporary
+
+
+def subset_marginals(z: Tensor, k: int, top: Tensor) -> Tensor:
+    """mu, for 0 < k < n; it sums to k up to rounding.
+
+    Args:
+        z: float64, shape ``(*batch, n)``, contiguous; each row is moved so that its k-th largest number is 0, lies in
+            [-FAR, FAR], and has at least k + 1 finite numbers; -inf gives exactly 0.
+        k: how many items.
+        top: the items of the k largest numbers, falling; shape ``(*batch, k)``.
+
+    Returns:
+        Shape ``(*batch, n)``.
+    """
+    mu = _by_sums(z, k, top) if k <= FEW else _by_tree(z, k, top)
+    mu = k * mu / mu.sum(-1, keepdim=True)
+    return mu - (mu.detach() - 1).clamp(min=0)  # a 1 may be rounded up
+
+
+# --- small k: sums along the items -------------------------------------------------------------------------------
+
+
+def _by_sums(z: Tensor, k: int, top: Tensor) -> Tensor:
+    """mu, up to a factor of the row.
+
+    Let the k largest w come first, falling; the order of the others does not matter. Let f_j(l) be e_j of the first l
+    items, divided by w_1 ... w_j, and b_j(l) be e_{k-j} of the items after the first l, divided by w_{j+1} ... w_k:
+
+        f_j(l) = sum over i <= l of w_i / w_j f_{j-1}(i - 1),
+        b_j(l) = sum over i > l of w_i / w_{j+1} b_{j+1}(i),
+        mu_i ~ sum over j < k of f_j(i - 1) w_i / w_{j+1} b_{j+1}(i),
+
+    where i > j throughout, so that no ratio exceeds 1, and f and b count at most all sets.
+    """
+    first = z.gather(-1, top)
+    z = torch.cat([first, z.scatter(-1, top, -torch.inf)], -1)
+    ratios = [torch.exp(z[..., j:] - z[..., j : j + 1]) for j in range(k)]  # of the items from j on, counted from 0
+    before = [torch.ones_like(ratios[0])]  # f_j(i - 1), of the items from j on
+    for j in range(k - 1):
+        before.append((ratios[j] * before[j]).cumsum(-1)[..., :-1])
+    after = torch.ones_like(ratios[-1])  # b_{j+1}(i), of the items from j on
+    mu = torch.zeros_like(z)
+    for j in range(k - 1, -1, -1):
+        term = ratios[j] * after
+        mu = mu + torch.nn.functional.pad(before[j] * term, (j, 0))
+        after = torch.nn.functional.pad(term.flip(-1).cumsum(-1).flip(-1), (0, 1))
+    of_first, of_rest = mu.split([k, mu.shape[-1] - k], -1)
+    return of_rest.scatter(-1, top, of_first)
+
+
+# --- large k: a tree over the items ------------------------------------------------------------------------------
+
+
+def _by_tree(z: Tensor, k: int, top: Tensor) -> Tensor:
+    """mu, up to a factor of the row.
+
+    With p_i = sigmoid(z_i - c), for any number c, the law is that of independent bits of probabilities p, given that
+    exactly k of them are 1. So ``mu_i ~ p_i P(exactly k - 1 of the other bits are 1)``. The law of a number of bits is
+    a polynomial, the product of the factors (1 - p) + p x. A binary tree over the items holds the products of its
+    groups, and a second pass, from the root down, gives each item the product of all others. With about k bits that are
+    1, nothing underflows that matters.
+    """
+    n = z.shape[-1]
+    x = z - _centre(z.detach(), k, top)
+    sign = torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+    e = torch.exp(-sign * x)
+    large, small = 1 / (1 + e), e / (1 + e)
+    p, not_p = torch.where(x < 0, small, large), torch.where(x < 0, large, small)
+    # Of the bits that are 1, or of those that are 0: whichever are fewer.
+    return p * (_exactly(k - 1, not_p, p) if k - 1 <= n - k else _exactly(n - k, p, not_p))
+
+
+def _centre(z: Tensor, k: int, top: Tensor) -> Tensor:
+    """c with ``sum_i sigmoid(z_i - c)`` near k, by bisection; shape ``(*batch, 1)``.
+
+    At c = z_(k+1) - log k the sum is at least k, and at c = z_(k) + log(n - k) it is at most k. If z_(k) = 0 and
+    z_(k+1) are far apart, every c near their middle will do. An error d of c costs the probability that exactly k bits
+    are 1 a factor of about exp(-n d^2 / 8), and only an underflow would matter.
+    """
+    n = z.shape[-1]
+    second = z.scatter(-1, top, -torch.inf).amax(-1, keepdim=True)
+    middle = second / 2
+    low = torch.maximum(second - math.log(k), middle - 40)
+    high = torch.minimum(torch.full_like(second, math.log(n - k)), middle + 40)
+    for _ in range(12):
+        c = (low + high) / 2
+        too_many = (1 / (1 + torch.exp(c - z))).sum(-1, keepdim=True) > k
+        low, high = torch.where(too_many, c, low), torch.where(too_many, high, c)
+    return (low + high) / 2
+
+
+def _exactly(m: int, zero: Tensor, one: Tensor) -> Tensor:
+    """P(exactly m of the other bits are 1), for each of the bits, which are 1 and 0 with these probabilities.
+
+    A polynomial lies in the last dimension, nodes lie in the one before.
+    """
+    n = zero.shape[-1]
+    level = torch.stack([zero, one], -1)[..., : m + 1]
+    levels = []
+    while level.shape[-2] > 2:
+        if level.shape[-2] % 2:  # a node with nobody in it
+            level = torch.cat([level, _unit(level, 0)], -2)
+        levels.append(level)
+        left, right = level.unflatten(-2, (-1, 2)).unbind(-2)
+        size = left.shape[-1]
+        level = _correlate(right, left.flip(-1), size - 1, min(2 * size - 1, m + 1))
+    levels.append(level)
+    # The coefficient m - j of the product of everybody outside of the node: so many of the node's others must be 1.
+    outside = _unit(level, m)
+    for height in range(len(levels) - 1, -1, -1):
+        sibling = levels[height].unflatten(-2, (-1, 2)).flip(-2)
+        outside = _correlate(outside.unsqueeze(-2), sibling, 0, min(2**height, m + 1)).flatten(-3, -2)
+        outside = outside[..., : -(-n // 2**height), :]
+    return outside.squeeze(-1)
+
+
+def _unit(like: Tensor, degree: int) -> Tensor:
+    """One node, the polynomial ``x^degree``."""
+    size = max(degree + 1, like.shape[-1])
+    unit = torch.zeros(size, dtype=like.dtype, device=like.device)
+    unit = torch.where(torch.arange(size, device=like.device) == degree, 1.0, unit)
+    return unit.expand(*like.shape[:-2], 1, size)
+
+
+def _correlate(x: Tensor, y: Tensor, before: int, count: int) -> Tensor:
+    """``sum_j x[..., i + j - before] y[..., j]`` for i < count; x is 0 outside of its places.
+
+    The sums run along the last dimension (_core/elementwise.py says why), over windows of x. The windows are copies of
+    x, one after another, cut into pieces that are longer than x by one: each piece begins one place later. (The
+    gradient of ``Tensor.unfold`` cannot be batched.)
+    """
+    size = y.shape[-1]
+    each = max(1, y.numel() * (count + size) // size)
+    step = max(1, min(count, CHUNK // each))
+    parts = []
+    for start in range(0, count, step):
+        here = min(step, count - start)
+        period = here + size - 1
+        padded = torch.nn.functional.pad(x, (before - start, start + period - before - x.shape[-1]))
+        copies = padded.unsqueeze(-2).expand(*x.shape[:-1], here + 1, period).flatten(-2)
+        windows = copies[..., : here * (period + 1)].unflatten(-1, (here, period + 1))[..., :size]
+        parts.append((windows * y.unsqueeze(-2)).sum(-1))
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
