@@ -177,6 +177,25 @@ def test_gradients_of_log_prob(ordered: bool) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("row", [[0.3, -1.0, 2.0, 0.5], [0.0, 1.0, -torch.inf, 2.0], [1e4, 0.0, -1e4, 5.0], [0.0] * 4])
+def test_second_derivatives_of_log_prob_are_finite(ordered: bool, row: list[float]) -> None:
+    """Of draws of the whole support, too, and of items that are thousands apart."""
+    x = torch.tensor(row, dtype=torch.float64)
+    allowed = [i for i in range(4) if row[i] > -math.inf]
+    for k in range(1, len(allowed) + 1):
+        items = torch.tensor(allowed[:k])
+        hessian = torch.autograd.functional.hessian(lambda y, i=items: topk_log_prob(y, i, ordered=ordered), x)
+        assert hessian.isfinite().all()
+        assert (hessian.sum(-1).abs() < 1e-9).all()  # a common offset changes nothing
+        if ordered:
+            expected = torch.zeros(4, 4, dtype=torch.float64)
+            for j in range(k):  # minus the covariance of each softmax
+                p = torch.softmax(x.index_fill(0, items[:j], -torch.inf), 0)
+                expected -= torch.diag(p) - p.outer(p)
+            torch.testing.assert_close(hessian, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 def test_log_prob_along_any_dim_and_for_many_samples(ordered: bool) -> None:
     x = randn(3, 4, 5)
     for dim in (0, 1, 2, -1, -2, -3):

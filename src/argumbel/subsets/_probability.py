@@ -85,23 +85,41 @@ def topk_log_prob(
 
     drawn = torch.zeros_like(x, dtype=torch.bool).scatter(-1, items, True)
     impossible = (drawn.sum(-1) < k) | (x.gather(-1, items) == -torch.inf).any(-1)
-    # An impossible draw gets a finite log probability first, so that its gradient is 0 and not NaN. If no item is left,
-    # the logsumexp of the rest is so low that adding to it changes nothing.
+    # An impossible draw gets a finite log probability first, so that its gradient is 0 and not NaN.
     chosen = x.gather(-1, items).masked_fill(impossible.unsqueeze(-1), 0)
     rest = x.masked_fill(drawn, -torch.inf)
     all_drawn = (rest == -torch.inf).all(-1)
-    rest = torch.logsumexp(rest.masked_fill(all_drawn.unsqueeze(-1), 0), -1).masked_fill(all_drawn, -1e300)
+    rest = torch.logsumexp(rest.masked_fill(all_drawn.unsqueeze(-1), 0), -1)
     if k == 0:
         log_prob = 0 * rest
     elif ordered or k == 1:
-        left = torch.cat([chosen[..., 1:], rest.unsqueeze(-1)], -1).flip(-1).logcumsumexp(-1).flip(-1)
+        # If nobody is left, a stand-in so far below the last item that adding it changes nothing.
+        rest = torch.where(all_drawn, chosen[..., -1].detach() - 800, rest)
+        left = _log_sums_from(torch.cat([chosen[..., 1:], rest.unsqueeze(-1)], -1))
         # Against what is left *after* each draw: nothing cancels, however little that is.
-        log_prob = torch.nn.functional.logsigmoid(chosen - left).sum(-1)
+        log_prob = _log_sigmoid(chosen - left).sum(-1)
     else:
         relative = (chosen - rest.unsqueeze(-1)).masked_fill(all_drawn.unsqueeze(-1), 0)
         log_prob = log_prob_first(relative).masked_fill(all_drawn, 0)
     log_prob = log_prob - log_prob.detach().clamp(min=0)  # a probability of 1 may be rounded up
     return log_prob.masked_fill(impossible, -torch.inf).masked_fill(bad, torch.nan).to(logits.dtype)
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """The second derivative of ``torch.nn.functional.logsigmoid`` is NaN for large x."""
+    negative = x < 0
+    return torch.where(negative, x, 0) - torch.log1p(torch.exp(torch.where(negative, x, -x)))
+
+
+def _log_sums_from(x: Tensor) -> Tensor:
+    """``logsumexp(x[..., i:])`` for each i, in log2(k) steps. (``Tensor.logcumsumexp`` has NaN in its second
+    derivative.)"""
+    reach = 1
+    while reach < x.shape[-1]:
+        near, far = x[..., :-reach], x[..., reach:]
+        x = torch.cat([near - _log_sigmoid(near - far), x[..., -reach:]], -1)
+        reach *= 2
+    return x
 
 
 def _check_indices(indices: Tensor, logits: Tensor, dim: int) -> None:
