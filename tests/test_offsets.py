@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import argumbel as ag
-from argumbel import kernels, relax
+from argumbel import coupling, kernels, lazy, relax, reverse, subsets
 from argumbel.kernels import race
 
 from . import oracles
@@ -306,3 +306,98 @@ def test_estimators(name: str, offset: float) -> None:
         estimate.backward()
         grads.append(leaf.grad)
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+# --- what is known of a race, couplings, subsets ------------------------------------------------------------------
+
+
+def pair(offset: float, n: int = 6, rows: int = 400) -> tuple[Tensor, Tensor]:
+    """float32 logits far from 0, and the same near 0, exactly."""
+    x = (torch.randn(rows, n, generator=torch.Generator().manual_seed(2)) + offset).float()
+    return x, (x.double() - offset).float()
+
+
+TREE = (6, 6, 7, 7, 8, 8, 9, 9, 9, -1)
+KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
+    "posterior_gumbel": lambda x: ag.posterior_gumbel(x, x.argmax(-1), noise=KEY),
+    "posterior_gumbel of a tensor": lambda x: ag.posterior_gumbel(x, x.argmin(-1), noise=KEY.gumbel(x.shape)),
+    "posterior_gumbel_topk": lambda x: ag.posterior_gumbel_topk(x, x.argsort(stable=True)[:, :3], noise=KEY),
+    "posterior_gumbel_subset": lambda x: reverse.posterior_gumbel_subset(x, x.argsort(stable=True)[:, :3], noise=KEY),
+    "top_down": lambda x: reverse.top_down(x, noise=KEY),
+    "top_down of a tree": lambda x: reverse.top_down(x, TREE, noise=KEY),
+    "inverse_cdf_gumbel": lambda x: (
+        reverse.inverse_cdf_gumbel(x, torch.linspace(0.01, 0.99, len(x)).double(), noise=KEY).values
+    ),
+}
+
+
+@pytest.mark.parametrize(("offset", "ulp"), [(1.5 * 2**20, 2**-3), (1.5 * 2**23, 1.0), (-1.5 * 2**20, 2**-3)])
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_races(backend: str, name: str, offset: float, ulp: float) -> None:
+    """The values are those near 0, moved and rounded once; the losers' by a few ulps, for they are kept in order."""
+    x, near = pair(offset)
+    moved, expected = KNOWN[name](x).double() - offset, KNOWN[name](near).double()
+    if name != "posterior_gumbel_subset":  # whose least member may have had to be lifted
+        torch.testing.assert_close(moved.amax(-1), expected.amax(-1), rtol=0, atol=0.501 * ulp)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=4 * ulp)
+
+
+@pytest.mark.parametrize("offset", [2.0**20, 2.0**24, None])
+def test_top_down_has_one_winner(backend: str, offset: float | None) -> None:
+    x = at(offset, torch.float32, (0.4, 0.3, 0.2, 0.1))
+    values = reverse.top_down(many(x), (4, 4, 5, 5, 6, 6, -1), noise=KEY)
+    won = values[:, :4] == values[:, 6:]
+    assert bool((won.sum(-1) == 1).all())
+    check_draws(won.int().argmax(-1), oracles.softmax(x))
+
+
+SAME: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "counterfactual": lambda x, y: ag.counterfactual(x, x.argmax(-1), y, 50, noise=KEY),
+    "counterfactual_probs": lambda x, y: coupling.counterfactual_probs(x, x.argmax(-1), y),
+    "maximal_coupling": lambda x, y: coupling.maximal_coupling(x, y, noise=KEY),
+    "agreement_prob": coupling.agreement_prob,
+    "posterior_noise": lambda x, y: reverse.posterior_noise(x, x.argmax(-1), noise=KEY),
+    "topk_log_prob": lambda x, y: subsets.topk_log_prob(x, torch.tensor([0, 2]).expand(len(x), 2)),
+    "topk_log_prob of a set": lambda x, y: subsets.topk_log_prob(
+        x, torch.tensor([0, 2]).expand(len(x), 2), ordered=False
+    ),
+    "inclusion_probs": lambda x, y: subsets.inclusion_probs(x, 2),
+    "priority_sample": lambda x, y: subsets.priority_sample(x, 2, noise=KEY).indices,
+    "entropy": lambda x, y: ag.distributions.RelaxedOneHotCategorical(torch.tensor(0.5), logits=x).entropy(
+        20, generator=torch.Generator().manual_seed(0)
+    ),
+    "mode": lambda x, y: ag.distributions.ExpRelaxedCategorical(torch.tensor(0.5), logits=x).mode,
+    "kl": lambda x, y: torch.distributions.kl_divergence(
+        *(ag.distributions.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=v) for v in (x, y))
+    ),
+}
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.6e7, -1e6])
+@pytest.mark.parametrize("name", SAME)
+def test_what_an_offset_does_not_change(backend: str, name: str, offset: float) -> None:
+    x, near = pair(offset)
+    other = torch.randn(x.shape, generator=torch.Generator().manual_seed(3))
+    both = [SAME[name](logits, second) for logits, second in ((x, other), (near, other), (near, other + 0))]
+    far, expected = ([r] if isinstance(r, Tensor) else list(r) for r in both[:2])
+    for a, b in zip(far, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_lowest_finite_logits_are_equal() -> None:
+    x = torch.full((4,), torch.finfo(torch.float32).min)
+    torch.testing.assert_close(subsets.inclusion_probs(x, 2), torch.full((4,), 0.5))
+    torch.testing.assert_close(subsets.topk_log_prob(x, torch.tensor([3, 1])), torch.tensor(1 / 12).log())
+    torch.testing.assert_close(coupling.agreement_prob(x, torch.zeros(4)), torch.tensor(1.0))
+    d = ag.distributions.RelaxedOneHotCategorical(torch.tensor(0.5), logits=x)
+    torch.testing.assert_close(d.probs, torch.full((4,), 0.25))
+    torch.testing.assert_close(d.logits, torch.full((4,), 0.25).log())
+
+
+@pytest.mark.parametrize("offset", [1e6, 1.6e7, None])
+def test_lazy_draws(offset: float | None) -> None:
+    x = at(offset, torch.float32, (0.3, 0.2, 0.2, 0.1, 0.1, 0.1))
+    draw = lazy.lazy_categorical(
+        x[:2], torch.arange(2), 6, lambda ids: x[ids], (20_000,), bound=float(x[1]), generator=torch.Generator()
+    )
+    check_draws(draw.indices, oracles.softmax(x))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._core.checks import can_raise, check_dim, check_logits, count, forbid, raise_bad_logits
-from ._core.elementwise import logaddexp
+from ._core.elementwise import log_softmax, logaddexp, top_at_zero
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
 from .reverse import known_winners
@@ -91,18 +91,16 @@ def counterfactual(
             raise_bad_logits(x, -1, noise)
         bad = bad | ~g.isfinite().all(-1, keepdim=True)
     work = torch.promote_types(g.dtype, new.dtype)
-    x, new, g = x.detach().to(work), new.to(work), g.to(work)
+    x, new, g = top_at_zero(x.detach().to(work)), top_at_zero(new.to(work)), g.to(work)
 
     new_won, g_won = new.gather(-1, won), g.gather(-1, won.expand(num_samples, *won.shape))
     lost = new_won == -torch.inf  # the winner is forbidden now: the best of all other items wins
-    peak = x.amax(-1, keepdim=True)
-    at = x - peak
-    height = at.logsumexp(-1, keepdim=True) + g_won  # T - peak
-    deficit = logaddexp(height - at - g, torch.zeros_like(g))
+    height = x.logsumexp(-1, keepdim=True) + g_won  # T
+    deficit = logaddexp(height - x - g, torch.zeros_like(g))
     shift = new - x
     ahead = shift - torch.where(lost, 0, shift.gather(-1, won)) - deficit
     # An item that logits forbids was not in the race: no condition bears on its noise, and its value is compared.
-    entered = new - torch.where(lost, peak, new_won - at.gather(-1, won)) + g - height
+    entered = new - torch.where(lost, 0, new_won - x.gather(-1, won)) + g - height
     ahead = torch.where(x == -torch.inf, entered, ahead).masked_fill(new == -torch.inf, -torch.inf)
     others = torch.arange(x.shape[-1], device=x.device) != won
     best, rival = ahead.masked_fill(~others, -torch.inf).max(-1, keepdim=True)
@@ -255,7 +253,7 @@ def maximal_coupling(
             raise_bad_logits(x, -1, noise)
         bad = bad | ~g.isfinite().all(-1, keepdim=True)
     work = torch.promote_types(g.dtype, x.dtype)
-    log_p, log_q, g = x.to(work).log_softmax(-1), y.to(work).log_softmax(-1), g.to(work)
+    log_p, log_q, g = log_softmax(x.to(work)), log_softmax(y.to(work)), g.to(work)
     race = log_p + g
     height, first = race.max(-1, keepdim=True)
     # The logarithm of a uniform number, against the logarithm of q[X] / p[X].
@@ -316,7 +314,7 @@ class _SortedRatios:
     """p and q of two races, items last and sorted by p / q, in float64 and log space."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        x, y = x.double(), y.double()
+        x, y = top_at_zero(x.double()), top_at_zero(y.double())
         log_p, log_q = x.log_softmax(-1), y.log_softmax(-1)
         nowhere = (x == -torch.inf) & (y == -torch.inf)
         # From the logits, not from log_p and log_q, so that equal ratios are equal to the bit.

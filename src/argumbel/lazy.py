@@ -95,14 +95,16 @@ def lazy_categorical(
     _check_top(top_scores, top_ids, n)
     device, k = top_scores.device, top_scores.numel()
     top_scores = top_scores.detach()
-    total = float(top_scores.double().logsumexp(0))
+    peak = float(top_scores.max())  # values are kept beside it: they would be rounded far from 0
+    total = float((top_scores.double() - peak).logsumexp(0))
     if bound is None:
         least = float(top_scores.min())
         bound = least if least == -math.inf else least + 1e-6 * max(1.0, abs(least))
-    elif not bound <= total:
+    elif not bound - peak <= total:
         raise ValueError(
-            f"bound must be at most the logsumexp of top_scores, {total:.6g}, for a lazy draw to be worth it, but it "
-            f"is {bound:.6g}; pass more top items or a lower bound, or score all items and use argumbel.categorical"
+            f"bound must be at most the logsumexp of top_scores, {peak + total:.6g}, for a lazy draw to be worth it, "
+            f"but it is {bound:.6g}; pass more top items or a lower bound, or score all items and use "
+            "argumbel.categorical"
         )
     # Poisson counts need a stateful generator, so one is made from the one seed.
     seed = as_keyed(None, generator, device).seed
@@ -112,7 +114,7 @@ def lazy_categorical(
     values = total + gumbel((draws,), generator=seeded, dtype=torch.float64)
     place = categorical(top_scores.to(work_dtype(top_scores.dtype)), (draws,), generator=seeded)
     indices = top_ids.to(device, torch.int64)[place]
-    arrivals = torch.poisson((n - k) * torch.exp(bound - values), generator=seeded).long()
+    arrivals = torch.poisson((n - k) * torch.exp(bound - peak - values), generator=seeded).long()
     draw = torch.repeat_interleave(arrivals)
     if draw.numel():
         ids = _tail_ids(top_ids.to(device, torch.int64), n, draw.numel(), seeded)
@@ -122,7 +124,7 @@ def lazy_categorical(
         values = values.scatter_reduce(0, draw, tail_values, "amax")
         wins = tail_values == values[draw]
         indices[draw[wins]] = ids[wins]
-    values = values.to(top_scores.dtype)
+    values = (values + peak).to(top_scores.dtype)
     return LazyDraw(*(x.reshape(tuple(sample_shape)) for x in (values, indices, arrivals + k)))
 
 

@@ -9,7 +9,7 @@ from torch.distributions.transforms import ExpTransform, Transform
 from torch.distributions.utils import euler_constant
 
 from .._core.checks import count
-from .._core.elementwise import log_softmax
+from .._core.elementwise import log_softmax, top_at_zero
 from ..noise import gumbel
 from ..relax import gumbel_softmax, log_gumbel_softmax
 from . import _densities as densities
@@ -133,9 +133,9 @@ class ExpRelaxedCategorical(RelaxedCategorical, relaxed_categorical.ExpRelaxedCa
     @property
     def mode(self) -> Tensor:
         """``log_softmax(logits / temperature)``: the only maximum of the density in log ratios."""
-        scores, allowed = self._scores, self._allowed
+        scores, allowed = top_at_zero(self._scores), self._allowed
         tempered = (scores.masked_fill(~allowed, 0) / self._tau).masked_fill(~allowed, -torch.inf)
-        return self._result(torch.log_softmax(tempered, -1))
+        return self._result(log_softmax(tempered))
 
     def _entropy(self) -> Tensor:
         n = self._allowed.sum(-1).to(self._work)
@@ -236,7 +236,7 @@ class RelaxedOneHotCategorical(RelaxedCategorical, relaxed_categorical.RelaxedOn
             ValueError: num_samples is less than 1.
             TypeError: num_samples is not an integer.
         """
-        allowed, scores = self._allowed, self._scores
+        allowed, scores = self._allowed, top_at_zero(self._scores)
         shape = (count("num_samples", num_samples, least=1), *scores.shape)
         noise = gumbel(shape, generator=generator, dtype=self._work, device=scores.device)
         values = scores + noise

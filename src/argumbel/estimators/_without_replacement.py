@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.elementwise import log_softmax
 from .._core.integrals import first_without
 from ..noise import KeyedNoise, draw_like
 from ..reverse import condition_max
@@ -190,7 +191,7 @@ def _joint(
     gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel").double()
     batch = logits.shape[: logits.ndim - 1 - factor_dims(f, logits, factors)]
     shape = (*batch, math.prod(logits.shape[len(batch) : -1]), logits.shape[-1])
-    log_p = torch.log_softmax(logits.detach().double(), -1).reshape(shape)
+    log_p = log_softmax(logits.detach().double()).reshape(shape)
     return log_p, gumbel.reshape(num_samples, *shape).movedim(0, -3)
 
 

@@ -52,8 +52,10 @@ def posterior(x: Tensor, g: Tensor, index: Tensor, value: Tensor | None) -> tupl
     place = index.unsqueeze(-1)
     won = place.clamp(0, x.shape[-1] - 1)
     chosen = x.gather(-1, won)
-    height = x.logsumexp(-1, keepdim=True)
-    top = height + g.gather(-1, won) if value is None else value.to(x.dtype).unsqueeze(-1)
+    # Beside the row's maximum: log Z alone, rounded far from 0, would move the height.
+    peak = x.detach().amax(-1, keepdim=True)
+    height = (x - peak).logsumexp(-1, keepdim=True)
+    top = peak + (height + g.gather(-1, won)) if value is None else value.to(x.dtype).unsqueeze(-1)
     bad = (won != place) | (chosen == -torch.inf) | ~height.isfinite() | ~top.isfinite() | ~g.isfinite().all(-1, True)
     values = put_on_top(truncate(x, g, top), top, won, x.dtype)
     return values.masked_fill(bad, torch.nan), can_raise(bad) and bool(bad.any())

@@ -13,7 +13,7 @@ from .dispatch import Key
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
 
-__all__ = ["any_far", "first", "gumbel_max", "gumbel_topk", "is_far", "rest_of", "summands", "winner"]
+__all__ = ["any_far", "best_k", "first", "gumbel_max", "gumbel_topk", "is_far", "rest_of", "summands", "winner"]
 
 # Sums of a logit and its noise of this magnitude or more count as far from 0: rounding takes 2^-16 or more off them.
 FAR = {torch.float32: 2.0**8, torch.float64: 2.0**37}
@@ -55,7 +55,7 @@ def winner(x: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return best, rest, indices
 
 
-def _best(x: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def best_k(x: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of x + g in every row, and their items."""
     sums = x + g
     best, indices = sums.topk(k, -1)
@@ -71,7 +71,7 @@ def _best(x: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def first(x: Tensor, g: Tensor, k: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, bool]:
     """Of x + g the largest of every row, or for a number k the k largest, in dtype; their items; and whether a row was
     bad. A bad row has NaN and -1, and so have places beyond the allowed items."""
-    best, indices = winner(x, g)[::2] if k is None else _best(x, g, k)
+    best, indices = winner(x, g)[::2] if k is None else best_k(x, g, k)
     bad = ~best.isfinite()
     if k:  # where the first is NaN or +inf, nothing of the row is sound
         bad = bad | best[..., :1].isnan() | (best[..., :1] == torch.inf)

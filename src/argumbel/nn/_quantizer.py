@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import can_raise, count
+from .._core.elementwise import log_softmax
 from ..noise import KeyedNoise
 from ..schedules import Exponential
 from ._gumbel_softmax import GumbelSoftmax, ScheduleLike
@@ -221,6 +222,6 @@ def _perplexities(logits: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         counts = logits.new_zeros(groups, codes).scatter_add_(1, logits.argmax(-1).T, weights.expand(groups, tokens))
         code = torch.special.entr(counts / total).sum(-1).exp().sum()
     # In log space: a code whose average probability underflows has entropy 0 and a finite gradient, with no epsilon.
-    log_mean = (logits.log_softmax(-1) + weights.log()[:, None, None]).logsumexp(0) - total.log()
+    log_mean = (log_softmax(logits) + weights.log()[:, None, None]).logsumexp(0) - total.log()
     prob = (-(log_mean.exp() * log_mean).sum(-1)).exp().sum()
     return code, prob

@@ -61,12 +61,14 @@ def posterior_gumbel_topk(
     and where to find them".
     """
     x, g, first, bad, dim = known_race(logits, indices, dim, mask, noise, generator, name="indices")
-    rest = x.scatter(-1, first, -torch.inf)
+    peak = x.detach().amax(-1, keepdim=True)
+    rest = (x - peak).scatter(-1, first, -torch.inf)
     nobody = (rest == -torch.inf).all(-1, keepdim=True)
     rest = rest.masked_fill(nobody, torch.finfo(x.dtype).min).logsumexp(-1, keepdim=True)  # -inf: NaN gradients
-    backwards = torch.cat([rest, x.gather(-1, first).flip(-1)], -1)
+    backwards = torch.cat([rest, (x.gather(-1, first) - peak).flip(-1)], -1)
     remaining = backwards.logcumsumexp(-1)[..., 1:].flip(-1)
-    falling = _strictly_falling((-(-remaining - g.gather(-1, first)).logcumsumexp(-1)).to(logits.dtype))
+    heights = -(-remaining - g.gather(-1, first)).logcumsumexp(-1)
+    falling = _strictly_falling((heights + peak).to(logits.dtype))
     last = falling[..., -1:]
     values = strictly_below(truncate(x, g, last.to(x.dtype)), last, logits.dtype)
     return values.scatter(-1, first, falling).masked_fill(bad, torch.nan).movedim(-1, dim)
@@ -120,6 +122,8 @@ def posterior_gumbel_subset(
     """
     x, g, members, bad, dim = known_race(logits.detach(), indices, dim, mask, noise, generator, name="indices")
     x, g = x.double(), g.double()
+    peak = x.amax(-1, keepdim=True)
+    x = x - peak
     rest = x.scatter(-1, members, -torch.inf)
     nobody = (rest == -torch.inf).all(-1, keepdim=True)
     total = rest.masked_fill(nobody, 0).logsumexp(-1, keepdim=True)
@@ -127,11 +131,11 @@ def posterior_gumbel_subset(
     best, inside = race.amax(-1, keepdim=True), x.gather(-1, members)
     highest = total - log_rate_outside(inside - total, total - best)
     lifted = _truncate_from_below(inside, g.gather(-1, members), highest)
-    lifted = torch.where(nobody, inside + g.gather(-1, members), lifted).to(logits.dtype)
-    edge = highest.to(logits.dtype)
+    lifted = (torch.where(nobody, inside + g.gather(-1, members), lifted) + peak).to(logits.dtype)
+    edge = (highest + peak).to(logits.dtype)
     above = torch.nextafter(edge, torch.full_like(edge, torch.inf))
     lifted = torch.where(nobody | (lifted > edge), lifted, above)
-    values = move_max(race, highest, logits.dtype).masked_fill(rest == -torch.inf, -torch.inf)
+    values = move_max(race, highest, logits.dtype, shift=peak).masked_fill(rest == -torch.inf, -torch.inf)
     return values.scatter(-1, members, lifted).masked_fill(bad, torch.nan).movedim(-1, dim)
 
 

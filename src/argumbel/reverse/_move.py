@@ -57,12 +57,14 @@ def condition_max(values: Tensor, new_max: Tensor, *, dim: int = -1) -> Tensor:
     return move_max(v, top, values.dtype).masked_fill(bad | unsound, torch.nan).movedim(-1, dim)
 
 
-def move_max(race: Tensor, top: Tensor, dtype: torch.dtype, best: Tensor | None = None) -> Tensor:
-    """The values of a race whose maximum, best, is moved to top, in dtype; -inf stays -inf."""
+def move_max(
+    race: Tensor, top: Tensor, dtype: torch.dtype, best: Tensor | None = None, shift: Tensor | float = 0
+) -> Tensor:
+    """The values of a race whose maximum, best, is moved to top, then all of it by shift, in dtype; -inf stays -inf."""
     best = race.amax(-1, keepdim=True) if best is None else best
     absent, won = race == -torch.inf, race == best
     kept = race.masked_fill(absent | won, 0)  # absent items and the winner would have NaN for a gradient
     gap = (best - kept).masked_fill(absent | won, 1)
     lowered = -logaddexp(-top.masked_fill(top == -torch.inf, 0), torch.log(-torch.expm1(-gap)) - kept)
-    lowered = strictly_below(lowered, top, dtype)
-    return torch.where(won, representable(top, dtype), lowered).masked_fill(absent, -torch.inf)
+    lowered = strictly_below(lowered + shift, top + shift, dtype)
+    return torch.where(won, representable(top + shift, dtype), lowered).masked_fill(absent, -torch.inf)

@@ -74,6 +74,8 @@ def top_down(
     bad = ~best.isfinite() | ~g.isfinite().all(-1, keepdim=True)
     if can_raise(x) and can_raise(g) and bool(bad.any()):
         raise_bad_logits(x, -1, noise)
+    peak = best.detach().masked_fill(bad, 0)
+    x = x - peak  # the races are run beside the maximum: far from 0 their values would be rounded, and tie
     tree = [tuple(torch.tensor(ids, device=x.device) for ids in level) for level in levels]
 
     weights: list[Tensor] = []  # for each level, from the deepest up: the logsumexp of the leaves below each node
@@ -89,9 +91,9 @@ def top_down(
     for (nodes, above), weight in zip(tree, reversed(weights), strict=True):
         race = weight + g[..., nodes]
         if not values:
-            values.append(representable(race, logits.dtype))
+            values.append(representable(race + peak, logits.dtype))
             continue
         best = group_max(race, above, values[-1].shape[-1])[..., above]
-        values.append(move_max(race, values[-1][..., above].to(x.dtype), logits.dtype, best))
+        values.append(move_max(race, values[-1][..., above].to(x.dtype) - peak, logits.dtype, best, peak))
     order = torch.cat([nodes for nodes, _ in tree]).argsort()
     return torch.cat(values, -1)[..., order].masked_fill(bad, torch.nan).movedim(-1, dim)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import Rows, can_raise, check_k
+from .._core.elementwise import top_at_zero
 from .._core.integrals import fejer
 
 __all__ = ["inclusion_probs"]
@@ -56,7 +57,7 @@ def inclusion_probs(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | Non
     if can_raise(x) and bool(bad.any()):
         rows.complain(k=k)
     certain = support == k
-    x = x.masked_fill(bad | certain, 0)
+    x = top_at_zero(x.masked_fill(bad | certain, 0))
     probs = k * torch.softmax(x, -1) if k in (0, 1, x.shape[-1]) else _inclusion(x, k)
     probs = torch.where(certain, allowed.to(x.dtype), probs).masked_fill(bad, torch.nan)
     return rows.back(probs.to(logits.dtype))

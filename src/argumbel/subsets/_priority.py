@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .._core.checks import Rows, can_raise, check_k
-from ..noise import KeyedNoise, draw_like, work_dtype
+from ..kernels.race import best_k
+from ..noise import KeyedNoise, draw_like
 
 __all__ = ["PriorityDraw", "priority_sample"]
 
@@ -76,12 +77,12 @@ def priority_sample(
     rows = Rows(logits, dim, mask)
     x, dim, n = rows.back(rows.x), rows.dim, rows.x.shape[-1]
     k = check_k(k, n)
-    priorities = x.to(work_dtype(x.dtype)) - draw_like(x, dim, noise, generator, "uniform").log()
-    top = priorities.topk(min(k + 1, n), dim)
+    excess = -draw_like(x, dim, noise, generator, "uniform").log()
+    top = [t.movedim(-1, dim) for t in best_k(rows.x.to(excess.dtype), excess.movedim(dim, -1), min(k + 1, n))]
     values, indices = (t.narrow(dim, 0, k) for t in top)
-    threshold = torch.full_like(top.values.select(dim, 0), -torch.inf)
+    threshold = torch.full_like(top[0].select(dim, 0), -torch.inf)
     if k < n:
-        threshold = top.values.detach().select(dim, k)
+        threshold = top[0].detach().select(dim, k)
     chosen = x.gather(dim, indices)
     bad = ~values.isfinite()
     if can_raise(values) and bool(bad.any()):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import Rows, can_raise
+from .._core.elementwise import top_at_zero
 from .._core.integrals import log_prob_first
 from ._shapes import check_other_dims
 
@@ -68,6 +69,7 @@ def topk_log_prob(
     x = rows.x.to(torch.float64)
     items = indices.movedim(dim, -1)
     bad = ~(x.amax(-1).isfinite()) | x.isnan().any(-1)
+    x = top_at_zero(x.masked_fill(bad.unsqueeze(-1), 0))
     outside = (items < 0) | (items >= n)
     if can_raise(x) and can_raise(items):
         if bool(bad.any()):
@@ -80,7 +82,7 @@ def topk_log_prob(
     batch = torch.broadcast_shapes(x.shape[:-1], items.shape[:-1])
     k = items.shape[-1]
     bad = bad | outside.any(-1)
-    x = x.masked_fill(x.isnan(), 0).expand(*batch, n)
+    x = x.expand(*batch, n)
     items = items.clamp(0, n - 1).expand(*batch, k)
 
     drawn = torch.zeros_like(x, dtype=torch.bool).scatter(-1, items, True)

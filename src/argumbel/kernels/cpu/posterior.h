@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "law.h"
+#include "race.h"
 
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
@@ -29,7 +30,8 @@ float height_of(const Matrix& x, int64_t row, int64_t index, const float* value,
     if (!(std::abs(log_z) < kInf) || index < 0 || index >= x.items) return kNan;
     if (!(to_float(row_of<T>(x, row)[index]) > -kInf)) return kNan;
     if (value) return std::abs(value[row]) < kInf ? value[row] : kNan;
-    return static_cast<float>(log_z) + g();
+    // Far from 0 log Z alone, rounded, would move the height.
+    return is_far(static_cast<float>(log_z)) ? static_cast<float>(log_z + g()) : static_cast<float>(log_z) + g();
 }
 
 template <class T>
@@ -70,7 +72,7 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
                 const float* logits = fetch(row_of<T>(x, row), count, buffer);
                 bool is_bad = false;
                 const Block weight = weigh(logits, count, is_bad);
-                const double log_z = is_bad ? kNan : weight.top + std::log(weight.sum);
+                const double log_z = is_bad ? kNan : static_cast<double>(weight.top) + std::log(weight.sum);
                 const float top = height_of<T>(x, row, index[row], value, log_z,
                                                [&] { return gumbel_of_exponential(e[index[row]]); });
                 if (!(top == top)) {
