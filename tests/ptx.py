@@ -24,7 +24,7 @@ SIZES = dict.fromkeys(
 )
 SIZES |= dict.fromkeys(("tau_stride", "hidden_stride", "weight_stride"), INT)
 RELAX = {"x": HALF, "grad": None, "tau": FLOAT, "out": HALF, "tops": FLOAT, "winners": LONG, "totals": FLOAT}
-RELAX |= {"dots": FLOAT, **KEY}
+RELAX |= {"rests": FLOAT, "dots": FLOAT, **KEY}
 HEAD = {"hidden": HALF, "weight": HALF, "bias": FLOAT, "tau": "fp32", **KEY}
 PRODUCT = {"PRECISION": "ieee", "FEW": linear.FEW, "BLOCK": linear.BLOCK, "DEPTH": 64}
 WINNERS = {"values": FLOAT, "indices": LONG}
@@ -35,16 +35,16 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
     (tiles.fill, {"out": HALF, **IDS}, {"LAW": "logistic", "ROWS": 4, "BLOCK": 128}),
     (
         race._race,
-        {"x": HALF, "values": FLOAT, "indices": LONG, **KEY},
+        {"x": HALF, "values": FLOAT, "rests": FLOAT, "indices": LONG, **KEY},
         {"FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
     ),
-    (race._race, {"x": FLOAT, **WINNERS, **IDS}, {"FINAL": True, "ROWS": 8, "BLOCK": 16}),
+    (race._race, {"x": FLOAT, **WINNERS, "rests": None, **IDS}, {"FINAL": True, "ROWS": 8, "BLOCK": 16}),
     (
         race._settle,
-        {"part_values": FLOAT, "part_indices": LONG, "values": HALF, "indices": LONG},
+        {"part_values": FLOAT, "part_rests": FLOAT, "part_indices": LONG, "values": HALF, "indices": LONG},
         {"ROWS": 16, "BLOCK": 32},
     ),
-    (race._perturb, {"x": HALF, "out": LONG, **KEY}, {"K": 16, "ROWS": 1, "BLOCK": 1024}),
+    (race._perturb, {"x": HALF, "out": LONG, "places": "*i32", **KEY}, {"K": 16, "ROWS": 1, "BLOCK": 1024}),
     (law._weigh, {"x": HALF, **WEIGHED}, {"GROUP": law.GROUP, "BLOCK": law.BLOCK}),
     (
         law._draw,
@@ -56,8 +56,12 @@ CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
     (softmax._measure, {**RELAX, "grad": HALF}, {"BLOCK": softmax.BLOCK}),
     (softmax._write, RELAX, {"HARD": True, "PARTS": 64, "BLOCK": softmax.BLOCK}),
     (softmax._write, {**RELAX, "grad": HALF, "seed": None}, {"HARD": False, "PARTS": 64, "BLOCK": softmax.BLOCK}),
-    (linear._product, {**HEAD, "first": FLOAT, "second": FLOAT, "seed": None}, {"LAW": True, "ROWS": 16, **PRODUCT}),
-    (linear._product, {**HEAD, "first": FLOAT, "second": LONG}, {"LAW": False, "ROWS": 64, **PRODUCT}),
+    (
+        linear._product,
+        {**HEAD, "first": FLOAT, "second": FLOAT, "third": None, "seed": None},
+        {"LAW": True, "ROWS": 16, **PRODUCT},
+    ),
+    (linear._product, {**HEAD, "first": FLOAT, "second": FLOAT, "third": LONG}, {"LAW": False, "ROWS": 64, **PRODUCT}),
     (
         linear._draw,
         {**HEAD, **WEIGHED, "draws": LONG, "heights": FLOAT},

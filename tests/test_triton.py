@@ -171,14 +171,18 @@ def test_topk_of_long_rows_by_both_ways(k: int) -> None:
 
 
 def test_ties_go_to_the_first() -> None:
-    """Where logits dwarf the noise, keys tie; the lowest index wins, in whichever tile or segment."""
+    """Items that share an id have the same noise, so equal logits tie; the lowest index wins, in whichever tile or
+    segment. Where logits dwarf the noise, too."""
     for n in (5, 64, 2500):
-        x, noise = torch.full((4, n), 2.0**26), ag.KeyedNoise(1)
-        keys = exactly(lambda: x + noise.gumbel((4, n)))  # noqa: B023
-        first = (keys == keys.amax(-1, keepdim=True)).int().argmax(-1)
-        assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), first)
-        assert torch.equal(here(ag.gumbel_softmax(there(x), hard=True, noise=noise)).argmax(-1), first)
-        assert torch.equal(here(ag.gumbel_topk(there(x), 2, noise=noise).indices)[:, 0], first)
+        for height in (0.0, 2.0**26):
+            x, noise = torch.full((4, n), height), ag.KeyedNoise(1, items=there(torch.arange(n) % 4))
+            g = exactly(lambda: ag.KeyedNoise(1).gumbel((4, 4)))
+            first = g.argmax(-1)
+            assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), first)
+            assert torch.equal(here(ag.gumbel_softmax(there(x), hard=True, noise=noise)).argmax(-1), first)
+            two = here(ag.gumbel_topk(there(x), 2, noise=noise).indices)
+            assert torch.equal(two % 4, torch.stack([first, first if n > 7 else two[:, 1] % 4], -1))
+            assert height or torch.equal(two[:, 0], first)
 
 
 def test_gradients_of_values_are_those_of_their_items() -> None:
@@ -217,15 +221,17 @@ def test_places_beyond_the_support_get_no_gradient() -> None:
 
 
 def test_winners_of_many_parts() -> None:
-    """More than a tile of them; ties go to the first part, NaN to the row."""
+    """More than a tile of them; ties go to the larger rest, then to the first part, NaN to the row."""
     values = torch.randn(5, 2500)
     values[1, 1999], values[2, 7], values[3] = 9.0, torch.nan, -torch.inf
-    values[1, 30] = 9.0
+    values[1, 30], values[0, 50], values[0, 700], values[0, 1900] = 9.0, 512.0, 512.0, 512.0
+    rests = torch.zeros(5, 2500)
+    rests[0, 700], rests[0, 1900] = 1e-5, 1e-5
     items = torch.arange(2500).expand(5, 2500) * 3
     best, index = there(torch.empty(5)), there(torch.empty(5, dtype=torch.int64))
-    race.settle(there(values), there(items.contiguous()), best, index)
+    race.settle(there(values), there(rests), there(items.contiguous()), best, index)
     exact = values.max(-1)
-    assert index.tolist() == [int(exact.indices[0]) * 3, 90, -1, -1, int(exact.indices[4]) * 3]
+    assert index.tolist() == [2100, 90, -1, -1, int(exact.indices[4]) * 3]
     assert best.isnan().tolist() == [False, False, True, True, False]
 
 
@@ -677,6 +683,55 @@ def test_what_triton_lacks_runs_elsewhere() -> None:
     torch.testing.assert_close(here(ours), exact, rtol=1e-5, atol=1e-5)
     draw = ag.sample_without_replacement(there(x), 5)
     assert all(len(set(row)) == 5 for row in draw.indices.tolist())
+
+
+# --- far from 0 --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [1e6, -1.6e7, -300.0, None])
+@pytest.mark.parametrize(("rows", "n"), [(70, 3), (5, 48), (3, 600), (2, 2500), (1, 9000)])
+def test_far_from_0_it_is_the_reference(rows: int, n: int, offset: float | None) -> None:
+    """Logits beside which float32 rounds the noise away: equal sums are settled alike, and rows near 0 stay."""
+    x = torch.randn(rows, n, generator=torch.Generator().manual_seed(n))
+    x = torch.full_like(x, torch.finfo(x.dtype).min) if offset is None else x + offset
+    x[1::3] = torch.randn(n)
+    key, k = ag.KeyedNoise(11), min(n, 7)
+    grad = torch.randn(rows, n)
+
+    def keyed(to: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        a = to(x).requires_grad_()
+        y, hard = ag.gumbel_softmax(a, 0.7, noise=key), ag.gumbel_softmax(a, 0.7, True, noise=key)
+        zeros = to(torch.zeros(rows, 1)), to(torch.zeros(n, 1))
+        indices = (
+            ag.gumbel_max(a.detach(), noise=key).indices,
+            *ag.gumbel_topk(a.detach(), k, noise=key),
+            ag.linear_gumbel_max(*zeros, bias=to(x[0]), noise=key).indices,
+        )
+        grads = (torch.autograd.grad((s * to(grad)).sum(), a)[0] for s in (y, hard))
+        return [here(part.detach()) for part in (*indices, hard, y, *grads)]
+
+    found, expected = keyed(there), exactly(lambda: tuple(keyed(lambda t: t.clone())))
+    for ours, exact in zip(found[:5], expected[:5], strict=True):
+        assert torch.equal(ours, exact)
+    for ours, exact in zip(found[5:], expected[5:], strict=True):
+        torch.testing.assert_close(ours, exact, rtol=2e-5, atol=2e-6)
+
+
+def test_far_from_0_the_first_of_a_tile_are_different_items() -> None:
+    """Pairs of sum and rest may be equal, too: of equal logits under equal noise, here by equal ids."""
+    items = torch.zeros(1100, dtype=torch.int64)
+    items[3::5] = torch.arange(3, 1100, 5)
+    noise = ag.KeyedNoise(2, items=there(items))
+    indices = here(ag.gumbel_topk(there(torch.full((2, 1100), 1e6)), 60, noise=noise).indices)
+    assert all(len(set(row)) == 60 for row in indices.tolist())
+
+
+@pytest.mark.parametrize("offset", [1e6, None])
+def test_draws_far_from_0(offset: float | None) -> None:
+    x = torch.tensor([0.5, 0.3, 0.2]).log()
+    x = torch.full_like(x, torch.finfo(x.dtype).min) if offset is None else x + offset
+    draws = ag.categorical(there(x), (20_000,), generator=torch.Generator(DEVICE).manual_seed(3))
+    check_draws(here(draws), oracles.softmax(x))
 
 
 # --- the device --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .law import after_blocks, pick_block, weigh_tile
 from .noise import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
-from .race import first_of, is_bad, settle, store_winner
+from .race import first_of, is_bad, settle, store_winner, winner_of
 from .softmax import COLD, temperature_of, temperature_pointer
 
 __all__ = ["linear_categorical", "linear_gumbel_max"]
@@ -33,7 +33,7 @@ def _tempered(logits, temperature):
 
 @triton.jit
 def _product(
-    hidden, hidden_stride, weight, weight_stride, bias, tau, tau_stride, first, second, lines, n, depth, groups,
+    hidden, hidden_stride, weight, weight_stride, bias, tau, tau_stride, first, second, third, lines, n, depth, groups,
     seed, rows, items, stride,
     LAW: tl.constexpr, PRECISION: tl.constexpr, FEW: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
@@ -72,9 +72,10 @@ def _product(
     else:
         row = row_ids(rows, line, lines)
         noise = tile("gumbel", logits, tl.load(seed), row, line, block * BLOCK, n, lines, items, stride, ROWS, BLOCK)
-        top, index = first_of(logits + tl.where(temperature < COLD, 0.0, noise), item)
+        top, rest, index = winner_of(logits, tl.where(temperature < COLD, 0.0, noise), item)
         bad = tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
-        store_winner(first, second, line * tl.cdiv(n, BLOCK) + block, line < lines, top, index, bad, False)
+        place = line * tl.cdiv(n, BLOCK) + block
+        store_winner(first, second, third, place, line < lines, top, rest, index, bad, False)
 
 
 @triton.jit
@@ -115,7 +116,7 @@ def _is_tf32() -> bool:
 
 def _launch_product(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, first: Tensor, second: Tensor,
-    ids: tuple[Any, ...], law: bool,
+    third: Tensor | None, ids: tuple[Any, ...], law: bool,
 ) -> None:  # fmt: skip
     (lines, depth), n = hidden.shape, weight.shape[0]
     # A tile of noise takes registers, the more so under ids of one's own.
@@ -126,7 +127,7 @@ def _launch_product(
     launch(
         _product, groups * triton.cdiv(n, BLOCK),
         hidden, hidden.stride(0), weight, weight.stride(0), bias, *temperature_pointer(temperature, hidden),
-        first, second, lines, n, depth, groups, *ids,
+        first, second, third, lines, n, depth, groups, *ids,
         LAW=law, PRECISION=precision, FEW=FEW, ROWS=rows, BLOCK=BLOCK, DEPTH=32 if single else 64,
         num_warps=4 if rows < 64 else 8,
     )  # fmt: skip
@@ -144,10 +145,10 @@ def linear_gumbel_max(
         bias = None if bias is None else bias.contiguous()
         n = matrix.shape[0]
         part_values = values.new_empty((values.numel(), triton.cdiv(n, BLOCK)))
-        part_indices = indices.new_empty(part_values.shape)
+        part_rests, part_indices = torch.empty_like(part_values), indices.new_empty(part_values.shape)
         ids = pointers(key, torch.Size((*shape, n)))
-        _launch_product(source, matrix, bias, temperature, part_values, part_indices, ids, False)
-        settle(part_values, part_indices, values, indices)
+        _launch_product(source, matrix, bias, temperature, part_values, part_rests, part_indices, ids, False)
+        settle(part_values, part_rests, part_indices, values, indices)
     return values, indices
 
 
@@ -165,7 +166,7 @@ def linear_categorical(
         n, depth = matrix.shape
         blocks = triton.cdiv(n, FEW)
         tops, rests = torch.empty((2, draws.numel(), blocks), dtype=torch.float32, device=hidden.device)
-        _launch_product(source, matrix, bias, temperature, tops, rests, (None, None, None, 0), True)
+        _launch_product(source, matrix, bias, temperature, tops, rests, None, (None, None, None, 0), True)
         launch(
             _draw, draws.numel(),
             source, source.stride(0), matrix, matrix.stride(0), bias, *temperature_pointer(temperature, hidden),

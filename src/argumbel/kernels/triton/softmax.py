@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .noise import Key, as_rows, launch, pointers, put, row_ids, take, tile, tile_shape, within
-from .race import LAST, first_of, is_bad, segments
+from .race import LAST, is_bad, is_far, rest_of, segments, settled_of, winner_of
 
 __all__ = [
     "COLD",
@@ -42,18 +42,35 @@ def temperature_of(tau, stride, line, lines):
 
 @triton.jit
 def _keys(x, x_stride, line, start, n, lines, key, row, items, stride, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """Perturbed logits, -inf beyond the row; and which are of bad logits."""
+    """Logits, -inf beyond the row, their noise, and which rows have bad logits."""
     logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
     noise = tile("gumbel", logits, key, row, line, start, n, lines, items, stride, ROWS, BLOCK)
-    return logits + noise, tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
+    return logits, noise, tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
 
 
 @triton.jit
-def _weights(keys, top, temperature):
-    """e^((key - top) / tau): keys are measured from their maximum, so that a huge factor leaves the argmax alone."""
+def _below(keys, rest, top, top_rest):
+    """Keys, and what rounding took off them, measured from the largest; -inf stays what it is."""
+    below = (keys - tl.where(top == float("-inf"), 0.0, top)) + (rest - top_rest)
+    return tl.where(keys == float("-inf"), float("-inf"), below)
+
+
+@triton.jit
+def _measured(logits, noise, top, rest):
+    """Sums of logits and noise, measured from the largest, top, and what rounding took off it."""
+    keys = logits + noise
+    below = keys - tl.where(top == float("-inf"), 0.0, top)
+    if tl.max(is_far(top).to(tl.int32)) > 0:
+        exact = _below(keys, rest_of(logits, noise, keys), top, rest)
+        below = tl.where(is_far(top), exact, below)
+    return below
+
+
+@triton.jit
+def _weights(below, temperature):
+    """e^(below / tau): keys are measured from their maximum, so that a huge factor leaves the argmax alone."""
     scale = tl.where(temperature < COLD, HUGE, 1.0 / temperature)
-    weights = tl.exp((keys - tl.where(top == float("-inf"), 0.0, top)) * scale)
-    return tl.where(keys == float("-inf"), 0.0, weights)  # also at tau = inf
+    return tl.where(below == float("-inf"), 0.0, tl.exp(below * scale))  # also at tau = inf
 
 
 @triton.jit
@@ -88,9 +105,9 @@ def _whole(
         y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
     else:
         row = row_ids(rows, line, lines)
-        keys, bad = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, ROWS, BLOCK)
-        top, winner = first_of(keys, item)
-        weights = _weights(keys, top, temperature)
+        logits, noise, bad = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, ROWS, BLOCK)
+        top, rest, winner = winner_of(logits, noise, item)
+        weights = _weights(_measured(logits, noise, top, rest), temperature)
         total = tl.sum(weights, 1)[:, None]
         y = _sample(weights, total, item, winner, temperature, bad | (top == float("-inf")), HARD)
     if grad is not None:
@@ -101,16 +118,18 @@ def _whole(
 
 @triton.jit
 def _measure(
-    x, x_stride, grad, grad_stride, tau, tau_stride, tops, winners, totals, dots, lines, n, parts, steps,
+    x, x_stride, grad, grad_stride, tau, tau_stride, tops, rests, winners, totals, dots, lines, n, parts, steps,
     seed, rows, items, stride, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Of a segment of a row: the largest key (NaN in a bad row) and its item, the sum of weights relative to it, and
-    that of weight times gradient. Without a key x is the sample, and the last is the sum of sample times gradient."""
+    """Of a segment of a row: the largest key (NaN in a bad row), its rest and its item, the sum of weights relative to
+    it, and that of weight times gradient. Without a key x is the sample, and the last is the sum of sample times
+    gradient."""
     program = tl.program_id(0)
     line = program // parts + tl.zeros((1, 1), tl.int64)
     begin = program % parts * steps * BLOCK
     temperature = temperature_of(tau, tau_stride, line, lines)
     top = tl.full((1, 1), float("-inf"), tl.float32)
+    rest = tl.zeros((1, 1), tl.float32)
     winner = tl.full((1, 1), LAST, tl.int32)
     total = tl.zeros((1, 1), tl.float32)
     dot = tl.zeros((1, 1), tl.float32)
@@ -122,14 +141,17 @@ def _measure(
             weights = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
         else:
             row = row_ids(rows, line, lines)
-            keys, bad_here = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
+            logits, noise, bad_here = _keys(
+                x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK
+            )
             bad = bad | bad_here
-            highest, index = first_of(keys, item)
-            winner = tl.where(highest > top, index, winner)
-            higher = tl.maximum(highest, top)
-            factor = _weights(top, higher, temperature)
-            top = higher
-            weights = _weights(keys, top, temperature)
+            highest, most, index = winner_of(logits, noise, item)
+            ahead = (highest > top) | ((highest == top) & (most > rest))
+            winner = tl.where(ahead, index, winner)
+            higher, higher_rest = tl.maximum(highest, top), tl.where(ahead, most, rest)
+            factor = _weights(_below(top, rest, higher, higher_rest), temperature)
+            top, rest = higher, higher_rest
+            weights = _weights(_measured(logits, noise, top, rest), temperature)
             total = total * factor + tl.sum(weights, 1)[:, None]
             dot = dot * factor
         if grad is not None:
@@ -137,6 +159,7 @@ def _measure(
     place = line * parts + program % parts
     if seed is not None:
         tl.store(tops + place, tl.where(bad, float("nan"), top))
+        tl.store(rests + place, rest)
         tl.store(winners + place, winner)
         tl.store(totals + place, total)
     if grad is not None:
@@ -145,7 +168,7 @@ def _measure(
 
 @triton.jit
 def _write(
-    x, x_stride, grad, grad_stride, tau, tau_stride, tops, winners, totals, dots, out, lines, n, parts, steps,
+    x, x_stride, grad, grad_stride, tau, tau_stride, tops, rests, winners, totals, dots, out, lines, n, parts, steps,
     seed, rows, items, stride, HARD: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A segment of the result, from what was measured of all segments of its row."""
@@ -161,9 +184,11 @@ def _write(
         dot = tl.sum(dot_parts, 1)[:, None]
     if seed is not None:
         top_parts = tl.load(tops + place, mask=is_part, other=float("-inf"))
-        top, winner = first_of(top_parts, tl.load(winners + place, mask=is_part, other=LAST))
+        rest_parts = tl.load(rests + place, mask=is_part, other=0.0)
+        item_parts = tl.load(winners + place, mask=is_part, other=LAST)
+        top, rest, winner = settled_of(top_parts, rest_parts, item_parts)
         bad = (tl.max(is_bad(top_parts).to(tl.int32), 1)[:, None] > 0) | (top == float("-inf"))
-        factor = _weights(top_parts, top, temperature)
+        factor = _weights(_below(top_parts, rest_parts, top, rest), temperature)
         total = tl.sum(tl.load(totals + place, mask=is_part, other=0.0) * factor, 1)[:, None]
         if grad is not None:
             dot = tl.sum(dot_parts * factor, 1)[:, None] / total
@@ -174,8 +199,9 @@ def _write(
             y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
         else:
             row = row_ids(rows, line, lines)
-            keys, _ = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
-            y = _sample(_weights(keys, top, temperature), total, item, winner, temperature, bad, HARD)
+            logits, noise, _ = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
+            weights = _weights(_measured(logits, noise, top, rest), temperature)
+            y = _sample(weights, total, item, winner, temperature, bad, HARD)
         if grad is not None:
             y = _slope(y, take(grad, grad_stride, line, lines, start, n, 0.0, BLOCK), dot, temperature)
         put(out + line * n + item, y, within(start, n, BLOCK))
@@ -207,9 +233,9 @@ def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | Non
         )  # fmt: skip
         return out
     parts, steps = segments(lines, n, BLOCK, PROGRAMS, MOST_SEGMENTS)
-    tops, totals, dots = torch.empty((3, lines, parts), dtype=torch.float32, device=x.device)
+    tops, rests, totals, dots = torch.empty((4, lines, parts), dtype=torch.float32, device=x.device)
     winners = torch.empty((lines, parts), dtype=torch.int64, device=x.device)
-    measured = (tops, winners, totals, dots)
+    measured = (tops, rests, winners, totals, dots)
     launch(_measure, lines * parts, *common, *measured, lines, n, parts, steps, *ids, BLOCK=BLOCK)
     launch(
         _write, lines * parts, *common, *measured, out, lines, n, parts, steps, *ids,
