@@ -87,7 +87,8 @@ def gumbel_max(
 
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
-            Half precision is perturbed and compared in float32, so that rounding makes no ties.
+            Half precision is perturbed and compared in float32, so that rounding makes no ties. Far from 0 the exact
+            sums of logits and noise are compared, so a large common offset does not change the law.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
@@ -131,7 +132,8 @@ def gumbel_topk(
 
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
-            Half precision is perturbed and compared in float32, so that rounding makes no ties.
+            Half precision is perturbed and compared in float32, so that rounding makes no ties. Far from 0 the exact
+            sums of logits and noise are compared, so a large common offset does not change the law.
         k: how many items, at most the number of allowed items in every row.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.

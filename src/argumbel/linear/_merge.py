@@ -17,7 +17,8 @@ def merge_winners(values: Tensor, indices: Tensor, *, group: dist.ProcessGroup |
 
     Each process passes the winners of its own shard. One ``all_gather`` exchanges 16 bytes a row, and every process
     returns the same result. If the shards use keyed noise with global item ids, the result is the winner of the whole
-    vocabulary (to the bit where the matrix products agree).
+    vocabulary (to the bit where the matrix products agree). Values are compared as they are, rounded: logits that all
+    lie far from 0 (beyond about 2^12) tie here, so take a common constant off them first.
 
     Args:
         values: the winners' values, ``(*batch,)``, in the same shape on all processes; float32 or float64, as
