@@ -73,3 +73,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each backend of the public functions in turn: plain PyTorch, and the compiled kernels where there are any."""
     with kernels.use("reference" if request.param == "reference" else None):
         yield request.param
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """On one thread, and on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)

@@ -53,14 +53,6 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def logits(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Ordinary ones, some forbidden items, and a few far apart."""
     x = 2 * torch.randn(shape, generator=torch.Generator().manual_seed(math.prod(shape)))

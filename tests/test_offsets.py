@@ -3,7 +3,7 @@ not at a dtype's lowest finite number. The law asked for is that of the logits a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -111,14 +111,6 @@ def test_a_far_pair_behind_the_winner(backend: str) -> None:
 # --- one order on all backends -----------------------------------------------------------------------------------
 
 SHAPES = [*((rows, n) for rows in (1, 3, 64) for n in (1, 3, 10, 48, 49, 100, 512, 513, 5000)), (1, 200_000)]
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def far_logits(rows: int, n: int, offset: float | None, dtype: torch.dtype) -> Tensor:

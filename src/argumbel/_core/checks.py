@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "EXACT_BELOW",
     "Rows",
+    "broadcasts_to",
     "can_raise",
     "check_dim",
     "check_k",
@@ -103,6 +104,14 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
             raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
         raise ValueError(f"{name} must be between {least} and {of}{most}, but it is {k}; pass a number in between")
     return k
+
+
+def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape can be expanded to the target."""
+    try:
+        return torch.broadcast_shapes(shape, target) == target
+    except RuntimeError:
+        return False
 
 
 def number(
@@ -204,11 +213,7 @@ def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
         raise TypeError(
             f"mask must be a bool tensor, True where an item is allowed, but it is {what}; pass mask.bool()"
         )
-    try:
-        fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(mask.shape, logits.shape):
         raise ValueError(
             f"mask must broadcast to the shape of logits, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}"
         )

@@ -12,7 +12,8 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
 
-from .._core.checks import can_raise, floating, number, sizes
+from .._core.checks import broadcasts_to, can_raise, floating, number, sizes
+from .._core.modes import is_eager
 from ..noise import work_dtype
 
 __all__ = ["Relaxed", "Reparameterized", "floor", "simplex"]
@@ -144,15 +145,14 @@ class computed_once:
             return self.compute(instance)
         with torch.enable_grad():
             value = self.compute(instance)
-        if not (torch.is_inference_mode_enabled() or _modes() or _transform() or _recording()):
+        if is_eager() and not torch.is_inference_mode_enabled():
             vars(instance)[self.compute.__name__] = value
         return value
 
 
-_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transform = torch._C._functorch.peek_interpreter_stack
-
 Other = TypeVar("Other", bound="Relaxed")
+Either = TypeVar("Either", bound=Distribution)
+Another = TypeVar("Another", bound=Distribution)
 
 
 class Relaxed(Reparameterized):
@@ -271,10 +271,7 @@ def _without_categories(temperature: Tensor, batch: torch.Size) -> Tensor:
     rows = temperature.shape[:-1]
     if temperature.numel() == 1:
         return temperature.squeeze(-1)
-    try:
-        if torch.broadcast_shapes(rows, batch) != batch:
-            return temperature
-    except RuntimeError:
+    if not broadcasts_to(rows, batch):
         return temperature
     try:
         every = torch.broadcast_shapes(temperature.shape, batch)
@@ -285,6 +282,12 @@ def _without_categories(temperature: Tensor, batch: torch.Size) -> Tensor:
         f"{tuple(temperature.shape)} has two; for one temperature for each row (torch's meaning) pass "
         f"temperature.squeeze(-1), for every temperature with every row pass temperature.expand{tuple(every)}"
     )
+
+
+def with_one_batch(p: Either, q: Another) -> tuple[Either, Another]:
+    """p and q, expanded to one batch shape."""
+    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    return p.expand(shape), q.expand(shape)
 
 
 def wants_checks(validate_args: bool | None) -> bool:

@@ -26,6 +26,7 @@ from .._core.elementwise import log_softmax
 from .._core.integrals import mean_log_variance
 from ..noise import work_dtype
 from . import _densities as densities
+from ._base import with_one_batch
 from ._binary import LogitRelaxedBernoulli, RelaxedBernoulli
 from ._categorical import ExpRelaxedCategorical, RelaxedCategorical, RelaxedOneHotCategorical
 from ._gumbel import Gumbel
@@ -38,12 +39,6 @@ __all__: list[str] = []
 
 
 Other = torch.distributions.Distribution
-
-
-def _broadcast(p: Other, q: Other) -> tuple[Other, Other]:
-    """p and q with one batch shape."""
-    shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-    return p.expand(shape), q.expand(shape)
 
 
 @register_kl(Gumbel, Gumbel)
@@ -68,7 +63,7 @@ def _as_torch(d: Other) -> Other:
 
 
 def _by_torchs(p: Other, q: Other) -> Tensor:
-    p, q = _broadcast(p, q)
+    p, q = with_one_batch(p, q)
     result = kl_divergence(_as_torch(p), _as_torch(q))
     dtype = next(d for d in (p, q) if isinstance(d, Gumbel))._dtype
     return result if result.dtype == torch.float64 else result.to(dtype)
@@ -150,11 +145,7 @@ def _discrete(p: Discrete, q: Discrete) -> Tensor:
     log_p, log_q = _log_masses(p), _log_masses(q)
     work = torch.promote_types(log_p.dtype, log_q.dtype)
     divergence = densities.divergence_of_masses(*torch.broadcast_tensors(log_p.to(work), log_q.to(work)))
-    return divergence.to(torch.promote_types(_param(p).dtype, _param(q).dtype))
-
-
-def _param(d: Discrete) -> Tensor:
-    return d._param
+    return divergence.to(torch.promote_types(p._param.dtype, q._param.dtype))
 
 
 def _log_masses(d: Discrete) -> Tensor:
@@ -189,7 +180,7 @@ def _subsets(p: PlackettLuce | TopKSubset, q: PlackettLuce | TopKSubset) -> Tens
             f"{q.logits.shape[-1]}; their supports differ"
         )
     dtype = torch.promote_types(p.logits.dtype, q.logits.dtype)
-    p, q = (d.expand(torch.broadcast_shapes(p.batch_shape, q.batch_shape)) for d in (p, q))
+    p, q = with_one_batch(p, q)
     if p.num_outcomes <= MAX_LISTED:
         outcomes = p.enumerate_support()
         log_p, log_q = (d.log_prob(outcomes).movedim(0, -1).to(work_dtype(dtype)) for d in (p, q))

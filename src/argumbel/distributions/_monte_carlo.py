@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import count
-from ._base import Reparameterized
+from ._base import Reparameterized, with_one_batch
 
 __all__ = ["NUM_SAMPLES", "controlled_mean", "expectation", "kl_monte_carlo"]
 
@@ -92,6 +92,5 @@ def kl_monte_carlo(
         True
     """
     if p.batch_shape != q.batch_shape:
-        shape = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
-        p, q = p.expand(shape), q.expand(shape)
+        p, q = with_one_batch(p, q)
     return expectation(lambda y: p.log_prob(y) - q.log_prob(y), p, num_samples, generator)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from .._core.checks import can_raise, check_k, check_logits, count, floating, number, sizes
+from .._core.checks import broadcasts_to, can_raise, check_k, check_logits, count, floating, number, sizes
 from ..choice import gumbel_topk, sample_without_replacement
 from ..relax import relaxed_topk
 from ..subsets import inclusion_probs, topk_log_prob
@@ -259,11 +259,7 @@ class TopKSubset(Subset):
         if not isinstance(tau, Tensor):
             tau = number("tau", tau, least=0, expected="a number or a tensor", remedy="0 gives no gradient")
         else:
-            try:
-                fits = torch.broadcast_shapes(tau.shape, self.batch_shape) == self.batch_shape
-            except RuntimeError:
-                fits = False
-            if not fits:
+            if not broadcasts_to(tau.shape, self.batch_shape):
                 raise ValueError(
                     f"tau must broadcast to the batch shape {tuple(self.batch_shape)}, but its shape is "
                     f"{tuple(tau.shape)}; expand logits if the batch should be larger"

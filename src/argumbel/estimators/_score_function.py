@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.checks import broadcasts_to
 from ..noise import KeyedNoise, draw_like
 from ._common import Loss, call, check_problem, draw, joint_log_prob, one_hot, with_gradient
 
@@ -259,11 +260,7 @@ def constant(baseline: Baseline, logits: Tensor, loss: Tensor) -> Tensor:
     if callable(baseline) and not isinstance(baseline, Tensor):
         baseline = baseline(logits.detach())
     b = torch.as_tensor(baseline, dtype=loss.dtype, device=loss.device).detach()
-    try:
-        fits = torch.broadcast_shapes(b.shape, loss.shape) == loss.shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(b.shape, loss.shape):
         raise ValueError(
             f"baseline must broadcast to the shape of the losses, {tuple(loss.shape)}, but its shape is "
             f"{tuple(b.shape)}; pass one number for each loss, or one number for all"

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from .._core.modes import is_transformed
 from . import cpu
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ LONGEST_ROW = 2**31 - 2**20  # Triton's kernels count within a row, and within i
 PLAIN = frozenset(
     (Tensor, Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
 )
-
-_transform = torch._C._functorch.peek_interpreter_stack
 
 OLDEST_TRITON = (3, 6)
 _only = {"reference": "reference", "triton": "triton"}.get(os.environ.get(cpu.VARIABLE, ""))
@@ -128,7 +127,7 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
     """Why no kernel may be handed these inputs."""
     if _only == "reference":
         return "the reference was asked for"
-    if _transform() is not None:
+    if is_transformed():
         return "a transform of torch.func is at work"
     if forward_ad._current_level >= 0:
         return "forward-mode derivatives are carried by PyTorch's own operations"

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
+from .._core.modes import is_recorded
 from .dispatch import choose, seed_tensor
 
 __all__ = ["Operator"]
 
 NAMESPACE = "argumbel"
 STAND_INS = frozenset((FakeTensor, FunctionalTensor))  # of tensors, while PyTorch traces
-_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 
 
 class Operator:
@@ -83,7 +83,7 @@ class Operator:
             self._function = _function_of(self, setup)
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling() or _modes() or _recording() is not None or type(inputs[0]) in STAND_INS:
+        if is_recorded() or type(inputs[0]) in STAND_INS:
             out = self.registered(*self._flat(inputs))
             return (out, False) if self.is_single else (*out, False)
         run = choose(self, inputs)

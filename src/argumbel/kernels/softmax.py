@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, can_raise, is_traced
+from .._core.checks import EXACT_BELOW, broadcasts_to, can_raise, is_traced
+from .._core.modes import is_recorded
 from . import cpu
 from .dispatch import Key
 from .noise import work_dtype
@@ -94,10 +95,7 @@ def row_taus(tau: float | Tensor, x: Tensor) -> Tensor | None:
     if one is not None or not _is_positive_there(tau, x):
         return one
     rows = (*x.shape[:-1], 1)
-    try:
-        if torch.broadcast_shapes(tau.shape, rows) != rows:
-            return None
-    except RuntimeError:
+    if not broadcasts_to(tau.shape, rows):
         return None
     return tau.to(work_dtype(x.dtype)).expand(rows).squeeze(-1).contiguous()
 
@@ -121,7 +119,7 @@ def _is_positive_there(tau: Tensor, x: Tensor) -> bool:
 
 def _number(tau: float, x: Tensor) -> Tensor:
     dtype = work_dtype(x.dtype)
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if is_recorded():
         return torch.full((1,), tau, dtype=dtype, device=x.device)
     found = _NUMBERS.get((tau, dtype))
     if found is None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, can_raise, floating
+from .._core.checks import EXACT_BELOW, broadcasts_to, can_raise, floating
 from ..kernels.linear import divisor, row_temperatures
 from ..noise import work_dtype
 
@@ -74,11 +74,7 @@ def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | T
             raise ValueError(f"temperature must be at least 0 and finite, but it is {temperature}; 0 gives the argmax")
         return temperature if temperature >= EXACT_BELOW else 0
     lead = hidden.shape[:-1]
-    try:
-        fits = torch.broadcast_shapes(temperature.shape, lead) == lead
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(temperature.shape, lead):
         raise ValueError(
             f"temperature must be one number, or a tensor with a number for each row of hidden, of a shape that "
             f"broadcasts to {tuple(lead)}, but its shape is {tuple(temperature.shape)}; pass one number for each row"

@@ -7,15 +7,11 @@ import threading
 import torch
 from torch import Tensor
 
+from .._core.modes import is_eager
 from ..kernels import Key, work_dtype
-from ._keyed import SEEDS, KeyedNoise, complain_of_generator, fresh_seed
+from ._keyed import SEEDS, KeyedNoise, check_generator, fresh_seed
 
-__all__ = ["as_keyed", "draw_like", "key_for", "perturb", "seed_from"]
-
-
-def perturb(logits: Tensor, dim: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
-    """``logits + noise`` in the layout of logits, in float32 or float64; items lie along ``dim``."""
-    return logits.to(work_dtype(logits.dtype)) + draw_like(logits, dim, noise, generator, "gumbel")
+__all__ = ["as_keyed", "draw_like", "key_for", "seed_from"]
 
 
 def draw_like(
@@ -47,9 +43,8 @@ def draw_like(
 
 def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
     """A fresh seed. In eager mode on the CPU the seed is a number, which is faster; otherwise it is a tensor."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        complain_of_generator(generator)
-    if device.type == "cpu" and _is_eager() and (generator is None or generator.device.type == "cpu"):
+    check_generator(generator)
+    if device.type == "cpu" and is_eager() and (generator is None or generator.device.type == "cpu"):
         buffer = getattr(_OWN, "buffer", None)
         if buffer is None:
             with torch.inference_mode(False):
@@ -61,14 +56,7 @@ def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor
 
 
 _OWN = threading.local()
-_modes, _recording = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transform = torch._C._functorch.peek_interpreter_stack
 LEAST, MOST = SEEDS
-
-
-def _is_eager() -> bool:
-    """Whether calls are neither recorded, nor traced, nor transformed."""
-    return not (torch.compiler.is_compiling() or _modes() or _transform() is not None or _recording() is not None)
 
 
 def key_for(x: Tensor, noise: KeyedNoise | None, generator: torch.Generator | None) -> Key:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from .._core.checks import integer, integers, sizes
+from .._core.checks import broadcasts_to, integer, integers, sizes
 from ..kernels import Key, keyed_noise, work_dtype
 
-__all__ = ["SEEDS", "KeyedNoise", "fresh_seed"]
+__all__ = ["SEEDS", "KeyedNoise", "check_generator", "fresh_seed"]
 
 
 def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
@@ -33,12 +32,13 @@ def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
 SEEDS = -(1 << 63), (1 << 63) - 1
 
 
-def complain_of_generator(generator: object) -> NoReturn:
-    what = type(generator).__name__
-    raise TypeError(
-        f"generator must be a torch.Generator, but it is a {what}; pass torch.Generator().manual_seed(...), or "
-        "noise=argumbel.KeyedNoise(...)"
-    )
+def check_generator(generator: object) -> None:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        what = type(generator).__name__
+        raise TypeError(
+            f"generator must be a torch.Generator, but it is a {what}; pass torch.Generator().manual_seed(...), or "
+            "noise=argumbel.KeyedNoise(...)"
+        )
 
 
 def fresh_seed(generator: torch.Generator | None, device: torch.device | str | None) -> Tensor:
@@ -113,8 +113,7 @@ class KeyedNoise:
         generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> KeyedNoise:
         """Noise under a fresh seed: one 64-bit draw from ``generator`` (default PyTorch's global generator)."""
-        if generator is not None and not isinstance(generator, torch.Generator):
-            complain_of_generator(generator)
+        check_generator(generator)
         if generator is not None and device is None:
             device = generator.device
         if generator is not None and generator.device.type != torch.device(device or "cpu").type:
@@ -199,11 +198,7 @@ class KeyedNoise:
         if self.items is None:
             return None
         n = shape[-1]
-        try:
-            fits = torch.broadcast_shapes(self.items.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits or self.items.shape[-1:] != (n,):
+        if not broadcasts_to(self.items.shape, shape) or self.items.shape[-1:] != (n,):
             raise ValueError(
                 f"items must give one id per item: the shape ({n},), or one that broadcasts to {tuple(shape)}, but its "
                 f"shape is {tuple(self.items.shape)}; pass as many ids as there are items"

@@ -20,6 +20,21 @@ struct Entry {
     }
 };
 
+// The first k of the entries, in no order; returns the last of them.
+Entry cut_to(std::vector<Entry>& entries, int64_t k) {
+    std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end());
+    entries.resize(static_cast<size_t>(k));
+    return entries.back();
+}
+
+// Entries are cut when there are so many more than wanted: soon, since a high threshold spares logarithms.
+bool are_full(const std::vector<Entry>& entries, int64_t k) {
+    return static_cast<int64_t>(entries.size()) >= 2 * k + 16;
+}
+
+// A row in so many stretches of whole tiles: the length of one.
+int64_t stretch_of(int64_t items, int64_t parts) { return ((items + parts - 1) / parts + kTile - 1) / kTile * kTile; }
+
 // The best k entries so far: those above the threshold are collected, and cut back to k when there are too many.
 struct Best {
     int64_t k;
@@ -32,13 +47,10 @@ struct Best {
         if (key > threshold) entries.push_back({key, 0.0f, index});
     }
     void cut() {
-        if (static_cast<int64_t>(entries.size()) <= k) return;
-        std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end());
-        entries.resize(static_cast<size_t>(k));
-        threshold = entries.back().key;
+        if (static_cast<int64_t>(entries.size()) > k) threshold = cut_to(entries, k).key;
     }
     void cut_if_full() {
-        if (static_cast<int64_t>(entries.size()) >= 2 * k + 16) cut();  // soon: a high threshold spares logarithms
+        if (are_full(entries, k)) cut();
     }
 };
 
@@ -68,15 +80,9 @@ template <class T>
 void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& best) {
     if (best.bad || best.entries.empty()) return;
     if (!is_far(best.entries.front().key) && !is_far(best.entries.back().key)) return;
-    const size_t k = best.entries.size();
+    const int64_t k = static_cast<int64_t>(best.entries.size());
     const Entry floor{best.entries.back().key, -kInf, 0};  // comes after all whose key is as high
-    const auto cut = [&](std::vector<Entry>& entries) {
-        std::nth_element(entries.begin(), entries.begin() + static_cast<int64_t>(k - 1), entries.end());
-        entries.resize(k);
-        return entries.back();
-    };
-    const int64_t parts = x.items >= 2 * kTask ? threads : 1;
-    const int64_t stretch = ((x.items + parts - 1) / parts + kTile - 1) / kTile * kTile;
+    const int64_t parts = x.items >= 2 * kTask ? threads : 1, stretch = stretch_of(x.items, parts);
     std::vector<std::vector<Entry>> found(static_cast<size_t>(parts));
     parallel(parts, threads, [&](int64_t part) {
         alignas(64) float buffer[kTile], noise[kTile];
@@ -92,13 +98,13 @@ void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& bes
                 const Entry entry{sum, rest_of(logits[j], noise[j], sum), i + j};
                 if (entry < last) entries.push_back(entry);
             }
-            if (entries.size() >= 2 * k + 16) last = cut(entries);
+            if (are_full(entries, k)) last = cut_to(entries, k);
         }
     });
     best.entries.clear();
     for (const auto& entries : found) best.entries.insert(best.entries.end(), entries.begin(), entries.end());
-    cut(best.entries);
-    std::sort(best.entries.begin(), best.entries.end());
+    cut_to(best.entries, k);
+    sort_in_pieces(best.entries.begin(), best.entries.end());
 }
 
 // A threshold that about k entries clear, for k large enough to be worth a pass over the logits: at height h there arrive
@@ -131,7 +137,7 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
             }
         };
         if (x.rows < threads && x.items >= 2 * kTask) {
-            const int64_t stretch = ((x.items + threads - 1) / threads + kTile - 1) / kTile * kTile;
+            const int64_t stretch = stretch_of(x.items, threads);
             const auto run = [&](int64_t row, float threshold) {
                 Best all(k);
                 std::vector<Best> parts(static_cast<size_t>(threads), all);

@@ -1,0 +1,25 @@
+"""How PyTorch is running what is called now."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["is_eager", "is_recorded", "is_transformed"]
+
+_dispatch_modes, _jit = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_transform = torch._C._functorch.peek_interpreter_stack
+
+
+def is_recorded() -> bool:
+    """Whether calls are recorded: by torch.compile, by a dispatch mode (FakeTensorMode, say) or by torch.jit.trace."""
+    return torch.compiler.is_compiling() or _dispatch_modes() > 0 or _jit() is not None
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return _transform() is not None
+
+
+def is_eager() -> bool:
+    """Whether calls are neither recorded nor transformed."""
+    return not (is_recorded() or is_transformed())
