@@ -6,13 +6,15 @@ import torch
 
 __all__ = ["is_eager", "is_recorded", "is_transformed"]
 
+# Each small draw asks several times: names of this module are found faster than attributes of torch's.
+_is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _jit = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 _transform = torch._C._functorch.peek_interpreter_stack
 
 
 def is_recorded() -> bool:
     """Whether calls are recorded: by torch.compile, by a dispatch mode (FakeTensorMode, say) or by torch.jit.trace."""
-    return torch.compiler.is_compiling() or _dispatch_modes() > 0 or _jit() is not None
+    return _is_compiling() or _dispatch_modes() > 0 or _jit() is not None
 
 
 def is_transformed() -> bool:

@@ -31,10 +31,8 @@ SeedOnly = tuple[Tensor | int]
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)  # what kernels take; they compute in float32
 LONGEST_ROW = 2**31 - 2**20  # Triton's kernels count within a row, and within its last tile, in 32 bits
 
-# What a kernel may be handed: nothing that stands for another tensor, or for many.
-PLAIN = frozenset(
-    (Tensor, Parameter, type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device)
-)
+# What a kernel may be handed beside plain tensors: nothing that stands for another tensor, or for many.
+PLAIN = frozenset((type(None), int, float, bool, str, torch.Size, list, tuple, torch.dtype, torch.device))
 
 OLDEST_TRITON = (3, 6)
 _only = {"reference": "reference", "triton": "triton"}.get(os.environ.get(cpu.VARIABLE, ""))
@@ -135,14 +133,13 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
         for part in inputs, inputs[-1]:
             for value in part:
                 kind = type(value)
-                if kind not in PLAIN:
+                if kind is Tensor or kind is Parameter:
+                    # A zero tensor has no memory (autograd makes them as gradients); the memory of a negative view has
+                    # the other sign.
+                    if value.is_neg() or (not value.data_ptr() and value.numel()):
+                        return "the memory of an argument does not hold its values"
+                elif kind not in PLAIN:
                     return f"an argument, or a part of the key, is a {kind.__name__}, not a plain tensor"
-                # A zero tensor has no memory (autograd makes them as gradients); the memory of a negative view has the
-                # other sign.
-                if (kind is Tensor or kind is Parameter) and (
-                    value.is_neg() or (not value.data_ptr() and value.numel())
-                ):
-                    return "the memory of an argument does not hold its values"
     except RuntimeError:  # data_ptr(), of a tensor of batched gradients, or of a sparse one
         return "an argument has no memory"
     return None

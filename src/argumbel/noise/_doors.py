@@ -44,17 +44,19 @@ def draw_like(
 def seed_from(generator: torch.Generator | None, device: torch.device) -> Tensor | int:
     """A fresh seed. In eager mode on the CPU the seed is a number, which is faster; otherwise it is a tensor."""
     check_generator(generator)
-    if device.type == "cpu" and is_eager() and (generator is None or generator.device.type == "cpu"):
+    if device == CPU and is_eager() and (generator is None or generator.device == CPU):
         buffer = getattr(_OWN, "buffer", None)
         if buffer is None:
             with torch.inference_mode(False):
                 buffer = _OWN.buffer = torch.zeros((), dtype=torch.int64, device="cpu")
-        return buffer.random_(LEAST, MOST, generator=generator).item()  # type: ignore[return-value, unused-ignore]
+        buffer = buffer.random_(LEAST, MOST) if generator is None else buffer.random_(LEAST, MOST, generator=generator)
+        return buffer.item()  # type: ignore[return-value, unused-ignore]
     if generator is None:
         return fresh_seed(None, device)
     return KeyedNoise.from_generator(generator, device).seed
 
 
+CPU = torch.device("cpu")
 _OWN = threading.local()
 LEAST, MOST = SEEDS
 
