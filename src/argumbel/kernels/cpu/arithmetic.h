@@ -34,6 +34,8 @@ ARGUMBEL_INLINE float fma(float a, float b, float c) {
 }
 
 constexpr float kLn2 = 0.693147182464599609375f;
+constexpr double kLn2High64 = 0x1.62e42fefa3p-1, kLn2Low64 = 0x1.3de6af278ece6p-42;  // its first 41 bits, and the rest
+constexpr int64_t kSqrtHalf64 = 0x3FE6A09E667F3BCD;                                  // the bits of sqrt(1/2)
 constexpr uint32_t kRefineBelow = 1u << 18;
 
 // -log1p(-q) for q in [0, 1/2]; grid is q rounded to a multiple of 2^-24.
@@ -88,8 +90,32 @@ ARGUMBEL_INLINE double uniform64(uint32_t side, double h) {
     const double u = side ? 1.0 - h : h;
     return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
 }
-ARGUMBEL_INLINE double exponential64(uint32_t side, double h) { return side ? -std::log(h) : -std::log1p(-h); }
-ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -std::log(exponential64(side, h)); }
+// log(x) for positive normal x: x = m 2^n with m in [sqrt(1/2), sqrt(2)), and log m by s = (m - 1) / (m + 1).
+ARGUMBEL_INLINE double log64(double x) {
+    int64_t bits;
+    std::memcpy(&bits, &x, 8);
+    const int64_t n = (bits - kSqrtHalf64) >> 52;
+    bits -= n * (int64_t{1} << 52);
+    double m;
+    std::memcpy(&m, &bits, 8);
+    const double f = m - 1.0, s = f / (f + 2.0), z = s * s, half = 0.5 * f * f, k = static_cast<double>(n);
+    double r = 2.0 / 21.0;
+    r = r * z + 2.0 / 19.0;
+    r = r * z + 2.0 / 17.0;
+    r = r * z + 2.0 / 15.0;
+    r = r * z + 2.0 / 13.0;
+    r = r * z + 2.0 / 11.0;
+    r = r * z + 2.0 / 9.0;
+    r = r * z + 2.0 / 7.0;
+    r = r * z + 2.0 / 5.0;
+    r = r * z + 2.0 / 3.0;
+    return k * kLn2High64 + (f - (half - s * (half + r * z)) + k * kLn2Low64);
+}
+ARGUMBEL_INLINE double exponential64(uint32_t side, double h) {
+    const double x = side ? h : 1.0 - h;
+    return -(log64(x) + (side ? 0.0 : (1.0 - x) - h) / x);  // the second term is what rounding took off 1 - h
+}
+ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -log64(exponential64(side, h)); }
 ARGUMBEL_INLINE double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
 
 // e^x for x <= 0 (or a little above): relative error below 2e-7; 0 below -87.3, where float32 has no normal numbers.
