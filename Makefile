@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SOURCES := pyproject.toml $(CONSTRAINTS) $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
-SANITIZED := $(addprefix tests/test_,$(addsuffix .py,kernels reference position golden choice noise relax reverse subsets linear modes))
+SANITIZED := $(addprefix tests/test_,$(addsuffix .py,kernels arrivals reference position golden choice noise relax reverse subsets linear modes))
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 

@@ -1,11 +1,13 @@
 """The operations everything else is made of. Each takes any tensor, on any device, under any transform, and answers
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
-One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``), with the same name
+One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``,
+``arrivals``), with the same name
 here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a call is made,
 ``dispatch.py`` which backend runs it.
 """
 
+from .arrivals import arrivals
 from .dispatch import Key, SeedOnly, explain, use
 from .law import categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
@@ -20,6 +22,7 @@ __all__ = [
     "Key",
     "Operator",
     "SeedOnly",
+    "arrivals",
     "categorical",
     "explain",
     "gumbel_max",

@@ -113,7 +113,7 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
         const uint64_t first = static_cast<uint64_t>(begin) >> 2;
         for (int i = 0; i < whole; ++i) {
             c[0][i] = static_cast<uint32_t>(first + i);
-            c[1][i] = static_cast<uint32_t>((first + i) >> 32) | stream << 30;
+            c[1][i] = (static_cast<uint32_t>((first + i) >> 32) & 0x3FFFFFFFu) | stream << 30;  // ids may pass 0
             c[2][i] = static_cast<uint32_t>(id);
             c[3][i] = static_cast<uint32_t>(id >> 32);
         }

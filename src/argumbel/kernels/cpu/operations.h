@@ -14,11 +14,14 @@
     X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                          \
     X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                          \
     X(categorical, int64_t draws, double* log_z, int64_t* out)                                                         \
-    X(sample_without_replacement, int64_t k, void* values, int64_t* indices)
+    X(sample_without_replacement, int64_t k, void* values, int64_t* indices)                                           \
+    X(arrivals, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first, double* times,    \
+      int64_t* positions, int64_t* count)
 
 #endif
 
 #ifdef ARGUMBEL_DEFINITIONS
+#include "arrivals.h"
 #include "fill.h"
 #include "law.h"
 #include "posterior.h"
