@@ -1,10 +1,9 @@
 """The operations everything else is made of. Each takes any tensor, on any device, under any transform, and answers
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
-One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``,
-``arrivals``), with the same name
-here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a call is made,
-``dispatch.py`` which backend runs it.
+One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``), with
+the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a
+call is made, ``dispatch.py`` which backend runs it.
 """
 
 from .arrivals import arrivals

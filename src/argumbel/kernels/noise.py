@@ -161,7 +161,13 @@ def logistic(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
     return exponential(MASK - first, MASK - second, dtype) - exponential(first, second, dtype)
 
 
-TRANSFORMS = {"uniform": uniform, "exponential": exponential, "gumbel": gumbel, "logistic": logistic}
+def odds(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """u / (1 - u), of which `logistic` is the logarithm."""
+    side, h = half_distance64(first, second) if dtype == torch.float64 else half_distance(first, second)
+    return torch.where(side, (1 - h) / h, h / (1 - h))
+
+
+TRANSFORMS = {"odds": odds, "uniform": uniform, "exponential": exponential, "gumbel": gumbel, "logistic": logistic}
 
 
 def noise(law: str, seed: Tensor, rows: Tensor, items: Tensor | int, dtype: torch.dtype) -> Tensor:

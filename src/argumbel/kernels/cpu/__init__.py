@@ -18,7 +18,7 @@ from torch import Tensor
 
 VARIABLE = "ARGUMBEL_KERNELS"
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-LAWS = {"uniform": 0, "exponential": 1, "gumbel": 2, "logistic": 3}
+LAWS = {"uniform": 0, "exponential": 1, "gumbel": 2, "logistic": 3, "odds": 4}
 
 
 def _openmp_paths(maps: Iterable[str], torch_folder: str) -> list[str]:

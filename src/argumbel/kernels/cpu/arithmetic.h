@@ -86,6 +86,8 @@ ARGUMBEL_INLINE float gumbel(uint32_t side, float h) { return gumbel_of_exponent
 
 ARGUMBEL_INLINE float logistic(uint32_t side, float h) { return exponential(~side, h) - exponential(side, h); }
 
+ARGUMBEL_INLINE float odds(uint32_t side, float h) { return select(side, 1.0f - h, h) / select(side, h, 1.0f - h); }
+
 ARGUMBEL_INLINE double uniform64(uint32_t side, double h) {
     const double u = side ? 1.0 - h : h;
     return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
@@ -117,6 +119,7 @@ ARGUMBEL_INLINE double exponential64(uint32_t side, double h) {
 }
 ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -log64(exponential64(side, h)); }
 ARGUMBEL_INLINE double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
+ARGUMBEL_INLINE double odds64(uint32_t side, double h) { return side ? (1.0 - h) / h : h / (1.0 - h); }
 
 // e^x for x <= 0 (or a little above): relative error below 2e-7; 0 below -87.3, where float32 has no normal numbers.
 // Not part of the noise contract.

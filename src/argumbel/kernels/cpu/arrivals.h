@@ -1,6 +1,7 @@
-// arrivals: which items of a long row arrive within a stretch of time, item i at time E_i / w_i.
+// arrivals: which items of a long row arrive within a stretch of time, item i at time noise_i / w_i. The noise is E, u or
+// u / (1 - u).
 //
-// E is at least u, and u at least its first 32 bits: an item whose first word is above w times the end of the stretch is
+// It is at least u, and u at least its first 32 bits: an item whose first word is above w times the end of the stretch is
 // passed over, by one product and one comparison. The few others take the second word and the logarithm, in float64.
 #pragma once
 #include <cmath>
@@ -78,11 +79,11 @@ constexpr Weight kLargest = std::numeric_limits<Weight>::max();
 
 // The arrivals of a stretch of items, in the order of their positions; whether a weight was none. Real is what products are
 // computed in.
-template <class Real, class Weight>
+template <Law law, class Real, class Weight>
 bool scan(const Weight* weights, const Ids& ids, double lo, const Bars& bars, int64_t from, int64_t to,
           std::vector<Arrival>& found) {
     alignas(64) uint32_t buffer[kTile];
-    alignas(64) float exponentials[kTile];
+    alignas(64) float noise[kTile];
     alignas(64) Real limits[kTile];
     const auto limit = [&](int64_t i) { return static_cast<Real>(bars.of(i) * (1 + kSlack)); };
     const Real after = static_cast<Real>(lo * (1 - kSlack)), same = bars.groups ? Real{0} : limit(0);
@@ -106,14 +107,14 @@ bool scan(const Weight* weights, const Ids& ids, double lo, const Bars& bars, in
                 for (int j = begin; any && j < end; ++j) {
                     if (!may_arrive(j, static_cast<Real>(w[j])) || !(w[j] > 0)) continue;
                     const uint32_t second = word_at(ids.seed, ids.row(i + j), ids.item(i + j), 1);
-                    const double e = exponential64(side_mask(words[j]), half_distance64(words[j], second));
+                    const double e = transform64<law>(side_mask(words[j]), half_distance64(words[j], second));
                     const double time = e / static_cast<double>(w[j]);
                     if (time > lo && time <= bars.of(i + j)) found.push_back({time, i + j});
                 }
             }
         };
         const auto in_time = [&](int j, Real weight, Real bar) {
-            const Real e = static_cast<Real>(exponentials[j]);
+            const Real e = static_cast<Real>(noise[j]);
             const bool is_rough = near_end(words[j]) < kRefineBelow;
             return is_rough | ((e > weight * after) & (e < weight * bar));
         };
@@ -122,7 +123,7 @@ bool scan(const Weight* weights, const Ids& ids, double lo, const Bars& bars, in
         };
         if (bars.groups)
             for (int j = 0; j < count; ++j) limits[j] = limit(i + j);
-        if (lo > 0) transform_words<Law::exponential>(words, count, exponentials);
+        if (lo > 0) transform_words<law>(words, count, noise);
         if (lo > 0 && bars.groups) look([&](int j, Real weight) { return in_time(j, weight, limits[j]); });
         if (lo > 0 && !bars.groups) look([&](int j, Real weight) { return in_time(j, weight, same); });
         if (!(lo > 0) && bars.groups) look([&](int j, Real weight) { return soon(j, weight, limits[j]); });
@@ -134,8 +135,8 @@ bool scan(const Weight* weights, const Ids& ids, double lo, const Bars& bars, in
 
 // times and positions of all that arrive after `lo` and by their group's bar, in the order of their positions; there is
 // room for every item in both. `x` is one row of weights, float32 or float64; -1, or the first weight that is none.
-int64_t arrivals(Matrix x, Key key, int threads, double lo, const double* bars, const int32_t* groups, int64_t n_bars,
-                 int64_t first, double* times, int64_t* positions, int64_t* count) {
+int64_t arrivals(Matrix x, Key key, int threads, Law law, double lo, const double* bars, const int32_t* groups,
+                 int64_t n_bars, int64_t first, double* times, int64_t* positions, int64_t* count) {
     const int64_t tasks = (x.items + kScan - 1) / kScan;
     std::vector<std::vector<Arrival>> found(static_cast<size_t>(tasks));
     const Ids ids{key.seed, first, key.rows, key.items};
@@ -143,17 +144,22 @@ int64_t arrivals(Matrix x, Key key, int threads, double lo, const double* bars, 
     bool single = lo == 0 || lo > kSmall;
     for (int64_t g = 0; g < n_bars; ++g) single &= bars[g] < kBig || std::isinf(bars[g]);
     BadRow bad;
-    const auto run = [&](auto* weights, auto real) {
+    const auto run_law = [&](auto* weights, auto real, auto which) {
         using Real = decltype(real);
         parallel(tasks, threads, [&](int64_t task) {
             const int64_t from = task * kScan, to = std::min(x.items, from + kScan);
-            if (scan<Real>(weights, ids, lo, ends, from, to, found[static_cast<size_t>(task)]))
+            if (scan<which(), Real>(weights, ids, lo, ends, from, to, found[static_cast<size_t>(task)]))
                 for (int64_t i = from; i < to; ++i)
                     if (!(weights[i] >= 0 && std::isfinite(weights[i]))) {
                         bad.add(i);
                         break;
                     }
         });
+    };
+    const auto run = [&](auto* weights, auto real) {
+        if (law == Law::exponential) run_law(weights, real, std::integral_constant<Law, Law::exponential>{});
+        if (law == Law::uniform) run_law(weights, real, std::integral_constant<Law, Law::uniform>{});
+        if (law == Law::odds) run_law(weights, real, std::integral_constant<Law, Law::odds>{});
     };
     if (x.dtype == Dtype::f64)
         run(static_cast<const double*>(x.data), double{});

@@ -5,7 +5,7 @@
 namespace argumbel {
 
 enum class Dtype : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
-enum class Law : int { uniform = 0, exponential = 1, gumbel = 2, logistic = 3 };
+enum class Law : int { uniform = 0, exponential = 1, gumbel = 2, logistic = 3, odds = 4 };
 
 // A matrix of logits: items are contiguous, rows may be strided (0 for an expanded row).
 struct Matrix {

@@ -143,6 +143,7 @@ ARGUMBEL_INLINE float transform(uint32_t side, float h) {
     if constexpr (law == Law::uniform) return uniform(side, h);
     if constexpr (law == Law::exponential) return exponential(side, h);
     if constexpr (law == Law::logistic) return logistic(side, h);
+    if constexpr (law == Law::odds) return odds(side, h);
     return gumbel(side, h);
 }
 template <Law law>
@@ -150,6 +151,7 @@ ARGUMBEL_INLINE double transform64(uint32_t side, double h) {
     if constexpr (law == Law::uniform) return uniform64(side, h);
     if constexpr (law == Law::exponential) return exponential64(side, h);
     if constexpr (law == Law::logistic) return logistic64(side, h);
+    if constexpr (law == Law::odds) return odds64(side, h);
     return gumbel64(side, h);
 }
 

@@ -15,8 +15,8 @@
     X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                          \
     X(categorical, int64_t draws, double* log_z, int64_t* out)                                                         \
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)                                           \
-    X(arrivals, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first, double* times,    \
-      int64_t* positions, int64_t* count)
+    X(arrivals, Law law, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first,          \
+      double* times, int64_t* positions, int64_t* count)
 
 #endif
 
