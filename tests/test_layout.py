@@ -18,7 +18,7 @@ ORDER = [
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
     {"estimators", "distributions"},
-    {"schedules", "nn", "plots"},
+    {"schedules", "nn", "plots", "tables"},
     {"experiments"},
     {"cli"},
 ]

@@ -3,11 +3,12 @@
 
 One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``), with
 the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a
-call is made, ``dispatch.py`` which backend runs it.
+call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
 from .arrivals import arrivals
 from .dispatch import Key, SeedOnly, explain, use
+from .hash import xxh64
 from .law import categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
 from .noise import keyed_noise, work_dtype
@@ -35,4 +36,5 @@ __all__ = [
     "sample_without_replacement",
     "use",
     "work_dtype",
+    "xxh64",
 ]

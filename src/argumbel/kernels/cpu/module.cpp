@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hash.h"
 #include "kernels.h"
 #include "threads.h"
 
@@ -94,6 +95,16 @@ NB_MODULE(_cpu, m) {
     m.def("use", &use);
     m.def("active", [] { return std::string(active ? active->name : ""); });
     m.def("use_openmp", [](uintptr_t entry) { use_openmp(reinterpret_cast<OpenMP>(entry)); });
+    m.def(
+        "xxh64",
+        [](uintptr_t data, uintptr_t offsets, int64_t count, uint64_t seed, uintptr_t out) {
+            const auto* bytes = reinterpret_cast<const unsigned char*>(data);
+            const auto* from = reinterpret_cast<const int64_t*>(offsets);
+            for (int64_t i = 0; i < count; ++i)
+                reinterpret_cast<uint64_t*>(out)[i] =
+                    xxh64(bytes + from[i], static_cast<uint64_t>(from[i + 1] - from[i]), seed);
+        },
+        nb::call_guard<nb::gil_scoped_release>());
 #define ARGUMBEL_BIND(operation, ...) bind(m, #operation, &Kernels::operation);
     ARGUMBEL_OPERATIONS(ARGUMBEL_BIND)
 #undef ARGUMBEL_BIND

@@ -1,0 +1,119 @@
+"""A sample of all rows of a table, in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._core.checks import count
+from ._columns import Names, as_names, raise_bad_weights, weights_of
+from ._reservoir import Reservoir
+from ._sample import Sample
+from ._sources import Source, open_source
+
+__all__ = ["sample"]
+
+
+def sample(
+    source: Any,
+    k: int | None = None,
+    *,
+    weights: str | None = None,
+    key: Names = None,
+    by: Names = None,
+    seed: int = 0,
+    method: str = "gumbel",
+    budget: tuple[str, float] | str | None = None,
+    unit: str = "row",
+    nulls: str = "error",
+    columns: Names = None,
+) -> Sample:
+    """k rows of a table without replacement, each next one with probability ``w_i / sum of w over the rows left``.
+
+    The same seed gives the same rows, whatever engine holds the table, however it is split into batches and files, and
+    (with ``key``) in whatever order the rows come: row i arrives at ``t_i = E_i / w_i``, where E_i is the exponential
+    noise of its id, and the k first rows are the sample. Memory is two batches and the sample.
+
+    Args:
+        source: the table. A path or a pattern of Parquet, CSV or Arrow files, a folder of such files, or a list (the
+            files are taken in the order of their names); anything with ``__arrow_c_stream__``: a data frame of pandas
+            or Polars, a relation of DuckDB, a table of Arrow, ...; a ``LazyFrame`` of Polars; a ``Dataset`` of
+            PyArrow; or an iterator of batches.
+        k: the number of rows, at least 1. May be left out where a budget is given.
+        weights: the column of weights, numbers of at least 0; a row of weight 0 is never drawn. Default: all weights 1.
+        key: the column, or columns, that tell rows apart. Default: the number of the row in the source, so a source in
+            another order gives another sample.
+        by: the column, or columns, of groups: k rows of each.
+        seed: 64 bits. Tables sampled with the same seed, and whose rows share ids, share their noise.
+        method: ``"gumbel"``, ``"priority"``, ``"poisson"`` (k rows on average) or ``"pareto"`` (k rows, row i with
+            probability about ``min(1, c w_i)``): see :class:`Reservoir`. The last two read the weights twice.
+        budget: the greatest total cost, ``(column, total)`` or bytes, ``"100MB"``.
+        unit: ``"row"`` or ``"key"``: see :class:`Reservoir`.
+        nulls: ``"error"``, or ``"zero"``: a null weight counts as 0.
+        columns: the columns of the sample; default all. Of files the other columns are read for the drawn rows alone.
+
+    Returns:
+        :class:`Sample`. Where fewer rows have a positive weight, all of these.
+
+    Raises:
+        ValueError, TypeError: as :class:`Reservoir`; FileNotFoundError: no such file.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from argumbel.tables import sample
+        >>> table = pa.table({"city": ["Oslo", "Rome", "Bern", "Nice"], "people": [700.0, 2800.0, 130.0, 340.0]})
+        >>> sample(table, 2, weights="people", key="city", seed=3).table["city"].to_pylist()
+        ['Rome', 'Oslo']
+
+    Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Vieira 2014, "Gumbel-max trick
+    and weighted reservoir sampling".
+    """
+    rows = open_source(source)
+    scale = None
+    if method in ("poisson", "pareto"):
+        scale = _scale(rows, count("k", k, least=1), weights, nulls)
+    cost = budget[0] if isinstance(budget, tuple) else None
+    narrow = dict.fromkeys([*(n for n in (weights, cost) if n), *as_names("key", key), *as_names("by", by)])
+    wanted = None if columns is None else list(as_names("columns", columns))
+    # Files of many columns: one pass over the few that the race needs, then the winners' rows.
+    twice = (
+        rows.has_random_access and not isinstance(budget, str) and (wanted is None or not narrow.keys() >= set(wanted))
+    )
+    reservoir = Reservoir(
+        k, weights=weights, key=key, by=by, seed=seed, method=method, scale=scale, budget=budget, unit=unit,
+        nulls=nulls, columns=() if twice else wanted,
+    )  # fmt: skip
+    read = list(narrow) if twice or (wanted is not None and rows.has_random_access) else None
+    if read is not None and not twice:
+        read = list(dict.fromkeys([*read, *(wanted or ())]))
+    for batch in rows.batches(read):
+        reservoir.update(batch)
+    found = reservoir.result()
+    return found.with_rows(rows.take(found.positions, wanted)) if twice else found
+
+
+def _scale(rows: Source, k: int, weights: str | None, nulls: str) -> float:
+    """c with ``sum of min(1, c w_i) = k``, by a pass over the weights; at most k of the rows have c w of 1 or more."""
+    if not rows.can_repeat:
+        raise ValueError(
+            "source must be a table that can be read twice for 'poisson' and 'pareto', but it is a stream; write it to "
+            "a file first, or pass scale= to a Reservoir"
+        )
+    largest, total, positive, least, seen = np.zeros(0), 0.0, 0, np.inf, 0
+    for batch in rows.batches([weights] if weights else None):
+        w = np.ones(len(batch)) if weights is None else weights_of(batch, weights, nulls, seen).double().numpy()
+        if not (np.isfinite(w) & (w >= 0)).all():
+            raise_bad_weights(weights_of(batch, str(weights), nulls, seen), str(weights), seen)
+        seen += len(w)
+        some = w[w > 0]
+        positive, total, least = positive + len(some), total + float(some.sum()), min(least, some.min(initial=np.inf))
+        largest = np.concatenate([largest, some])
+        if len(largest) > k:
+            largest = np.partition(largest, len(largest) - k)[len(largest) - k :]
+    if positive <= k:
+        return float(np.nextafter(1 / least, np.inf)) * (1 + 1e-12) if positive else 1.0
+    largest = np.sort(largest)[::-1]
+    rest = total - np.concatenate([[0.0], np.cumsum(largest)])[:-1]  # without the j largest
+    scales = (k - np.arange(len(largest))) / rest
+    return float(scales[int(np.argmax(scales * largest < 1))]) if (scales * largest < 1).any() else float(scales[-1])
