@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from argumbel.kernels.triton import law, linear, race, softmax
+from argumbel.kernels.triton import law, linear, race, softmax, topk
 from argumbel.kernels.triton import noise as tiles
 
 INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
@@ -30,49 +30,78 @@ PRODUCT = {"PRECISION": "ieee", "FEW": linear.FEW, "BLOCK": linear.BLOCK, "DEPTH
 WINNERS = {"values": FLOAT, "indices": LONG}
 WEIGHED = {"tops": FLOAT, "rests": FLOAT}
 
-CASES: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
-    (tiles.fill, {"out": FLOAT, **KEY}, {"LAW": "gumbel", "ROWS": 1, "BLOCK": 1024}),
-    (tiles.fill, {"out": HALF, **IDS}, {"LAW": "logistic", "ROWS": 4, "BLOCK": 128}),
-    (
+
+class Case(NamedTuple):
+    """A kernel, the types of its arguments beside those of SIZES (None: the argument is None), and its constants."""
+
+    kernel: Any
+    types: dict[str, Any]
+    constants: dict[str, Any]
+    warps: int = 4  # with which the kernel is launched
+    only_noise_fused: bool = False  # one number of noise for each place of a tile, and no other multiply-add is fused
+
+
+CASES = [
+    Case(tiles.fill, {"out": FLOAT, **KEY}, {"LAW": "gumbel", "ROWS": 1, "BLOCK": 1024}, only_noise_fused=True),
+    Case(tiles.fill, {"out": HALF, **IDS}, {"LAW": "logistic", "ROWS": 4, "BLOCK": 128}, only_noise_fused=True),
+    Case(
         race._race,
         {"x": HALF, "values": FLOAT, "rests": FLOAT, "indices": LONG, **KEY},
         {"FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
+        warps=1,
+        only_noise_fused=True,
     ),
-    (race._race, {"x": FLOAT, **WINNERS, "rests": None, **IDS}, {"FINAL": True, "ROWS": 8, "BLOCK": 16}),
-    (
+    Case(
+        race._race,
+        {"x": FLOAT, **WINNERS, "rests": None, **IDS},
+        {"FINAL": True, "ROWS": 8, "BLOCK": 16},
+        warps=1,
+        only_noise_fused=True,
+    ),
+    Case(
         race._settle,
         {"part_values": FLOAT, "part_rests": FLOAT, "part_indices": LONG, "values": HALF, "indices": LONG},
         {"ROWS": 16, "BLOCK": 32},
     ),
-    (race._perturb, {"x": HALF, "out": LONG, "places": "*i32", **KEY}, {"K": 16, "ROWS": 1, "BLOCK": 1024}),
-    (law._weigh, {"x": HALF, **WEIGHED}, {"GROUP": law.GROUP, "BLOCK": law.BLOCK}),
-    (
+    Case(
+        topk._perturb,
+        {"x": HALF, "out": LONG, "places": "*i32", **KEY},
+        {"K": 16, "ROWS": 1, "BLOCK": 1024},
+        only_noise_fused=True,
+    ),
+    Case(law._weigh, {"x": HALF, **WEIGHED}, {"GROUP": law.GROUP, "BLOCK": law.BLOCK}),
+    Case(
         law._draw,
         {"x": HALF, **WEIGHED, "draws": LONG, "log_z": "*fp64", "seed": LONG},
         {"ROWS": 1, "TILE": 128, "BLOCK": 1024},
     ),
-    (softmax._whole, RELAX, {"HARD": False, "ROWS": 8, "BLOCK": 128}),
-    (softmax._whole, {**RELAX, "grad": HALF, "tau": "fp32"}, {"HARD": True, "ROWS": 8, "BLOCK": 128}),
-    (softmax._measure, {**RELAX, "grad": HALF}, {"BLOCK": softmax.BLOCK}),
-    (softmax._write, RELAX, {"HARD": True, "PARTS": 64, "BLOCK": softmax.BLOCK}),
-    (softmax._write, {**RELAX, "grad": HALF, "seed": None}, {"HARD": False, "PARTS": 64, "BLOCK": softmax.BLOCK}),
-    (
+    Case(softmax._whole, RELAX, {"HARD": False, "ROWS": 8, "BLOCK": 128}),
+    Case(softmax._whole, {**RELAX, "grad": HALF, "tau": "fp32"}, {"HARD": True, "ROWS": 8, "BLOCK": 128}),
+    Case(softmax._measure, {**RELAX, "grad": HALF}, {"BLOCK": softmax.BLOCK}),
+    Case(softmax._write, RELAX, {"HARD": True, "PARTS": 64, "BLOCK": softmax.BLOCK}),
+    Case(softmax._write, {**RELAX, "grad": HALF, "seed": None}, {"HARD": False, "PARTS": 64, "BLOCK": softmax.BLOCK}),
+    Case(
         linear._product,
         {**HEAD, "first": FLOAT, "second": FLOAT, "third": None, "seed": None},
         {"LAW": True, "ROWS": 16, **PRODUCT},
     ),
-    (linear._product, {**HEAD, "first": FLOAT, "second": FLOAT, "third": LONG}, {"LAW": False, "ROWS": 64, **PRODUCT}),
-    (
+    Case(
+        linear._product,
+        {**HEAD, "first": FLOAT, "second": FLOAT, "third": LONG},
+        {"LAW": False, "ROWS": 64, **PRODUCT},
+        warps=8,
+    ),
+    Case(
         linear._draw,
         {**HEAD, **WEIGHED, "draws": LONG, "heights": FLOAT},
         {"FEW": linear.FEW, "TILE": 1024, "DEPTH": 512},
+        warps=8,
     ),
 ]
 
 
 def main() -> None:
-    for kernel, types, constants in CASES:
-        warps = 1 if kernel is race._race else 4
+    for kernel, types, constants, warps, only_noise_fused in CASES:
         given = SIZES | types
         constants = constants | {name: None for name in kernel.arg_names if given.get(name, INT) is None}
         signature = {name: "constexpr" if name in constants else given[name] for name in kernel.arg_names}
@@ -84,8 +113,9 @@ def main() -> None:
         )
         ptx = compiled.asm["ptx"]
         found = {
-            "kernel": kernel.__name__,
+            "kernel": f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}",
             "numbers": constants.get("ROWS", 1) * constants.get("BLOCK", 0) // (32 * warps),
+            "only_noise_fused": only_noise_fused,
             "fused": len(re.findall(r"\bfma\.rn\.f32\b", ptx)),
             "flushing": len(re.findall(r"\b(fma|mul|add|sub)(\.rn)?\.ftz\.f32\b", ptx)),
             "binary": len(compiled.asm["cubin"]),

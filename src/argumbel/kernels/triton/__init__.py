@@ -3,15 +3,16 @@
 Seeds are 0-dimensional tensors on the device, and nothing here looks at a value there, so no call waits for the device
 and all can be captured in a CUDA graph. Bad rows are marked (NaN, -1), never reported.
 
-``noise.py`` is the noise contract; ``race.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact draws;
-``linear.py`` both in the epilogue of a matrix product.
+``noise.py`` is the noise contract; ``race.py``, ``topk.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact
+draws; ``linear.py`` both in the epilogue of a matrix product.
 """
 
 from .law import categorical
 from .linear import linear_categorical, linear_gumbel_max
 from .noise import keyed_noise
-from .race import gumbel_max, gumbel_topk
+from .race import gumbel_max
 from .softmax import gumbel_softmax, gumbel_softmax_backward, gumbel_softmax_backward_keyed
+from .topk import gumbel_topk
 
 __all__ = [
     "categorical",
