@@ -7,10 +7,12 @@ SANITIZED := $(addprefix tests/test_,$(addsuffix .py,kernels arrivals reference 
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo test test-fast slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo build test test-fast slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
+
+build: .venv/test.stamp  ## install, and compile the C++ again if it has changed
 
 test: .venv/test.stamp  ## all tests, and every example in docstrings and documentation
 	$(BIN)/python -m pytest -n auto
