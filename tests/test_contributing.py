@@ -63,15 +63,15 @@ LIBRARY = """
 #define ARGUMBEL_ARCH contributing
 #include "race.h"
 #include "threads.cpp"
-namespace argumbel {{ namespace contributing {{ namespace {{
+namespace argumbel {{ namespace contributing {{ namespace recipe {{
 {function}
 }} }} }}
 using namespace argumbel;
 extern "C" int64_t gumbel_min(const void* data, int64_t rows, int64_t items, int64_t row_stride, Dtype dtype,
                               uint64_t seed, const int64_t* row_ids, const int64_t* item_ids, int64_t items_row_stride,
                               int threads, void* values, int64_t* indices) {{
-    return contributing::gumbel_min({{data, rows, items, row_stride, dtype}},
-                                    {{seed, row_ids, item_ids, items_row_stride}}, threads, values, indices);
+    return contributing::recipe::gumbel_min({{data, rows, items, row_stride, dtype}},
+                                            {{seed, row_ids, item_ids, items_row_stride}}, threads, values, indices);
 }}
 """
 
