@@ -13,6 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from argumbel.kernels.law import LAW_RACES
 from argumbel.kernels.triton import law, linear, race, softmax, topk
 from argumbel.kernels.triton import noise as tiles
 
@@ -47,14 +48,14 @@ CASES = [
     Case(
         race._race,
         {"x": HALF, "values": FLOAT, "rests": FLOAT, "indices": LONG, **KEY},
-        {"FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
+        {"OWN": 0, "FINAL": False, "ROWS": 1, "BLOCK": race.BLOCK},
         warps=1,
         only_noise_fused=True,
     ),
     Case(
         race._race,
         {"x": FLOAT, **WINNERS, "rests": None, **IDS},
-        {"FINAL": True, "ROWS": 8, "BLOCK": 16},
+        {"OWN": LAW_RACES["categorical"], "FINAL": True, "ROWS": 8, "BLOCK": 16},
         warps=1,
         only_noise_fused=True,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -175,6 +176,36 @@ def test_samples_rows_and_calls_are_independent(backend: str) -> None:
     check_independent(first, second, p, p)
     check_independent(first[:-1], first[1:], p, p)
     check_independent(first[:, :-1], first[:, 1:], p, p)
+
+
+EQUALLY_SEEDED = {
+    "gumbel_max": lambda x, g: ag.gumbel_max(x, generator=g).indices,
+    "gumbel_topk": lambda x, g: ag.gumbel_topk(x, 2, generator=g).indices[..., 1],
+    "categorical": lambda x, g: ag.categorical(x, generator=g),
+    "categorical, float64": lambda x, g: ag.categorical(x.double(), generator=g),
+    "categorical, many": lambda x, g: ag.categorical(x[0], (len(x),), generator=g),
+    "without replacement, few": lambda x, g: ag.sample_without_replacement(x, 2, generator=g).indices[..., 0],
+    "without replacement, many": lambda x, g: ag.sample_without_replacement(x, 20, generator=g).indices[..., 0],
+    "linear_categorical": lambda x, g: ag.linear_categorical(x[:, :1], torch.ones(x.shape[-1], 1), generator=g),
+}
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        pair
+        for pair in itertools.combinations(EQUALLY_SEEDED, 2)
+        if len({name.partition(",")[0].removesuffix("_max").removesuffix("_topk") for name in pair}) == 2
+    ],
+)
+def test_functions_of_law_are_independent_from_equal_seeds(backend: str, a: str, b: str) -> None:
+    """Each has its own random numbers; chi-square of the quarter and of the place in it, failure rate 1e-6 each."""
+    x = torch.zeros(1, 4096).expand(500, 4096)
+    first, second = (EQUALLY_SEEDED[name](x, generator(7)) for name in (a, b))
+    quarters = np.full(4, 1 / 4)
+    check_independent(first // 1024, second // 1024, quarters, quarters)
+    check_independent(first // 256 % 4, second // 256 % 4, quarters, quarters)
+    assert (first == second).sum() < 6  # 1/8 is expected; six or more have a probability below 1e-8
 
 
 def test_seeds_that_are_neighbours_choose_independently(backend: str) -> None:

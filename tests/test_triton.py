@@ -5,6 +5,7 @@ Whatever the interpreter cannot say of a GPU is asked of the machine code, which
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -684,6 +686,24 @@ def test_what_triton_lacks_runs_elsewhere() -> None:
     torch.testing.assert_close(here(ours), exact, rtol=1e-5, atol=1e-5)
     draw = ag.sample_without_replacement(there(x), 5)
     assert all(len(set(row)) == 5 for row in draw.indices.tolist())
+
+
+def test_functions_of_law_are_independent_from_equal_seeds() -> None:
+    """Each has its own random numbers. Of 300 choices among 400 items more than 15 equal ones: below 1e-13."""
+    x = there(torch.zeros(300, 400))
+    one, ones = there(torch.ones(300, 1)), there(torch.zeros(400, 1))
+
+    def draw(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        return function(*inputs, generator=torch.Generator(DEVICE).manual_seed(7))
+
+    draws = [
+        draw(ag.gumbel_max, x).indices,
+        draw(ag.categorical, x),
+        draw(ag.sample_without_replacement, x, 3).indices[:, 0],
+        draw(ag.linear_categorical, one, ones),
+    ]
+    for first, second in itertools.combinations(draws, 2):
+        assert (first == second).sum() <= 15
 
 
 # --- far from 0 --------------------------------------------------------------------------------------------------

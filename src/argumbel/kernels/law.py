@@ -15,7 +15,15 @@ from .noise import keyed_noise, work_dtype
 from .operator import Operator
 from .race import gumbel_topk
 
-__all__ = ["categorical", "sample_without_replacement"]
+__all__ = ["LAW_RACES", "categorical", "sample_without_replacement"]
+
+#: What a law function that runs a keyed race changes in the bits of the seed, so that no two functions, and no keyed
+#: function, race with the same noise under one seed: the first 64 bits of the fractions of the roots of 2, 5 and 13.
+LAW_RACES = {
+    "categorical": 0x6A09E667F3BCC908,
+    "sample_without_replacement": 0x3C6EF372FE94F82B,
+    "linear_categorical": 0x510E527FADE682D1,
+}
 
 # --- categorical -------------------------------------------------------------------------------------------------
 
@@ -36,7 +44,8 @@ def _categorical_reference(
     x = torch.nn.functional.pad(x, (0, blocks * size - n), value=-torch.inf).unflatten(-1, (blocks, size))
     heights = x.logsumexp(-1)
     shape = torch.Size((*sample_shape, *x.shape[:-2]))
-    g, _ = keyed_noise("gumbel", torch.Size((*shape, blocks + size)), x.dtype, x.device, (*key, None, None))
+    own = key[0] ^ LAW_RACES["categorical"]
+    g, _ = keyed_noise("gumbel", torch.Size((*shape, blocks + size)), x.dtype, x.device, (own, None, None))
     block = (heights + g[..., :blocks]).argmax(-1)
     x = x.expand(*shape, blocks, size)
     winners = x.gather(-2, block[..., None, None].expand(*shape, 1, size)).squeeze(-2)
@@ -76,7 +85,8 @@ categorical = Operator(
 
 
 def _without_replacement_reference(x: Tensor, k: int, key: SeedOnly) -> tuple[Tensor, Tensor, bool]:
-    values, indices, bad = gumbel_topk(x.detach(), k, (*key, None, None))
+    own = key[0] ^ LAW_RACES["sample_without_replacement"]
+    values, indices, bad = gumbel_topk(x.detach(), k, (own, None, None))
     return values, indices, bad
 
 

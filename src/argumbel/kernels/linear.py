@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._core.checks import EXACT_BELOW, can_raise
 from .dispatch import Key, SeedOnly, seed_tensor
-from .law import categorical
+from .law import LAW_RACES, categorical
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
 from .race import any_far, gumbel_max, is_far, rest_of
@@ -177,10 +177,11 @@ def _categorical_reference(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: Tensor, key: SeedOnly
 ) -> tuple[Tensor, Tensor, bool]:
     """A chunk's logsumexp plus a Gumbel of its own is distributed as the value of its winner, and independent of which
-    item won. These Gumbels are the noise of the seed at the first items of the chunks. The draw inside the chunk from
-    item s on has the seed ``seed + 1 + s`` (modulo 2^64). No two of these share a Philox key and counter, so all are
-    independent, and so are calls, unless two random seeds of 64 bits fall within one vocabulary of each other."""
-    seed = seed_tensor(key[0], hidden.device)
+    item won. These Gumbels are the noise of the function's own seed at the first items of the chunks. The draw inside
+    the chunk from item s on has the seed ``own seed + 1 + s`` (modulo 2^64). No two of these share a Philox key and
+    counter, so all are independent, and so are calls, unless two random seeds of 64 bits fall within one vocabulary of
+    each other."""
+    seed = seed_tensor(key[0], hidden.device) ^ LAW_RACES["linear_categorical"]
 
     def winner(x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
         base = x.amax(-1).double()

@@ -16,6 +16,10 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
 
+// Stream 2 of a seed is divided among the law functions (README.md, section 1): each counts its draws from a number of its
+// own. categorical has function 0, and counts from 0.
+constexpr int64_t kFunction = int64_t{1} << 54;  // so many draws each
+
 // Two uniform doubles for each of `count` (<= kBlocks) draws or rows, from the first on (stream 2 of the seed).
 void uniforms(uint64_t seed, int64_t row, int64_t draw, int rows_step, int count, double* block, double* item) {
     alignas(64) uint32_t c[4][kBlocks];

@@ -72,8 +72,9 @@ struct Remaining {
 // The first k of one row, in order. False if the row is bad or allows fewer than k items.
 template <class T>
 bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads, Workspace& w, Arrivals& out) {
-    constexpr int64_t kGaps = int64_t{1} << 60;  // the times between arrivals have draw numbers of their own
-    constexpr int kRepeats = 16;                 // so many in a row are a sign that little weight is left
+    constexpr int64_t kArrivals = 1 * kFunction;           // function 1 of stream 2
+    constexpr int64_t kGaps = kArrivals + kFunction / 2;  // the times between arrivals have draw numbers of their own
+    constexpr int kRepeats = 16;                           // so many in a row are a sign that little weight is left
     out.keys.clear(), out.items.clear();
     double log_z;
     if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return false;
@@ -91,7 +92,7 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
         ask_whether_to_end();
         const int64_t missing = k - static_cast<int64_t>(out.items.size());
         const int count = static_cast<int>(std::min<int64_t>(kBlocks, 8 + missing + missing / 4));
-        draw_uniforms(seed, row, arrivals, count, u, v);
+        draw_uniforms(seed, row, kArrivals + arrivals, count, u, v);
         draw_uniforms(seed, row, kGaps + arrivals, count, gap, unused);
         arrivals += count;
         for (int i = 0; i < count && static_cast<int64_t>(out.items.size()) < k; ++i) {

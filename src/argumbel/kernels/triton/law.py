@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..law import LAW_RACES
 from .noise import as_rows, launch, take, tile, tile_shape
 from .race import LAST, first_of, is_bad, repeated_max
 
@@ -19,6 +20,7 @@ __all__ = ["after_blocks", "categorical", "pick_block", "weigh_tile"]
 
 BLOCK = 1024  # items that race as one
 GROUP = 4  # blocks that a program weighs
+OWN = tl.constexpr(LAW_RACES["categorical"])
 
 
 @triton.jit
@@ -93,7 +95,7 @@ def _draw(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     line = tl.where(row < count, row % lines, lines)
-    key = tl.load(seed)
+    key = tl.load(seed) ^ OWN
     block, height, total, bad = pick_block(tops, rests, line, lines, blocks, key, row, 1.0, ROWS, TILE)
     logits = take(x, x_stride, line, lines, block * BLOCK, n, float("-inf"), BLOCK)
     item = block * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -113,7 +115,7 @@ def categorical(
     sample_shape = torch.Size(sample_shape)
     shape = (*sample_shape, *x.shape[:-1])
     if x.shape[-1] <= BLOCK and not with_log_z:  # one block: the race of its items
-        return repeated_max(x, sample_shape, (seed, None, None))[1], None
+        return repeated_max(x, sample_shape, (seed, None, None), LAW_RACES["categorical"])[1], None
     draws = torch.empty(shape, dtype=torch.int64, device=x.device)
     log_z = torch.empty(x.shape[:-1], dtype=torch.float64, device=x.device) if with_log_z else None
     if draws.numel():

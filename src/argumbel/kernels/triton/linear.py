@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..law import LAW_RACES
 from .law import after_blocks, pick_block, weigh_tile
 from .noise import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
 from .race import first_of, is_bad, settle, store_winner, winner_of
@@ -22,6 +23,7 @@ __all__ = ["linear_categorical", "linear_gumbel_max"]
 
 FEW = 16  # items that race as one
 BLOCK = 128  # items of a tile
+OWN = tl.constexpr(LAW_RACES["linear_categorical"])
 
 
 @triton.jit
@@ -84,7 +86,7 @@ def _draw(
     seed, FEW: tl.constexpr, TILE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     line = tl.program_id(0).to(tl.int64) + tl.zeros((1, 1), tl.int64)
-    key, blocks = tl.load(seed), tl.cdiv(n, FEW)
+    key, blocks = tl.load(seed) ^ OWN, tl.cdiv(n, FEW)
     temperature = temperature_of(tau, tau_stride, line, lines)
     noise_scale = tl.where(temperature < COLD, 0.0, 1.0)
     block, height, _, bad = pick_block(tops, rests, line, lines, blocks, key, line, noise_scale, 1, TILE)

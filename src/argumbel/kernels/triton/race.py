@@ -121,14 +121,14 @@ def store_winner(values, rests, indices, place, mask, top, rest, index, bad, FIN
 @triton.jit
 def _race(
     x, x_stride, sources, values, rests, indices, lines, n, parts, steps, seed, rows, items, stride,
-    FINAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    OWN: tl.constexpr, FINAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The winner of each segment of each row; FINAL where a segment is the whole row. ``lines`` may be a multiple of
-    the rows of x, ``sources``."""
+    the rows of x, ``sources``. ``OWN`` are the bits of the seed that are changed."""
     program = tl.program_id(0)
     line = (program // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     begin = program % parts * steps * BLOCK
-    row, key = row_ids(rows, line, lines), tl.load(seed)
+    row, key = row_ids(rows, line, lines), tl.load(seed) ^ OWN
     best = tl.full((ROWS, 1), float("-inf"), tl.float32)
     rest = tl.zeros((ROWS, 1), tl.float32)
     index = tl.full((ROWS, 1), LAST, tl.int32)
@@ -193,8 +193,8 @@ def gumbel_max(x: Tensor, key: Key) -> tuple[Tensor, Tensor]:
     return repeated_max(x, torch.Size(), key)
 
 
-def repeated_max(x: Tensor, sample_shape: torch.Size, key: Key) -> tuple[Tensor, Tensor]:
-    """The same of so many copies of x, which are not made."""
+def repeated_max(x: Tensor, sample_shape: torch.Size, key: Key, own: int = 0) -> tuple[Tensor, Tensor]:
+    """The same of so many copies of x, which are not made; ``own`` are the bits of the seed that are changed."""
     shape = torch.Size((*sample_shape, *x.shape[:-1]))
     values, indices = x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device)
     if values.numel():
@@ -209,7 +209,7 @@ def repeated_max(x: Tensor, sample_shape: torch.Size, key: Key) -> tuple[Tensor,
         launch(
             _race, triton.cdiv(lines, rows) * parts,
             source, source.stride(0), sources, part_values, part_rests, part_indices, lines, n, parts, steps,
-            *pointers(key, torch.Size((*shape, n))), FINAL=whole, ROWS=rows, BLOCK=block, num_warps=1,
+            *pointers(key, torch.Size((*shape, n))), OWN=own, FINAL=whole, ROWS=rows, BLOCK=block, num_warps=1,
         )  # fmt: skip
         if part_rests is not None:
             settle(part_values, part_rests, part_indices, values, indices)
