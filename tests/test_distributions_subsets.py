@@ -106,6 +106,23 @@ def test_samples_have_the_dtype_of_logits(dtype: torch.dtype) -> None:
     assert PlackettLuce(x, 2).sample().dtype == torch.int64
 
 
+def test_lists_that_end_early() -> None:
+    """Padded by -1: the log probability of the items that came first, which is the sum over all ends."""
+    d = PlackettLuce(randn(4), 3)
+    orders = d.enumerate_support()
+    for first in ([2, -1, -1], [3, 1, -1], [-1, -1, -1]):
+        listed = torch.tensor(first)
+        begins = (orders == listed) | (listed == -1)
+        expected = d.log_prob(orders)[begins.all(-1)].logsumexp(0)
+        for value in (listed, listed.float(), listed.expand(2, 3)):
+            assert d.support.check(value).all()
+            torch.testing.assert_close(d.log_prob(value), expected.expand(value.shape[:-1]))
+    for wrong in ([-1, 0, 1], [0, -1, 1], [0, 0, -1], [0, -2, -1], [0, 1, 4]):
+        assert not d.support.check(torch.tensor(wrong))
+        with pytest.raises(ValueError, match="value must lie in the support"):
+            d.log_prob(torch.tensor(wrong))
+
+
 def test_rsample_is_relaxed_topk_of_the_race_of_sample() -> None:
     x = randn(3, 6).requires_grad_()
     d = TopKSubset(x, 2, tau=torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64))

@@ -76,7 +76,7 @@ def test_indices(dtype: torch.dtype, checks: bool) -> None:
 
 def test_bad_indices() -> None:
     d = PlackettLuce(X, 3)
-    for bad in ([2.0, 0.0, 0.5], [2.0, 0.0, torch.nan], [2.0, 0.0, -1.0], [2.0, 2.0, 0.0]):
+    for bad in ([2.0, 0.0, 0.5], [2.0, 0.0, torch.nan], [2.0, -1.0, 0.0], [2.0, 2.0, 0.0]):
         with pytest.raises(ValueError, match="value must lie in the support"):
             d.log_prob(torch.tensor(bad))
     for bad in ([2, 0, 1], torch.zeros(3, dtype=torch.complex64)):

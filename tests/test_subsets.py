@@ -235,6 +235,79 @@ def test_log_prob_compiled_and_mapped(ordered: bool) -> None:
         assert torch.equal(marked.isnan(), torch.tensor([False, True, True]))
 
 
+# Rows of different lengths, padded by -1: none, one, some and all of the items.
+RAGGED = torch.tensor([[-1] * 5, [3, -1, -1, -1, -1], [4, 0, 2, -1, -1], [1, 0, 2, 4, -1], [2, 4, 3, 1, 0]])
+
+
+def row_by_row(x: Tensor, indices: Tensor, ordered: bool) -> Tensor:
+    rows = zip(x.expand(len(indices), -1), indices, strict=True)
+    return torch.stack([topk_log_prob(row, i[i >= 0], ordered=ordered) for row, i in rows])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("name", HARD)
+def test_padded_lists_are_their_rows(name: str, ordered: bool) -> None:
+    x = HARD[name][:5].requires_grad_()
+    value, expected = topk_log_prob(x, RAGGED, ordered=ordered), row_by_row(x, RAGGED, ordered)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    assert value[0] == 0
+    cotangents = randn(5)
+    slopes = [torch.autograd.grad(v, x, cotangents, retain_graph=True)[0] for v in (value, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-10)
+    (nothing,) = torch.autograd.grad(value[0], x, retain_graph=True)
+    assert torch.equal(nothing, torch.zeros_like(x))
+    many = x.detach().expand(3, 1, 5) + torch.arange(3.0)[:, None, None]  # logits and lists broadcast
+    torch.testing.assert_close(topk_log_prob(many, RAGGED, ordered=ordered), expected.detach().expand(3, 5))
+    along = topk_log_prob(x.detach().expand(5, 5).T, RAGGED.T, ordered=ordered, dim=0)
+    torch.testing.assert_close(along, expected.detach())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_padded_lists_with_forbidden_items(ordered: bool) -> None:
+    """The first item, at which padding must not look, is forbidden or drawn."""
+    x = torch.tensor([-torch.inf, 0.3, 1.0, -torch.inf, 2.0], dtype=torch.float64, requires_grad=True)
+    indices = torch.tensor([[2, -1, -1], [0, -1, -1], [1, 1, -1], [4, 2, 1], [2, 1, -1]])
+    value = topk_log_prob(x, indices, ordered=ordered)
+    torch.testing.assert_close(value, row_by_row(x, indices, ordered), rtol=1e-12, atol=1e-12)
+    assert (value == -torch.inf).tolist() == [False, True, True, False, False]
+    assert torch.autograd.grad(value.sum(), x)[0].isfinite().all()
+    far = torch.tensor([0.0, -1e38, -1e38, -1e38], dtype=torch.float64)
+    exact = topk_log_prob(far, torch.tensor([0, 1]), ordered=ordered)
+    torch.testing.assert_close(topk_log_prob(far, torch.tensor([0, 1, -1, -1]), ordered=ordered), exact)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_derivatives_of_padded_lists(ordered: bool) -> None:
+    x = randn(5, 5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda y: topk_log_prob(y, RAGGED, ordered=ordered), (x,))
+    assert torch.autograd.gradgradcheck(lambda y: topk_log_prob(y, RAGGED, ordered=ordered), (x,))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_padded_lists_in_every_dtype(dtype: torch.dtype, ordered: bool) -> None:
+    x = randn(5, 5).to(dtype)
+    expected = topk_log_prob(x.double(), RAGGED, ordered=ordered).to(dtype)
+    assert torch.equal(topk_log_prob(x, RAGGED, ordered=ordered), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("ordered", [True, False])
+def test_padded_lists_compiled_and_mapped(ordered: bool) -> None:
+    x = randn(5, 5)
+    expected = row_by_row(x, RAGGED, ordered)
+    early = torch.tensor([[-1, 0, 1, 2, 3], [-2, -1, -1, -1, -1], [0, -1, -1, -1, -1], [0, 5, -1, -1, -1], [-1] * 5])
+    for f in (
+        torch.compile(lambda y, i: topk_log_prob(y, i, ordered=ordered), fullgraph=True, backend="aot_eager"),
+        torch.vmap(lambda y, i: topk_log_prob(y, i, ordered=ordered)),
+    ):
+        torch.testing.assert_close(f(x, RAGGED), expected, rtol=1e-12, atol=1e-12)
+        assert f(x, early).isnan().tolist() == [True, True, False, True, False]
+    slopes = torch.func.vmap(torch.func.grad(lambda y, i: topk_log_prob(y, i, ordered=ordered)))(x, RAGGED)
+    y = x.clone().requires_grad_()
+    torch.testing.assert_close(slopes, torch.autograd.grad(row_by_row(y, RAGGED, ordered).sum(), y)[0])
+
+
 def test_errors_of_log_prob() -> None:
     x, i = torch.zeros(2, 4), torch.zeros(2, 2, dtype=torch.int64)
     for error, message, f in [
@@ -242,7 +315,8 @@ def test_errors_of_log_prob() -> None:
         (TypeError, "indices must be an int64 tensor", lambda: topk_log_prob(x, [0, 1])),
         (TypeError, "logits must have a floating dtype", lambda: topk_log_prob(x.long(), i)),
         (ValueError, r"indices must be in \[0, 4\)", lambda: topk_log_prob(x, i + 4)),
-        (ValueError, r"indices must be in \[0, 4\)", lambda: topk_log_prob(x, i - 1)),
+        (ValueError, r"indices must be in \[0, 4\)", lambda: topk_log_prob(x, i - 2)),
+        (ValueError, "indices must have their padding, -1, after", lambda: topk_log_prob(x, torch.tensor([[-1, 0]]))),
         (ValueError, "indices must hold at most 4", lambda: topk_log_prob(x, i.repeat(1, 3))),
         (ValueError, "indices must broadcast with logits", lambda: topk_log_prob(x, i.repeat(2, 1)[:3])),
         (ValueError, "indices must have the items along dim -2", lambda: topk_log_prob(x, i[0], dim=0)),

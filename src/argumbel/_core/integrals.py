@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 __all__ = [
+    "FAR",
     "fejer",
     "first_without",
     "gauss_legendre",

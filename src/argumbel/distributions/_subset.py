@@ -22,7 +22,7 @@ __all__ = ["PlackettLuce", "TopKSubset"]
 
 
 class Orders(constraints.Constraint):
-    """Different indices in [0, n)."""
+    """Different indices in [0, n); a list that ends early is padded by -1."""
 
     is_discrete = True
     event_dim = 1
@@ -32,9 +32,13 @@ class Orders(constraints.Constraint):
         self.n = n
 
     def check(self, value: Tensor) -> Tensor:
-        different = (value.sort(-1).values.diff(dim=-1) != 0).all(-1)
-        whole = value == value.to(torch.int64)
-        return ((value >= 0) & (value < self.n) & whole).all(-1) & different
+        indices = value.to(torch.int64)
+        padding = value == -1
+        inside = ((indices >= 0) | padding) & (indices < self.n) & (indices == value)
+        behind = padding[..., 1:] | ~padding[..., :-1]
+        apart = torch.where(padding, -1 - torch.arange(value.shape[-1], device=value.device), indices)
+        different = apart.sort(-1).values.diff(dim=-1) != 0
+        return inside.all(-1) & behind.all(-1) & different.all(-1)
 
     def __repr__(self) -> str:
         return f"Orders(n={self.n})"
@@ -196,7 +200,8 @@ class PlackettLuce(Subset):
     def log_prob(self, value: Tensor) -> Tensor:
         """``topk_log_prob(logits, value)``, for indices of shape ``(*batch, k)``, of any dtype.
 
-        Shape ``(*batch,)``, or the shape that it and value broadcast to.
+        Shape ``(*batch,)``, or the shape that it and value broadcast to. A list that holds the first few items alone is
+        padded by -1 after the last of them: its log probability is that of drawing these items first.
         """
         if not isinstance(value, Tensor) or value.dtype.is_complex:
             what = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._core.checks import Rows, can_raise
 from .._core.elementwise import top_at_zero
-from .._core.integrals import log_prob_first
+from .._core.integrals import FAR, log_prob_first
 from ._shapes import check_other_dims
 
 __all__ = ["topk_log_prob"]
@@ -34,7 +34,8 @@ def topk_log_prob(
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
         indices: int64, shape ``(*batch, k)`` for ``dim=-1``; the dimensions other than ``dim`` broadcast with the same
             dimensions of logits. Indices of shape ``(samples, *batch, k)`` are ``samples`` draws, each with its own
-            log probability.
+            log probability. A row that holds fewer than k items is padded by -1 after its last item; padding adds
+            nothing to the log probability and has no gradient.
         ordered: True for the probability of the sequence, False for the probability of the set.
         dim: where the items lie, in logits and in indices. Pass a negative dim if indices has more dimensions than
             logits.
@@ -42,11 +43,12 @@ def topk_log_prob(
 
     Returns:
         Log probabilities, shape ``(*batch,)``: the broadcast shape without ``dim``. They are differentiable in logits.
-        The log probability is -inf where an item is forbidden or comes twice, and 0 for k = 0.
+        The log probability is -inf where an item is forbidden or comes twice, and 0 where there is no item.
 
     Raises:
-        ValueError: NaN or +inf in logits, a row with nothing allowed, an index outside of [0, n), shapes that do not
-            broadcast. Under ``torch.compile``, under ``vmap`` and on an accelerator a bad row or index gives NaN.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, an index outside of [0, n) that is not padding,
+            padding in front of an index, shapes that do not broadcast. Under ``torch.compile``, under ``vmap`` and on
+            an accelerator a bad row or index gives NaN.
         TypeError: logits are not a floating tensor, indices not int64, or mask not bool.
 
     Cost: a row takes n + k numbers for a sequence and 160 k numbers for a set; with a gradient they stay in memory.
@@ -58,6 +60,8 @@ def topk_log_prob(
         tensor(0.3000)
         >>> ag.topk_log_prob(x, torch.tensor([0, 1]), ordered=False).exp()  # plus 3/10 times 5/7, for the order 1, 0
         tensor(0.5143)
+        >>> ag.topk_log_prob(x, torch.tensor([[0, 1], [0, -1]])).exp()  # rankings of different lengths
+        tensor([0.3000, 0.5000])
 
     Source: Plackett 1975, "The analysis of permutations"; Kool, van Hoof and Welling 2020, "Estimating gradients for
     discrete random variables by sampling without replacement", appendix (the integral).
@@ -70,25 +74,35 @@ def topk_log_prob(
     items = indices.movedim(dim, -1)
     bad = ~(x.amax(-1).isfinite()) | x.isnan().any(-1)
     x = top_at_zero(x.masked_fill(bad.unsqueeze(-1), 0))
-    outside = (items < 0) | (items >= n)
+    padding = items == -1
+    outside = ((items < 0) | (items >= n)) & ~padding
+    early = padding[..., :-1] & ~padding[..., 1:]
     if can_raise(x) and can_raise(items):
         if bool(bad.any()):
             rows.complain()
         if bool(outside.any()):
             raise ValueError(
-                f"indices must be in [0, {n}), but they reach from {int(items.min())} to {int(items.max())}; pass "
-                "positions along dim of logits"
+                f"indices must be in [0, {n}), or -1 for padding, but they reach from {int(items.min())} to "
+                f"{int(items.max())}; pass positions along dim of logits"
+            )
+        if bool(early.any()):
+            raise ValueError(
+                "indices must have their padding, -1, after the last item of a row, but some row has it in front of an "
+                "item; move the items to the front"
             )
     batch = torch.broadcast_shapes(x.shape[:-1], items.shape[:-1])
     k = items.shape[-1]
-    bad = bad | outside.any(-1)
+    bad = bad | outside.any(-1) | early.any(-1)
     x = x.expand(*batch, n)
-    items = items.clamp(0, n - 1).expand(*batch, k)
+    items, padding = _padding_first(items, padding)
+    items, padding = items.clamp(0, n - 1).expand(*batch, k), padding.expand(*batch, k)
 
-    drawn = torch.zeros_like(x, dtype=torch.bool).scatter(-1, items, True)
-    impossible = (drawn.sum(-1) < k) | (x.gather(-1, items) == -torch.inf).any(-1)
+    place = items.masked_fill(padding, n)
+    drawn = torch.nn.functional.pad(torch.zeros_like(x, dtype=torch.bool), (0, 1)).scatter(-1, place, True)[..., :n]
+    chosen = x.gather(-1, items).masked_fill(padding, 0)
+    impossible = (drawn.sum(-1) < k - padding.sum(-1)) | (chosen == -torch.inf).any(-1)
     # An impossible draw gets a finite log probability first, so that its gradient is 0 and not NaN.
-    chosen = x.gather(-1, items).masked_fill(impossible.unsqueeze(-1), 0)
+    chosen = chosen.masked_fill(impossible.unsqueeze(-1), 0)
     rest = x.masked_fill(drawn, -torch.inf)
     all_drawn = (rest == -torch.inf).all(-1)
     rest = torch.logsumexp(rest.masked_fill(all_drawn.unsqueeze(-1), 0), -1)
@@ -99,12 +113,20 @@ def topk_log_prob(
         rest = torch.where(all_drawn, chosen[..., -1].detach() - 800, rest)
         left = _log_sums_from(torch.cat([chosen[..., 1:], rest.unsqueeze(-1)], -1))
         # Against what is left *after* each draw: nothing cancels, however little that is.
-        log_prob = _log_sigmoid(chosen - left).sum(-1)
+        log_prob = _log_sigmoid(chosen - left).masked_fill(padding, 0).sum(-1)
     else:
         relative = (chosen - rest.unsqueeze(-1)).masked_fill(all_drawn.unsqueeze(-1), 0)
-        log_prob = log_prob_first(relative).masked_fill(all_drawn, 0)
+        relative = relative.masked_fill(padding, FAR)  # there at once, before all others
+        log_prob = log_prob_first(relative).masked_fill(all_drawn | padding.all(-1), 0)
     log_prob = log_prob - log_prob.detach().clamp(min=0)  # a probability of 1 may be rounded up
     return log_prob.masked_fill(impossible, -torch.inf).masked_fill(bad, torch.nan).to(logits.dtype)
+
+
+def _padding_first(items: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows with their padding moved to the front: so each item is followed by what is drawn after it, and by those
+    that are not drawn."""
+    places, padded = torch.arange(items.shape[-1], device=items.device), padding.sum(-1, keepdim=True)
+    return items.gather(-1, (places - padded) % max(1, items.shape[-1])), places < padded
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
