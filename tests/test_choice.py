@@ -285,6 +285,57 @@ def test_keys_of_the_first_k(backend: str, name: str) -> None:
         check_independent(first, indices[:, 0] % 4, np.full(8, 1 / 8), oracles.softmax(x[:4]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [4, 600])
+def test_many_subsets_of_a_row_follow_the_law_of_a_loop(backend: str, dtype: torch.dtype, n: int) -> None:
+    """Draws of ``sample_shape``, and draws one after another, against Plackett-Luce over four groups of equal items;
+    both samples of a row are independent. (n = 600 has kernels of its own.)"""
+    x = torch.tensor([[0.5, -0.5, 1.0, 0.0], [0.0, 1.0, -1.0, 2.0]], dtype=dtype).repeat(1, n // 4)
+    draws = 4000 if n == 4 or backend == "native" else 500
+    g = generator(n)
+    drawn = ag.sample_without_replacement(x, 2, (draws, 2), generator=g)
+    looped = [ag.sample_without_replacement(x, 2, generator=g).indices for _ in range(draws if n == 4 else 500)]
+    assert drawn.values.shape == drawn.indices.shape == (draws, 2, 2, 2)
+    assert (drawn.values[..., 0] >= drawn.values[..., 1]).all()
+    assert (drawn.indices[..., 0] != drawn.indices[..., 1]).all()
+    for row in range(2):
+        p = oracles.softmax(x[row])
+        pairs = p[:, None] * p / (1 - p[:, None])
+        np.fill_diagonal(pairs, 0)
+        law = pairs.reshape(n // 4, 4, n // 4, 4).sum((0, 2)).ravel()
+        for indices in (drawn.indices[:, 0], torch.stack(looped)):
+            check_draws(indices[:, row, 0] % 4 * 4 + indices[:, row, 1] % 4, law)
+        code = drawn.indices[:, :, row, 0] % 4
+        group = oracles.softmax(x[row, :4])
+        check_independent(code[:, 0], code[:, 1], group, group)
+
+
+def test_many_subsets_in_any_layout(backend: str) -> None:
+    x = torch.randn(3, 5, 4)
+    for dim in (0, 1, 2, -1):
+        last = x.movedim(dim, -1)
+        drawn, expected = (
+            ag.sample_without_replacement(y, 2, (7,), dim=d, generator=generator()) for y, d in ((x, dim), (last, -1))
+        )
+        away = dim if dim < 0 else dim - 3
+        assert torch.equal(drawn.indices.movedim(away, -1), expected.indices)
+        assert torch.equal(drawn.values.movedim(away, -1), expected.values)
+        assert expected.indices.shape == (7, *last.shape[:-1], 2)
+    assert ag.sample_without_replacement(x, 2, 6).indices.shape == (6, 3, 5, 2)
+    assert ag.sample_without_replacement(x, 0, (6,)).indices.shape == (6, 3, 5, 0)
+    assert ag.sample_without_replacement(x, 2, (0,)).indices.shape == (0, 3, 5, 2)
+    once, torn = (ag.sample_without_replacement(x, 2, s, generator=generator()) for s in ((), (1,)))
+    assert torch.equal(once.indices, torn.indices[0])
+    mapped = torch.vmap(lambda y: ag.sample_without_replacement(y, 2, (7,)).indices, randomness="different")(x)
+    assert mapped.shape == (3, 7, 5, 2)
+    compiled = torch.compile(ag.sample_without_replacement, backend="eager", fullgraph=True)(x, 2, (7,))
+    assert compiled.indices.shape == (7, 3, 5, 2)
+    with pytest.raises(ValueError, match="k must be at most the number of allowed items"):
+        ag.sample_without_replacement(x.masked_fill(torch.arange(4) > 0, -torch.inf), 2, (7,))
+    with pytest.raises(TypeError, match="sample_shape must be"):
+        ag.sample_without_replacement(x, 2, 1.5)
+
+
 def test_neighbouring_rows_of_subsets_are_independent(backend: str) -> None:
     x = torch.tensor([0.5, -0.5, 1.0, 0.0])
     indices = ag.sample_without_replacement(x.expand(30_001, 4), 2, generator=generator(7)).indices

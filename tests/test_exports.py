@@ -37,7 +37,7 @@ SIGNATURES = {
     "relaxed_topk": (
         "(logits, k, tau=1, hard=False, dim=-1, *, method='marginals', mask=None, noise=None, generator=None)"
     ),
-    "sample_without_replacement": "(logits, k, *, dim=-1, mask=None, generator=None)",
+    "sample_without_replacement": "(logits, k, sample_shape=(), *, dim=-1, mask=None, generator=None)",
     "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None, **own)",
     "threshold_weights": "(values, logits, *, dim=-1)",
     "topk_log_prob": "(logits, indices, *, ordered=True, dim=-1, mask=None)",

@@ -169,6 +169,7 @@ def gumbel_topk(
 def sample_without_replacement(
     logits: Tensor,
     k: int,
+    sample_shape: int | Sequence[int] = (),
     *,
     dim: int = -1,
     mask: Tensor | None = None,
@@ -182,13 +183,14 @@ def sample_without_replacement(
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
         k: how many items, at most the number of allowed items in every row.
+        sample_shape: the shape of the independent draws of every row; default one draw.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)``, each of shape ``(*batch, k)`` for ``dim=-1``: falling values, perturbed logits in the
-        dtype of logits; int64 indices.
+        ``(values, indices)``, each of shape ``(*sample_shape, *batch, k)`` for ``dim=-1``: falling values, perturbed
+        logits in the dtype of logits; int64 indices.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
@@ -202,13 +204,16 @@ def sample_without_replacement(
         >>> logits = torch.tensor([0.0, -torch.inf, 0.0, 0.0])
         >>> sorted(ag.sample_without_replacement(logits, 3).indices.tolist())
         [0, 2, 3]
+        >>> ag.sample_without_replacement(logits, 2, (1000,)).indices.shape
+        torch.Size([1000, 2])
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir".
     """
     rows = Rows(logits, dim, mask)
     k = _check_k(rows, k)
     seed = seed_from(generator, logits.device)
-    values, indices, bad = kernels.sample_without_replacement(rows.x.detach(), k, (seed,))
+    x = rows.x.detach().expand(*sizes("sample_shape", sample_shape), *rows.x.shape)
+    values, indices, bad = kernels.sample_without_replacement(x, k, (seed,))
     if bad:
         rows.complain(k=k)
     return Choice(rows.back(values), rows.back(indices))

@@ -194,8 +194,7 @@ class PlackettLuce(Subset):
 
     def sample(self, sample_shape: Size = (), *, generator: torch.Generator | None = None) -> Tensor:
         """int64 indices of shape ``(*sample_shape, *batch, k)``, in the order drawn."""
-        x = self._raced.expand(*sizes("sample_shape", sample_shape), *self.logits.shape)
-        return sample_without_replacement(x, self.k, generator=generator).indices
+        return sample_without_replacement(self._raced, self.k, sample_shape, generator=generator).indices
 
     def log_prob(self, value: Tensor) -> Tensor:
         """``topk_log_prob(logits, value)``, for indices of shape ``(*batch, k)``, of any dtype.
