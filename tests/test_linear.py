@@ -155,6 +155,64 @@ def test_autocast_does_not_round_either() -> None:
 # --- law ---------------------------------------------------------------------------------------------------------
 
 
+MIXED = [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16), (torch.float16, torch.float32)]
+
+
+@pytest.mark.parametrize(("dtype", "of_weight"), MIXED)
+def test_mixed_dtypes_under_autocast_are_those_of_torch(
+    backend: str, chunks_of_four: None, dtype: torch.dtype, of_weight: torch.dtype
+) -> None:
+    """Both are rounded to autocast's dtype, as ``linear`` of torch rounds them; the logits are not rounded."""
+    hidden, weight = layer(6, n=50)
+    hidden, weight, bias = hidden.to(dtype), weight.to(of_weight), torch.randn(50)
+    noise = ag.KeyedNoise(3)
+    rounded = full(hidden.bfloat16().float(), weight.bfloat16().float(), bias, 0.7)
+    expected = ag.gumbel_max(rounded, noise=noise)
+
+    def draw(g: torch.Generator) -> Tensor:
+        return ag.linear_categorical(hidden, weight, bias=bias, temperature=0.7, generator=g)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = torch.nn.functional.linear(hidden, weight, bias)
+        choice = ag.linear_gumbel_max(hidden, weight, bias=bias, temperature=0.7, noise=noise)
+        keyed = ag.linear_categorical(hidden, weight, bias=bias, temperature=0.7, noise=noise)
+        drawn = draw(generator())
+        compiled = torch.compile(draw, backend="eager")(generator())
+    torch.testing.assert_close(rounded * 0.7, logits.float(), rtol=0.02, atol=0.05)
+    torch.testing.assert_close(choice.values, expected.values)
+    assert torch.equal(choice.indices, expected.indices)
+    assert torch.equal(keyed, expected.indices)
+    same = ag.linear_categorical(hidden.bfloat16(), weight.bfloat16(), bias=bias, temperature=0.7, generator=generator())
+    assert torch.equal(drawn, same)
+    assert torch.equal(compiled, same)
+    for name in ("linear_gumbel_max", "linear_categorical"):
+        with pytest.raises(TypeError, match="weight must have the dtype of hidden"):
+            getattr(ag, name)(hidden, weight)
+        with pytest.raises(TypeError, match="weight must have the dtype of hidden"), torch.autocast("cpu"):
+            getattr(ag, name)(hidden.double(), weight)
+
+
+def test_law_of_mixed_dtypes_under_autocast(backend: str, chunks_of_four: None) -> None:
+    hidden, weight = layer(d=4, n=10)
+    hidden, weight = hidden.bfloat16(), weight / 2
+    rounded = full(hidden.float(), weight.bfloat16().float())
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = ag.linear_categorical(hidden.expand(20_000, 4), weight, generator=generator())
+    check_draws(drawn, oracles.softmax(rounded))
+
+
+def test_gradients_of_mixed_dtypes_under_autocast() -> None:
+    """In the dtypes of the arguments; summed in float32 for a float32 weight, however many rows an item wins."""
+    hidden = torch.ones(1000, 2, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[30.0, 1.0], [0.0, 0.0]], requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = ag.linear_gumbel_max(hidden, weight, noise=ag.KeyedNoise(0)).values
+    values.sum().backward()
+    assert (hidden.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(weight.grad, torch.tensor([[1000.0, 1000.0], [0.0, 0.0]]))
+    assert torch.equal(hidden.grad, torch.tensor([30.0, 1.0]).bfloat16().expand(1000, 2))
+
+
 @pytest.mark.parametrize("name", DRAW)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_law(backend: str, chunk: int | None, name: str, dtype: torch.dtype) -> None:

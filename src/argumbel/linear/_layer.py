@@ -24,9 +24,15 @@ class Layer(NamedTuple):
     temperature: float | Tensor
 
     def detach(self) -> Layer:
+        """What logits are made of, without a gradient: under autocast hidden and weight of different dtypes are both in
+        its dtype, as ``torch.nn.functional.linear`` takes them."""
+        hidden, weight = self.hidden.detach(), self.weight.detach()
+        if hidden.dtype != weight.dtype:
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if self.bias is None else self.bias.detach()
         own = self.temperature
-        return Layer(self.hidden.detach(), self.weight.detach(), bias, own.detach() if isinstance(own, Tensor) else own)
+        return Layer(hidden, weight, bias, own.detach() if isinstance(own, Tensor) else own)
 
 
 def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float | Tensor) -> Layer:
@@ -46,10 +52,10 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
             f"weight must have a row for each item, at least one, and a column for each of the {hidden.shape[-1]} "
             f"features of hidden, but its shape is {tuple(weight.shape)}; pass the weight of a torch.nn.Linear"
         )
-    if weight.dtype != hidden.dtype:
+    if weight.dtype != hidden.dtype and not _is_cast(hidden, weight):
         raise TypeError(
             f"weight must have the dtype of hidden, {hidden.dtype}, but it is {weight.dtype}; "
-            "pass hidden.to(weight.dtype)"
+            "pass hidden.to(weight.dtype), or call under torch.autocast"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(
@@ -57,6 +63,14 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
             f"{tuple(bias.shape)}; pass the bias of the torch.nn.Linear"
         )
     return Layer(hidden, weight, bias, _check_temperature(temperature, hidden))
+
+
+def _is_cast(hidden: Tensor, weight: Tensor) -> bool:
+    """Whether autocast brings the two to one dtype; it leaves float64 as it is."""
+    device = hidden.device.type
+    if torch.float64 in (hidden.dtype, weight.dtype) or not torch.amp.is_autocast_available(device):
+        return False
+    return torch.is_autocast_enabled(device)
 
 
 def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | Tensor:

@@ -34,7 +34,8 @@ def linear_gumbel_max(
 
     Args:
         hidden: the inputs of the layer, ``(*batch, d)``, any floating dtype.
-        weight: ``(n, d)``, in the dtype of hidden; each row is an item.
+        weight: ``(n, d)``, in the dtype of hidden; each row is an item. Under ``torch.autocast`` the dtypes may differ,
+            and hidden and weight are rounded to autocast's dtype, as ``torch.nn.functional.linear`` rounds them.
         bias: ``(n,)``, any floating dtype; -inf forbids an item. Default: no bias.
         temperature: at least 0; a number, or a tensor that broadcasts to ``(*batch,)``. Where it is 0 (or below 2^-60)
             logits are neither divided nor perturbed: the choice is the argmax of the logits, and its value is the
@@ -53,7 +54,7 @@ def linear_gumbel_max(
             NaN or +inf in bias, a bias of -inf throughout, logits that overflow, noise or ids of the wrong shape, both
             noise and generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives value NaN
             and index -1 instead.
-        TypeError: an argument is not a floating tensor, or hidden and weight differ in dtype.
+        TypeError: an argument is not a floating tensor, or hidden and weight differ in dtype (not under autocast).
 
     Example:
         >>> import torch, argumbel as ag
@@ -106,7 +107,8 @@ def linear_categorical(
 
     Args:
         hidden: the inputs of the layer, ``(*batch, d)``, any floating dtype.
-        weight: ``(n, d)``, in the dtype of hidden; each row is an item.
+        weight: ``(n, d)``, in the dtype of hidden; each row is an item. Under ``torch.autocast`` the dtypes may differ,
+            and hidden and weight are rounded to autocast's dtype, as ``torch.nn.functional.linear`` rounds them.
         bias: ``(n,)``, any floating dtype; -inf forbids an item. Default: no bias.
         temperature: at least 0; a number, or a tensor that broadcasts to ``(*batch,)``. Where it is 0 (or below 2^-60)
             the draw is the argmax of the logits.
