@@ -182,7 +182,9 @@ def test_mixed_dtypes_under_autocast_are_those_of_torch(
     torch.testing.assert_close(choice.values, expected.values)
     assert torch.equal(choice.indices, expected.indices)
     assert torch.equal(keyed, expected.indices)
-    same = ag.linear_categorical(hidden.bfloat16(), weight.bfloat16(), bias=bias, temperature=0.7, generator=generator())
+    same = ag.linear_categorical(
+        hidden.bfloat16(), weight.bfloat16(), bias=bias, temperature=0.7, generator=generator()
+    )
     assert torch.equal(drawn, same)
     assert torch.equal(compiled, same)
     for name in ("linear_gumbel_max", "linear_categorical"):

@@ -32,6 +32,7 @@ import triton.language as tl
 
 from argumbel.kernels import dispatch
 from argumbel.kernels import noise as reference
+from argumbel.kernels.law import LAW_RACES
 from argumbel.kernels.triton import law, linear, race, softmax, topk
 from argumbel.kernels.triton import noise as tiles
 
@@ -441,7 +442,7 @@ def test_draws_are_the_race_of_blocks_and_then_of_items(monkeypatch: pytest.Monk
     x = logits((3, n)) + torch.tensor([[0.0], [3000.0], [-3000.0]])
     draws, log_z = law.categorical(there(x), torch.Size([5]), True, (there(torch.tensor(seed)),))
     torch.testing.assert_close(here(log_z), x.double().logsumexp(-1), rtol=2e-7, atol=2e-6)
-    g = exactly(lambda: ag.KeyedNoise(seed).gumbel((15, tile + 4 + 64 + 28)))
+    g = exactly(lambda: ag.KeyedNoise(seed ^ LAW_RACES["categorical"]).gumbel((15, tile + 4 + 64 + 28)))
     padded = torch.nn.functional.pad(x, (0, blocks * 64 - n), value=-torch.inf).double().unflatten(-1, (blocks, 64))
     for row in range(15):
         weights = padded[row % 3]
@@ -518,7 +519,7 @@ def test_linear_draws_are_the_race_of_a_few_items_and_then_of_one() -> None:
     x = ((hidden.double() @ weight.double().T + bias) / temperature[:, None]).float()
     x = torch.nn.functional.pad(x, (0, blocks * few - 300), value=-torch.inf).unflatten(-1, (blocks, few))
     after = (blocks + tile) // tile * tile
-    g = exactly(lambda: ag.KeyedNoise(seed).gumbel((6, after + few)))
+    g = exactly(lambda: ag.KeyedNoise(seed ^ LAW_RACES["linear_categorical"]).gumbel((6, after + few)))
     for row in range(6):
         block = int((x[row].double().logsumexp(-1) + g[row, :blocks]).argmax())
         assert int(draws[row]) == block * few + int((x[row, block] + g[row, after:]).argmax())
