@@ -117,6 +117,23 @@ def test_the_closed_form_has_the_marginals(x: Tensor, data: st.DataObject) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_the_closed_form_at_the_ends_of_a_dtype(dtype: torch.dtype) -> None:
+    """Logits as large as they get: float64 rounds away whatever is added to them."""
+    most = torch.finfo(dtype).max
+    for before, index, after, expected in [
+        ([most, most, most], 0, [most, 0, 0], [1, 0, 0]),
+        ([most, most, most], 1, [most, 0, 0], [1, 0, 0]),
+        ([-most, -most, -most], 2, [most, most, most], [0, 0, 1]),
+        ([most, 0, -most], 0, [0, most, -most], [0, 1, 0]),
+        ([most, most, -most], 0, [-most, most, most], [0, 1 / 3, 2 / 3]),  # the second of three, or the last
+        ([most, most, most], 0, [-torch.inf, most, most], [0, 1 / 2, 1 / 2]),
+    ]:
+        x, y = (torch.tensor(row, dtype=dtype) for row in (before, after))
+        probs = counterfactual_probs(x, torch.tensor(index), y)
+        torch.testing.assert_close(probs, torch.tensor(expected, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_closed_form_far_apart(dtype: torch.dtype) -> None:
     x, y = FAR[0].to(dtype), FAR[1].to(dtype)
     for i, expected in enumerate(FAR[2]):
