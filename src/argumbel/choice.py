@@ -11,7 +11,7 @@ from torch import Tensor
 from . import kernels
 from ._core.checks import Rows, can_raise, check_k, sizes
 from .kernels.race import first
-from .noise import KeyedNoise, draw_like, key_for, seed_from
+from .noise import KeyedNoise, Shards, draw_like, is_shards, key_for, seed_from
 
 __all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"]
 
@@ -39,6 +39,7 @@ def categorical(
 
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
+            A ``DTensor`` may be sharded along any dimension but dim; so is the result then.
         sample_shape: the shape of the independent draws of every row; default one draw.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
@@ -62,9 +63,16 @@ def categorical(
 
     Source: Maddison, Tarlow and Minka 2014, "A* sampling" (max-stability); Gumbel 1954.
     """
-    rows = Rows(logits, dim, mask)
-    seed = seed_from(generator, logits.device)
     shape = torch.Size(sizes("sample_shape", sample_shape))
+    if is_shards(logits):
+        shards = Shards(logits, dim)
+        own = Rows(shards.local, shards.dim, shards.part(mask, "mask"))
+        return shards.join(_draw(own, shape, shards.own_seed(generator)), front=len(shape), gone=True)
+    rows = Rows(logits, dim, mask)
+    return _draw(rows, shape, seed_from(generator, logits.device))
+
+
+def _draw(rows: Rows, shape: torch.Size, seed: Tensor | int) -> Tensor:
     draws, _, bad = kernels.categorical(rows.x.detach(), shape, False, (seed,))
     if bad:
         rows.complain()
@@ -89,6 +97,7 @@ def gumbel_max(
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
             Half precision is perturbed and compared in float32, so that rounding makes no ties. Far from 0 the exact
             sums of logits and noise are compared, so a large common offset does not change the law.
+            A ``DTensor`` may be sharded along any dimension but dim; so are the results then.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
@@ -113,6 +122,10 @@ def gumbel_max(
     Source: Yellott 1977, "The relationship between Luce's choice axiom, Thurstone's theory of comparative judgment, and
     the double exponential distribution"; Maddison, Tarlow and Minka 2014, "A* sampling".
     """
+    if is_shards(logits):
+        shards = Shards(logits, dim)
+        own = gumbel_max(shards.local, **shards.arguments(mask, noise, generator))
+        return Choice(*(shards.join(x, gone=True) for x in own))
     return Choice(*race(Rows(logits, dim, mask), noise, generator))
 
 

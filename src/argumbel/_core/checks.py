@@ -24,9 +24,11 @@ __all__ = [
     "forbid",
     "integer",
     "integers",
+    "is_shards",
     "is_traced",
     "number",
     "raise_bad_logits",
+    "refuse_shards",
     "sizes",
 ]
 
@@ -50,12 +52,26 @@ def is_traced(x: Tensor) -> bool:
     return type(x) not in (Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+def is_shards(x: object) -> bool:
+    """Whether x is a ``DTensor``, told by what it has: ``torch.distributed`` need not be there."""
+    return type(x) is not Tensor and hasattr(x, "placements") and hasattr(x, "device_mesh")
+
+
+def refuse_shards(name: str, x: object) -> None:
+    if is_shards(x):
+        raise TypeError(
+            f"{name} must be a plain tensor, but it is a DTensor; pass {name}.full_tensor(), or {name}.to_local() with "
+            "noise=KeyedNoise(seed, rows=..., items=...) that names what this process holds by the ids of the whole"
+        )
+
+
 def floating(name: str, x: object, *, of: str = "") -> Tensor:
     """x, a floating tensor; ``of`` says what it is of, for the message."""
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
         what = x.dtype if isinstance(x, Tensor) else f"a {type(x).__name__}"
         remedy = f"{name}.float()" if isinstance(x, Tensor) else f"torch.as_tensor({name}).float()"
         raise TypeError(f"{name} must be a floating tensor{of}, but it is {what}; pass {remedy}")
+    refuse_shards(name, x)
     return x
 
 
@@ -140,6 +156,7 @@ def number(
 
 
 def check_logits(logits: Tensor, name: str = "logits") -> None:
+    refuse_shards(name, logits)
     if isinstance(logits, Tensor) and logits.dtype.is_floating_point and logits.layout is torch.strided and logits.ndim:
         return
     if not isinstance(logits, Tensor):

@@ -9,7 +9,7 @@ from .. import kernels
 from .._core.checks import Rows, check_tau
 from ..choice import summands
 from ..kernels.softmax import relaxed, row_taus, shifted, tempered
-from ..noise import KeyedNoise, key_for
+from ..noise import KeyedNoise, Shards, is_shards, key_for
 
 __all__ = ["gumbel_softmax", "items_last", "log_gumbel_softmax", "soft_dtype"]
 
@@ -33,7 +33,8 @@ def gumbel_softmax(
 
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item
-            (the item gets exactly 0, and no gradient).
+            (the item gets exactly 0, and no gradient). A ``DTensor`` may be sharded along any dimension but dim; so is
+            the sample then.
         tau: at least 0; a number, or a tensor that broadcasts against logits with size 1 along dim. A tensor gets a
             gradient. As tau falls, samples approach one-hot vectors. At 0 a sample is one-hot and its gradient is zero.
         hard: return the exact one-hot vector of the argmax, with the gradient of the soft sample (straight-through).
@@ -62,6 +63,10 @@ def gumbel_softmax(
     Source: Jang, Gu and Poole 2017, "Categorical reparameterization with Gumbel-softmax"; Maddison, Mnih and Teh 2017,
     "The Concrete distribution".
     """
+    if is_shards(logits):
+        shards = Shards(logits, dim)
+        own = shards.arguments(mask, noise, generator)
+        return shards.join(gumbel_softmax(shards.local, shards.scale(tau), hard, **own))
     rows = Rows(logits, dim, mask)
     x, dtype = rows.x, soft_dtype(logits)
     tau = items_last(check_tau(tau, logits, rows.dim), rows)
