@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 
 import torch
@@ -29,7 +30,7 @@ def xxh64(data: Tensor, offsets: Tensor, seed: int) -> Tensor:
         cpu.library.xxh64(data.data_ptr(), offsets.data_ptr(), count, seed, out.data_ptr())
         return out
     whole, ends = bytes(data.tolist()), offsets.tolist()
-    hashes = [_reference(whole[a:b], seed) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    hashes = [_reference(whole[a:b], seed) for a, b in itertools.pairwise(ends)]
     return torch.tensor([h - (h >> 63 << 64) for h in hashes], dtype=torch.int64, device="cpu")
 
 

@@ -1,7 +1,7 @@
 """Weighted samples of tables and streams: the same rows on every engine. Needs ``pip install "argumbel[tables]"``."""
 
 try:
-    import pyarrow  # noqa: F401
+    import pyarrow
 except ImportError as error:  # pragma: no cover - the message is all there is to it
     raise ImportError(
         'argumbel.tables needs pyarrow, but it is not installed; pip install "argumbel[tables]"'
