@@ -148,7 +148,7 @@ def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleT
 
 SUBMODULES = {
     *("astar", "choice", "coupling", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
-    *("partition", "plots", "relax", "reverse", "schedules", "subsets"),
+    *("partition", "plots", "relax", "reverse", "schedules", "subsets", "tables"),
 }
 
 

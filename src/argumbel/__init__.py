@@ -17,6 +17,9 @@ Reverse: the winner is known; what was the noise? what would have won instead? w
     posterior_gumbel, posterior_gumbel_topk, counterfactual, log_partition, perturb_and_map, astar_sample.
     Modules: reverse, coupling, partition, astar.
 
+Rows of tables and streams, drawn by weight: the same race, in time.
+    Module: tables.
+
 Noise, the randomness of every race, is a pure function of a key:
     KeyedNoise, gumbel, truncated_gumbel.
     Modules: noise, kernels; plots draws pictures.
@@ -56,7 +59,7 @@ from .reverse import posterior_gumbel, posterior_gumbel_topk
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
 if _TYPE_CHECKING:
-    from . import distributions, estimators, kernels, lazy, nn, plots, schedules
+    from . import distributions, estimators, kernels, lazy, nn, plots, schedules, tables
 
 __version__ = "0.1.0"
 
@@ -101,6 +104,7 @@ __all__ = [  # noqa: RUF022
     "noise",
     "kernels",
     "plots",
+    "tables",
 ]
 
 

@@ -64,7 +64,7 @@ def sample(
         >>> from argumbel.tables import sample
         >>> table = pa.table({"city": ["Oslo", "Rome", "Bern", "Nice"], "people": [700.0, 2800.0, 130.0, 340.0]})
         >>> sample(table, 2, weights="people", key="city", seed=3).table["city"].to_pylist()
-        ['Rome', 'Oslo']
+        ['Oslo', 'Rome']
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Vieira 2014, "Gumbel-max trick
     and weighted reservoir sampling".

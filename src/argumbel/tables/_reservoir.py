@@ -21,7 +21,7 @@ __all__ = ["LAWS", "Reservoir"]
 
 # The law of a row's time times its weight, by the method of sampling.
 LAWS = {"gumbel": "exponential", "priority": "uniform", "poisson": "uniform", "pareto": "odds"}
-SLICE = 1 << 16  # rows of the first look, before there is a bar that spares most rows their logarithm
+SLICE = 1 << 11  # about as many rows are looked at first, before there is a bar that spares most rows their logarithm
 FIELDS = {
     "time": np.float64,
     "item": np.int64,  # the id: a number of 64 bits, or the first half of 128
@@ -75,8 +75,8 @@ class Reservoir:
         >>> from argumbel.tables import Reservoir
         >>> reservoir = Reservoir(2, weights="price", key="name", seed=1)
         >>> reservoir.update(pa.table({"name": ["a", "b", "c"], "price": [10.0, 1.0, 5.0]}))
-        >>> reservoir.update(pa.table({"name": ["d"], "price": [100.0]}))
-        >>> reservoir.result().table.column_names
+        Reservoir(3 rows seen, k=2, seed=1, method='gumbel')
+        >>> reservoir.update(pa.table({"name": ["d"], "price": [100.0]})).result().table.column_names
         ['name', 'price', '_key', '_weight']
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Duffield, Lund and Thorup 2007,
@@ -127,7 +127,12 @@ class Reservoir:
         # What was kept, in order, and what came since; of each row its numbers here, and what is kept of its columns.
         self._parts: list[dict[str, np.ndarray]] = []
         self._payloads: list[pa.Table] = []
+        self._kept = 0  # rows, when last some were dropped
         self._beyond = np.zeros(0, bool)  # of the rows kept: the thresholds, which are not in the sample
+
+    def __repr__(self) -> str:
+        size = f"k={self.k}" if self.budget is None else f"budget={self.budget:g}"
+        return f"Reservoir({self.rows_seen:,} rows seen, {size}, seed={self.seed}, method={self.method!r})"
 
     # --- rows in ---------------------------------------------------------------------------------------------------
 
@@ -150,9 +155,9 @@ class Reservoir:
                 [{name: np.zeros(0, kind) for name, kind in FIELDS.items()}],
                 [payload.slice(0, 0)],
             )
-        done = 0
+        done, size = 0, max(SLICE, 4 * (self.k or 0))
         while done < len(table):
-            size = len(table) if np.isfinite(self._bars()).all() else SLICE
+            size = len(table) if np.isfinite(self._bars()).all() else 4 * size
             part = slice(done, min(len(table), done + size))
             self._look(table, payload, weights, items, rows, codes, part, first)
             done = part.stop
@@ -198,8 +203,9 @@ class Reservoir:
             }
         )
         self._payloads.append(take(payload, absolute))
-        if sum(len(new["time"]) for new in self._parts[1:]) >= len(self._parts[0]["time"]) + 4096:
-            self._cut()
+        if sum(len(part["time"]) for part in self._parts) >= 2 * self._kept + 4096:
+            self._trim()
+            self._kept = sum(len(part["time"]) for part in self._parts)
 
     def _bars(self) -> np.ndarray:
         """The time of each group that no row of the sample can exceed."""
@@ -229,12 +235,31 @@ class Reservoir:
 
     # --- the first k -----------------------------------------------------------------------------------------------
 
+    def _trim(self) -> None:
+        """Drop rows that have become useless. In the plain case without a sort: twice as fast as :meth:`_cut`."""
+        if self.by or self.budget is not None or self.unit == "key" or self.k is None or self.method == "poisson":
+            self._cut()
+            return
+        state, payload = self._together()
+        if len(state["time"]) > self.k:
+            bar = np.partition(state["time"], self.k)[self.k]
+            keep = np.flatnonzero(state["time"] <= bar)
+            state, payload = {name: values[keep] for name, values in state.items()}, take(payload, keep)
+            self.groups.bars[0] = bar
+        # As rows that are new: what is in order, and what is beyond, is for the next cut to say.
+        self._parts, self._payloads = [self._parts[0], state], [self._payloads[0], payload.combine_chunks()]
+        self._parts[0] = {name: values[:0] for name, values in state.items()}
+        self._payloads[0] = payload.slice(0, 0)
+
+    def _together(self) -> tuple[dict[str, np.ndarray], pa.Table]:
+        state = {name: np.concatenate([part[name] for part in self._parts]) for name in FIELDS}
+        return state, pa.concat_tables(self._payloads)
+
     def _cut(self) -> None:
         """Keep the first k rows of each group, and the first beyond them, whose time is the new bar."""
         if len(self._parts) < 2:
             return
-        state = {name: np.concatenate([part[name] for part in self._parts]) for name in FIELDS}
-        payload = pa.concat_tables(self._payloads)
+        state, payload = self._together()
         order = np.lexsort((state["row"], state["item"], state["time"], state["group"]))
         ids = [state[name][order] for name in ("group", "time", "item", "row")]
         is_new = np.ones(len(order), bool)
