@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import argumbel as ag
-from argumbel import astar, choice, coupling, lazy, linear, noise, partition, relax, reverse, subsets
+from argumbel import astar, choice, coupling, data, lazy, linear, noise, partition, relax, reverse, subsets
 
 SIGNATURES = {
     "KeyedNoise": "(seed, rows=None, items=None)",
@@ -82,6 +82,7 @@ MODULES = {
         "maximal_coupling",
     },
     partition: {"Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"},
+    data: {"WeightedSampler"},
     lazy: {"LazyDraw", "Top", "lazy_categorical", "search_top"},
     astar: {
         "AStarDraw",
@@ -147,7 +148,7 @@ def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleT
 
 
 SUBMODULES = {
-    *("astar", "choice", "coupling", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
+    *("astar", "choice", "coupling", "data", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
     *("partition", "plots", "relax", "reverse", "schedules", "subsets", "tables"),
 }
 

@@ -14,7 +14,7 @@ ORDER = [
     {"_core"},
     {"kernels"},
     {"noise"},
-    {"choice", "partition", "astar"},
+    {"choice", "partition", "astar", "data"},
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
     {"estimators", "distributions"},

@@ -4,7 +4,7 @@ function answers a question about that race.
 Sample: who wins? who are the first k?
     categorical, gumbel_max, gumbel_topk, sample_without_replacement; linear_categorical, linear_gumbel_max and
     merge_winners of a linear layer; topk_log_prob, inclusion_probs and threshold_weights of what was drawn.
-    Modules: choice, linear, subsets, lazy.
+    Modules: choice, linear, subsets, lazy; data, for the order of a training set.
 
 Relax: what if the winner may be soft?
     gumbel_softmax, gumbel_sigmoid, relaxed_topk, straight_through.
@@ -59,7 +59,7 @@ from .reverse import posterior_gumbel, posterior_gumbel_topk
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
 if _TYPE_CHECKING:
-    from . import distributions, estimators, kernels, lazy, nn, plots, schedules, tables
+    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, tables
 
 __version__ = "0.1.0"
 
@@ -92,6 +92,7 @@ __all__ = [  # noqa: RUF022
     "linear",
     "subsets",
     "lazy",
+    "data",
     "relax",
     "distributions",
     "schedules",
