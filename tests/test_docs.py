@@ -54,7 +54,7 @@ def test_code_blocks(page: str) -> None:
     "name",
     [
         *("noise", "choice", "subsets", "relax", "distributions", "estimators", "reverse", "coupling", "partition"),
-        *("lazy", "linear", "astar", "nn", "plots"),
+        *("lazy", "linear", "astar", "nn", "plots", "data"),
     ],
 )
 def test_public_names_have_an_example_that_runs(name: str) -> None:

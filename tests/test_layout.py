@@ -14,11 +14,11 @@ ORDER = [
     {"_core"},
     {"kernels"},
     {"noise"},
-    {"choice", "partition", "astar", "data"},
+    {"choice", "partition", "astar", "data", "tables"},
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
     {"estimators", "distributions"},
-    {"schedules", "nn", "plots", "tables"},
+    {"schedules", "nn", "plots"},
     {"experiments"},
     {"cli"},
 ]
