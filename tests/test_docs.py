@@ -50,6 +50,23 @@ def test_code_blocks(page: str) -> None:
         example.evaluate()
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
+def test_code_fits_into_its_box(page: str) -> None:
+    """On a screen of 1280 pixels a box of the site shows 87 columns."""
+    blocks = re.findall(r"^```\w+$(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 87] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests_fit_into_their_box(name: str) -> None:
+    """A box of a docstring has smaller letters, and shows 105 columns."""
+    if name.startswith("argumbel.kernels.triton"):
+        pytest.importorskip("triton", minversion="3.6")
+    shown = doctest.DocTestFinder().find(importlib.import_module(name))
+    lines = [line for test in shown for example in test.examples for line in example.source.splitlines()]
+    assert [line for line in lines if len(">>> " + line) > 105] == []
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -195,7 +195,8 @@ def gumbel_coupling(
     Example:
         >>> import torch
         >>> from argumbel.coupling import gumbel_coupling
-        >>> first, second = gumbel_coupling(torch.zeros(100, 5), torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0]).expand(100, 5))
+        >>> other = torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0]).expand(100, 5)
+        >>> first, second = gumbel_coupling(torch.zeros(100, 5), other)
         >>> bool((second[first == 4] == 4).all())
         True
 

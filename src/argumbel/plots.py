@@ -275,7 +275,8 @@ def estimator_report(report: Report, *, title: str = "") -> Figure:
     Example:
         >>> from argumbel import estimators, plots
         >>> f = lambda z: (z[..., 1] - 0.45) ** 2
-        >>> report = estimators.report(f, torch.tensor([0.0, 1.0]), ["reinforce", "gumbel_softmax"], num_repeats=100)
+        >>> names = ["reinforce", "gumbel_softmax"]
+        >>> report = estimators.report(f, torch.tensor([0.0, 1.0]), names, num_repeats=100)
         >>> figure = plots.estimator_report(report, title="Tucker's toy")
         >>> len(figure.axes)
         3

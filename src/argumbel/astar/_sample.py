@@ -102,7 +102,7 @@ def astar_sample(
     Example:
         >>> import math, torch, argumbel as ag
         >>> from argumbel.astar import UniformTarget
-        >>> def bound(low, high):  # sin on an interval is at most 1, and at most half the length above its middle
+        >>> def bound(low, high):  # sin is at most 1, and at most half the length above the middle
         ...     return (((low + high) / 2).sin() + (high - low) / 2).clamp(max=1)
         >>> target = UniformTarget(torch.sin, bound, low=0, high=2 * math.pi)
         >>> draws = ag.astar_sample(target, 500, noise=ag.KeyedNoise(0))

@@ -48,7 +48,8 @@ def rebar(
     ``sum(g ** 2)``, where g is the gradient that reaches logits. The mean of g is the true gradient for all eta and
     tau, so a step down this gradient lowers the variance, whatever the sign of the loss::
 
-        log_eta, log_tau = torch.zeros((), requires_grad=True), torch.zeros((), requires_grad=True)
+        log_eta = torch.zeros((), requires_grad=True)
+        log_tau = torch.zeros((), requires_grad=True)
         rebar(f, logits, eta=log_eta.exp(), tau=log_tau.exp()).mean().backward()
 
     Args:

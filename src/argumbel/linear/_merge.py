@@ -42,7 +42,8 @@ def merge_winners(values: Tensor, indices: Tensor, *, group: dist.ProcessGroup |
         >>> import torch, torch.distributed as dist, argumbel as ag
         >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         >>> ids = torch.arange(1000, 2000)  # the shard of this process
-        >>> own = ag.linear_gumbel_max(torch.randn(4, 8), torch.randn(1000, 8), noise=ag.KeyedNoise(0, items=ids))
+        >>> noise = ag.KeyedNoise(0, items=ids)
+        >>> own = ag.linear_gumbel_max(torch.randn(4, 8), torch.randn(1000, 8), noise=noise)
         >>> token = ag.merge_winners(own.values, ids[own.indices]).indices
         >>> dist.destroy_process_group()
         >>> bool((token >= 1000).all())

@@ -58,7 +58,7 @@ def topk_log_prob(
         >>> x = torch.tensor([0.5, 0.3, 0.2]).log()
         >>> ag.topk_log_prob(x, torch.tensor([0, 1])).exp()  # 1/2, then 3/5 of what remains
         tensor(0.3000)
-        >>> ag.topk_log_prob(x, torch.tensor([0, 1]), ordered=False).exp()  # plus 3/10 times 5/7, for the order 1, 0
+        >>> ag.topk_log_prob(x, torch.tensor([0, 1]), ordered=False).exp()  # plus 3/10 times 5/7
         tensor(0.5143)
         >>> ag.topk_log_prob(x, torch.tensor([[0, 1], [0, -1]])).exp()  # rankings of different lengths
         tensor([0.3000, 0.5000])
