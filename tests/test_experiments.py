@@ -820,6 +820,24 @@ def test_numbers_of_numpy_and_torch_are_taken(tmp_path: Path, name: str, given: 
     assert Run.create(tmp_path, config).config() == config
 
 
+def test_numbers_of_numpy_in_an_evaluation(tmp_path: Path) -> None:
+    config = tiny(steps=2, valid_every=1)
+    run, _ = fit(config, tmp_path / "a")
+    evaluation = evaluate.evaluate_run(run, config.images(), samples=np.array([2]), seed=np.int64(7))
+    assert run.read_json("evaluation.json") == evaluation
+    vae, x = small_vae(), images(5)
+    for call in (
+        lambda of: evaluate.evaluate(vae, x, x, samples=[of(2), of(3)], seed=of(7)),
+        lambda of: evaluate.discrete_elbo(vae, x, seed=of(7), samples=of(2)),
+        lambda of: evaluate.gradient_variance(vae, x, "reinforce", batch=of(2), repeats=of(3), seed=of(7)),
+    ):
+        assert json.dumps(call(np.int64)) == json.dumps(call(int))
+    bounds = evaluate.importance_bounds(vae, x, samples=np.array([2, 3]), seed=np.uint8(7))
+    assert set(bounds) == {"elbo", "log_likelihood", "kl", "bound_2", "bound_3"}
+    with pytest.raises(TypeError, match="each of samples must be an integer, but it is a float"):
+        evaluate.importance_bounds(vae, x, samples=(2.0,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib import image
@@ -258,6 +259,16 @@ def test_a_sweep_trains_every_row_with_every_seed_once(tmp_path: Path, here: lis
         match=r"reinmax.seed-0 must be those of this sweep, but it holds a run with other settings; give --steps 20",
     ):
         run_sweep("tiny", tmp_path, steps=21)
+
+
+def test_a_sweep_takes_numbers_of_numpy(tmp_path: Path, here: list[Job]) -> None:
+    numbers = {"steps": np.int64(20), "jobs": np.int64(1), "threads": np.int64(1)}
+    summary = run_sweep("tiny", tmp_path, rows=["reinmax"], seeds=np.arange(1), **numbers)
+    assert json.loads((tmp_path / "sweep.json").read_text()) == summary
+    assert run_sweep("tiny", tmp_path, rows=["reinmax"], seeds=[0], steps=20) == summary
+    assert len(here) == 1
+    with pytest.raises(TypeError, match="each of seeds must be an integer, but it is a float"):
+        run_sweep("tiny", tmp_path, seeds=[0.5])
 
 
 def test_a_run_that_diverges_is_told_and_does_not_stop_the_others(tmp_path: Path, here: list[Job]) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._core.checks import count, integer
 from ..choice import categorical
 from .data import Images
 from .estimator import Estimator
@@ -54,7 +55,7 @@ def evaluate_run(
     Raises:
         ValueError: the run has no ``best.pt``, the device does not exist, or ``samples`` has no positive numbers.
     """
-    device = run_on(device)
+    device, seed = run_on(device), integer("seed", seed)
     model, state = run.trained(images)
     model.to(device)
     figures = evaluate(
@@ -103,7 +104,8 @@ def discrete_elbo(model: CategoricalVAE, x: Tensor, *, seed: int, samples: int =
     ``E_q log p(x | z)`` is estimated from ``samples`` discrete draws for each image. The KL to the uniform prior is
     exact.
     """
-    generator = torch.Generator(device=x.device).manual_seed(seed)
+    samples = count("samples", samples, least=1)
+    generator = torch.Generator(device=x.device).manual_seed(integer("seed", seed))
     log_likelihood = kl = 0.0
     for part in x.split(max(1, _ROWS // samples)):
         logits = model.encode(part)
@@ -143,10 +145,12 @@ def importance_bounds(
 
     Source: Burda, Grosse and Salakhutdinov 2016.
     """
-    if not samples or min(samples) < 1:
-        raise ValueError(f"samples must be one or more numbers, each at least 1, but it is {tuple(samples)}")
-    generator = torch.Generator(device=x.device).manual_seed(seed)
-    wanted = sorted(set(samples))
+    wanted = sorted({integer("each of samples", m) for m in samples})
+    if not wanted or wanted[0] < 1:
+        raise ValueError(
+            f"samples must be one or more numbers, each at least 1, but they are {wanted}; give for example (64, 1000)"
+        )
+    generator = torch.Generator(device=x.device).manual_seed(integer("seed", seed))
     log_prior = -model.latents * math.log(model.classes)
     columns: dict[str, list[Tensor]] = {}
     images = max(1, min(len(x), _ROWS // 64))
@@ -160,13 +164,13 @@ def importance_bounds(
         drawn = 0
         for stop in wanted:
             while drawn < stop:
-                count = min(chunk, stop - drawn)
-                z = categorical(logits, (count,), generator=generator)
-                log_q = logits.expand(count, *logits.shape).gather(-1, z.unsqueeze(-1)).squeeze(-1).double().sum(-1)
+                number = min(chunk, stop - drawn)
+                z = categorical(logits, (number,), generator=generator)
+                log_q = logits.expand(number, *logits.shape).gather(-1, z.unsqueeze(-1)).squeeze(-1).double().sum(-1)
                 log_p = _log_likelihood(model, part, z).double()
                 total = torch.logaddexp(total, (log_p + log_prior - log_q).logsumexp(0))
                 likelihood += log_p.sum(0)
-                drawn += count
+                drawn += number
             figures[f"bound_{stop}"] = total - math.log(stop)
         kl = categorical_kl(logits).double()
         figures = {"elbo": likelihood / drawn - kl, "log_likelihood": likelihood / drawn, "kl": kl, **figures}
@@ -198,23 +202,21 @@ def gradient_variance(
     Raises:
         ValueError: ``batch`` is not in [1, n], ``repeats`` is below 2, or the text names no estimator.
     """
-    if not 1 <= batch <= len(x):
-        raise ValueError(f"batch must be between 1 and the number of images, {len(x)}, but it is {batch}")
-    if repeats < 2:
-        raise ValueError(f"repeats must be at least 2, but it is {repeats}")
-    generator = torch.Generator().manual_seed(seed)
+    batch = count("batch", batch, least=1, most=len(x), of="the number of images, ")
+    repeats = count("repeats", repeats, least=2)
+    generator = torch.Generator().manual_seed(integer("seed", seed))
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
     measured, kept = Estimator(estimator).to(x.device), model.estimator
     mean = squares = torch.zeros((), device=x.device)
     try:
         model.estimator = measured
-        for count in range(1, repeats + 1):
+        for number in range(1, repeats + 1):
             images = x[torch.randperm(len(x), generator=generator)[:batch].to(x.device)]
             log_likelihood, kl = model(images, tau, int(torch.randint(2**62, (), generator=generator)))
             gradients = torch.autograd.grad((kl - log_likelihood).mean(), weights)
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             deviation = flat - mean  # Welford's recurrence: no difference of large numbers
-            mean = mean + deviation / count
+            mean = mean + deviation / number
             squares = squares + deviation * (flat - mean)
     finally:
         model.estimator = kept

@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from .._core.checks import count, integer
 from .comparison import table, write
 from .recipes import RECIPES, Figure, Job, Recipe
 from .run import Run
@@ -55,9 +56,9 @@ def sweep(
         ValueError: an unknown recipe or row, a number that is too small, or ``out`` holds runs with other settings.
     """
     recipe = _recipe(name)
-    for what, number in (("steps", steps), ("jobs", jobs), ("threads", threads)):
-        if number is not None and number < 1:
-            raise ValueError(f"{what} must be at least 1, but it is {number}")
+    steps = recipe.steps if steps is None else count("steps", steps, least=1)
+    jobs, threads = count("jobs", jobs, least=1), count("threads", threads, least=1)
+    seeds = recipe.seeds if seeds is None else [integer("each of seeds", seed) for seed in seeds]
     for row in rows:
         if row not in recipe.rows:
             raise ValueError(f"rows of {name} must be among {', '.join(recipe.rows)}, but one is {row!r}")
@@ -69,8 +70,8 @@ def sweep(
         )
     folders = {row: out / _folder_name(row) for row in rows or recipe.rows}
     wanted = [
-        Job(name, row, recipe.rows[row], seed, steps or recipe.steps, folder / f"seed-{seed}", data, threads)
-        for seed in dict.fromkeys(recipe.seeds if seeds is None else seeds)
+        Job(name, row, recipe.rows[row], seed, steps, folder / f"seed-{seed}", data, threads)
+        for seed in dict.fromkeys(seeds)
         for row, folder in folders.items()
     ]
     todo = []
@@ -83,7 +84,7 @@ def sweep(
     for job, result in _train_all(todo, jobs):
         if listener is not None:
             listener(job, result)
-    summary = summarise(name, out, steps or recipe.steps)
+    summary = summarise(name, out, steps)
     _write_json(out / "sweep.json", summary)
     (out / "table.md").write_text(table(recipe, summary) + "\n", encoding="utf-8")
     write(recipe, summary, out)
