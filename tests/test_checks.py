@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,6 +44,35 @@ NAN, INF = math.nan, math.inf
 
 def raises(error: type[Exception], message: str) -> pytest.RaisesExc[Exception]:
     return pytest.raises(error, match=message)
+
+
+# --- the dialect -------------------------------------------------------------------------------------------------
+
+SOURCES = Path(ag.__file__).parent
+TEXTS = ("ValueError", "TypeError", "RuntimeError", "ImportError", "FloatingPointError", "KeyError")
+
+
+def texts(file: Path) -> Iterator[tuple[int, str]]:
+    """The line and the text of each error that a file raises or makes, with {} for what is filled in."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TEXTS:
+            (text,) = node.args
+            assert isinstance(text, (ast.Constant, ast.JoinedStr)), f"{file}:{node.lineno}: write the text out"
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            yield node.lineno, "".join(str(p.value) if isinstance(p, ast.Constant) else "{}" for p in parts)
+
+
+@pytest.mark.parametrize("file", sorted(SOURCES.rglob("*.py")), ids=lambda f: f.relative_to(SOURCES).as_posix())
+def test_errors_have_one_dialect(file: Path) -> None:
+    """<name> must be <what>, but it is <what came>; <do this>"""
+    for line, text in texts(file):
+        assert re.fullmatch(r"\S.* must \S.*[^;], but .*; \S.*[^.]", text), f"{file}:{line}: {text}"
+
+
+def test_no_text_of_an_error_stands_twice_in_a_package() -> None:
+    for package in sorted({file.parent for file in SOURCES.rglob("*.py")} - {SOURCES}):
+        found = [text for file in package.glob("*.py") for _, text in texts(file)]
+        assert {text for text in found if found.count(text) > 1} == set()
 
 
 # --- logits ------------------------------------------------------------------------------------------------------

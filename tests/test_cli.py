@@ -135,7 +135,7 @@ def test_plot(figure: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train --estimator magic", "estimator must be one of exact, reinforce,"),
+        ("train --estimator magic", "estimator must be one of 'exact', 'reinforce',"),
         (
             "train --estimator reinmax(gap=1)",
             "arguments of estimator reinmax must be among num_samples, tau, but 'reinmax(gap=1)' has 'gap'",
@@ -241,7 +241,7 @@ class Coloured(Config):
 def test_a_new_setting_is_one_new_field() -> None:
     assert Coloured.settings().keys() - Config.settings().keys() == {"ink_colour"}
     assert [Coloured.make(name).ink_colour for name in ("digits", "mnist")] == ["blue", "black"]
-    with pytest.raises(ValueError, match="ink_colour must be one of blue, black, red, but it is 'green'"):
+    with pytest.raises(ValueError, match="ink_colour must be one of 'blue', 'black', 'red', but it is 'green'"):
         Coloured.make(ink_colour="green")
     seen: list[dict[str, Any]] = []
 

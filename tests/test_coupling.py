@@ -417,5 +417,5 @@ def test_other_errors() -> None:
     for num_samples, error in ((0, ValueError), (True, TypeError), (1.0, TypeError)):
         with pytest.raises(error, match=r"num_samples must be (at least 1|an integer), but it is"):
             counterfactual(torch.zeros(2), torch.tensor(0), torch.zeros(2), num_samples)
-    with pytest.raises(ValueError, match="method must be 'gumbel' or 'maximal', but it is 'optimal'"):
+    with pytest.raises(ValueError, match="method must be one of 'gumbel', 'maximal', but it is 'optimal'"):
         agreement_prob(torch.zeros(2), torch.zeros(2), method="optimal")

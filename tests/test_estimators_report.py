@@ -443,7 +443,7 @@ def test_compare_trains_a_small_vae(here: Path, monkeypatch: pytest.MonkeyPatch)
     ("words", "message"),
     [
         ("magic", "problem must be one of toy-0.45, toy-0.499"),
-        ("toy-0.45 --estimators magic", "estimator must be one of exact"),
+        ("toy-0.45 --estimators magic", "estimator must be one of 'exact'"),
         ("toy-0.45 --estimators gumbel_rao(gap=3)", "arguments of estimator gumbel_rao must be among"),
         ("toy-0.45 --num-repeats 1", "num_repeats must be at least 2"),
         ("toy-0.45 --num-samples 0", "num_samples must be at least 1"),

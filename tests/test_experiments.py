@@ -239,7 +239,7 @@ def test_binarize() -> None:
     assert data.binarize(static, "dynamic", seed=9) is static
     assert data.binarize(source, "none", seed=3) is source
     with pytest.raises(
-        ValueError, match="binarize must be one of threshold, static, dynamic, none, but it is 'sometimes'"
+        ValueError, match="binarize must be one of 'threshold', 'static', 'dynamic', 'none', but it is 'sometimes'"
     ):
         data.binarize(source, "sometimes", seed=0)
 
@@ -396,7 +396,7 @@ def test_rebar_tunes_its_temperature_and_strength() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", r"estimator must be one of exact, reinforce, .* but it is 'magic'"),
+        ("magic", r"estimator must be one of 'exact', 'reinforce', .* but it is 'magic'"),
         ("reinmax(", "estimator must be a name, or a name with arguments, but it is 'reinmax\\('"),
         ("", "estimator must be a name, or a name with arguments"),
         ("reinmax(1.0)", "estimator must be a name, or a name with arguments"),
@@ -448,8 +448,8 @@ def test_the_untrained_model_predicts_the_mean_image() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"activation": "tanh"}, "activation must be one of relu, leaky_relu, but it is 'tanh'"),
-        ({"kl": "none"}, "kl must be one of categorical, relaxed, but it is 'none'"),
+        ({"activation": "tanh"}, "activation must be one of 'relu', 'leaky_relu', but it is 'tanh'"),
+        ({"kl": "none"}, "kl must be one of 'categorical', 'relaxed', but it is 'none'"),
         (
             {"prior_tau": 0.5},
             "prior_tau must be above 0 if kl is 'relaxed', else None, but it is 0.5 and kl is 'categorical'",
@@ -776,8 +776,8 @@ def test_tensorboard(tmp_path: Path) -> None:
         ({"kl_warmup": -1}, "kl_warmup must be at least 0, but it is -1"),
         ({"threads": 0}, "threads must be at least 1, but it is 0"),
         ({"lr": -1.0}, "lr must be above 0, but it is -1.0"),
-        ({"optimizer": "lion"}, "optimizer must be one of adam, adamw, sgd, radam, but it is 'lion'"),
-        ({"lr_schedule": "step"}, "lr_schedule must be one of constant, cosine"),
+        ({"optimizer": "lion"}, "optimizer must be one of 'adam', 'adamw', 'sgd', 'radam', but it is 'lion'"),
+        ({"lr_schedule": "step"}, "lr_schedule must be one of 'constant', 'cosine'"),
         ({"binarize": "no"}, "binarize must be one of"),
         ({"devices": 3}, "batch must be a multiple of the number of devices, 3, but it is 32"),
         (
@@ -785,7 +785,7 @@ def test_tensorboard(tmp_path: Path) -> None:
             "schedule must keep the temperature above 0 for all 40 steps, but it is 'linear:1,0,20'",
         ),
         ({"schedule": "warm:1"}, "schedule must be one of"),
-        ({"device": "abacus"}, "device must be one of auto, cpu, cuda, but it is 'abacus'"),
+        ({"device": "abacus"}, "device must be one of 'auto', 'cpu', 'cuda', but it is 'abacus'"),
     ],
 )
 def test_bad_config(changes: dict, message: str) -> None:

@@ -348,7 +348,10 @@ def test_no_result_that_is_not_a_number(tmp_path: Path, here: list[Job], monkeyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "magic"}, "recipe must be one of digits, polynomial, reinmax, kool, sbn, but it is 'magic'"),
+        (
+            {"name": "magic"},
+            "recipe must be one of 'digits', 'polynomial', 'reinmax', 'kool', 'sbn', but it is 'magic'",
+        ),
         ({"rows": ["magic"]}, "rows of digits must be among gumbel_softmax, .*but one is 'magic'"),
         ({"jobs": 0}, "jobs must be at least 1, but it is 0"),
         ({"threads": 0}, "threads must be at least 1, but it is 0"),

@@ -697,8 +697,8 @@ def test_bad_heights_places_and_trees() -> None:
     with pytest.raises(ValueError, match="u must have the shape"):
         inverse_cdf_gumbel(torch.zeros(2), torch.zeros(2))
     for parents, message in [
-        ([1, -1], "that of node 0 is 1"),  # a leaf is a parent
-        ([2, 5, -1], "that of node 1 is 5"),
+        ([1, -1], "the parent of node 0 is 1"),  # a leaf is a parent
+        ([2, 5, -1], "the parent of node 1 is 5"),
         ([2, 2, 2], "circle"),
         ([2, 2, -1, -1], "must begin with the 2 leaves"),  # node 3 has no child
         ([-1], "must begin with the 2 leaves"),

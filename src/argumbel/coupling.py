@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._core.checks import can_raise, check_dim, check_logits, count, forbid, raise_bad_logits
+from ._core.checks import can_raise, check_dim, check_logits, count, forbid, one_of, raise_bad_logits
 from ._core.elementwise import log_softmax, logaddexp, top_at_zero
 from .choice import gumbel_max
 from .noise import KeyedNoise, as_keyed, draw_like, work_dtype
@@ -303,8 +303,7 @@ def agreement_prob(
 
     Source: Daliri, Musco and Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding".
     """
-    if method not in ("gumbel", "maximal"):
-        raise ValueError(f"method must be 'gumbel' or 'maximal', but it is {method!r}; pass one of these")
+    one_of("method", method, ("gumbel", "maximal"))
     x, y, bad, _ = _two(logits, other, dim, mask)
     law = _SortedRatios(x, y)
     log_agree = torch.minimum(law.log_p, law.log_q) if method == "maximal" else law.log_p - law.log_b()

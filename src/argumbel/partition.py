@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._core.checks import can_raise, check_logits, count
+from ._core.checks import can_raise, check_logits, count, one_of
 from .noise import KeyedNoise, draw_like, work_dtype
 
 __all__ = ["Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"]
@@ -131,8 +131,7 @@ def log_partition(maxima: Tensor, *, method: str = "exponential", alpha: float |
 
 def _exponent(method: str, alpha: float | None) -> float:
     """The exponent of a method, after the checks of both."""
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, but it is {method!r}")
+    one_of("method", method, METHODS)
     known = METHODS[method]
     if known is not None:
         if alpha is not None:

@@ -29,7 +29,7 @@ try:
     from matplotlib.ticker import LogLocator, NullLocator
 except ImportError as error:  # pragma: no cover - the message is all there is to it
     raise ImportError(
-        'argumbel.plots needs matplotlib, but it is not installed; pip install "argumbel[plot]"'
+        'matplotlib must be installed for argumbel.plots, but it is not; pip install "argumbel[plot]"'
     ) from error
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "is_shards",
     "is_traced",
     "number",
+    "one_of",
     "raise_bad_logits",
     "refuse_shards",
     "sizes",
@@ -122,6 +124,12 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
     return k
 
 
+def one_of(name: str, value: Any, known: Iterable[str]) -> None:
+    """Raise ValueError unless value is one of the known names."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, but it is {value!r}; pass one of these")
+
+
 def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Whether a tensor of this shape can be expanded to the target."""
     try:
@@ -151,7 +159,7 @@ def number(
     if (not x >= least and least > -math.inf) or x >= below:
         bound = f"at least {least:g}" if math.isnan(below) else f"at least {least:g} and less than {below:g}"
         bound = f"finite and at least {least:g}" if below == math.inf else bound
-        raise ValueError(f"{name} must be {bound}, but it is {x}{remedy and f'; {remedy}'}")
+        raise ValueError(f"{name} must be {bound}, but it is {x}; {remedy or 'pass such a number'}")
     return x
 
 
@@ -165,7 +173,7 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
         raise TypeError(f"{name} must have a floating dtype, but it is {logits.dtype}; pass {name}.float()")
     if logits.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, but the layout is {logits.layout}; pass {name}.to_dense()")
-    raise ValueError(f"{name} must have at least one dimension, the items; pass {name}.reshape(1)")
+    raise ValueError(f"{name} must have at least one dimension, the items, but it has none; pass {name}.reshape(1)")
 
 
 def check_dim(logits: Tensor, dim: int, name: str = "logits") -> int:
@@ -178,11 +186,15 @@ def check_dim(logits: Tensor, dim: int, name: str = "logits") -> int:
         ) from None
     ndim = len(shape)
     if not -ndim <= dim < ndim:
-        raise ValueError(f"dim must be in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, but it is {dim}")
+        raise ValueError(
+            f"dim must be in [{-ndim}, {ndim - 1}] for {name} of shape {tuple(shape)}, but it is {dim}; pass the "
+            "dimension of the items"
+        )
     dim %= ndim
     if shape[dim] == 0:
         raise ValueError(
-            f"{name} must have at least one item along dim {dim} to choose from, but the shape is {tuple(shape)}"
+            f"{name} must have at least one item along dim {dim} to choose from, but the shape is {tuple(shape)}; "
+            "leave out a choice without items"
         )
     return dim
 
@@ -209,7 +221,7 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | T
     except RuntimeError:
         raise ValueError(
             f"tau must broadcast against the shape of logits, {tuple(logits.shape)}, "
-            f"but its shape is {tuple(tau.shape)}"
+            f"but its shape is {tuple(tau.shape)}; pass one tau for each row, or one number"
         ) from None
     if dim is not None and tau.ndim >= logits.ndim - dim and tau.shape[dim - logits.ndim] != 1:
         raise ValueError(
@@ -232,7 +244,8 @@ def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
         )
     if not broadcasts_to(mask.shape, logits.shape):
         raise ValueError(
-            f"mask must broadcast to the shape of logits, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}"
+            f"mask must broadcast to the shape of logits, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}; "
+            "pass a mask for each row, or one for all"
         )
     return logits.masked_fill(~mask, -torch.inf)
 
@@ -247,9 +260,13 @@ def raise_bad_logits(logits: Tensor, dim: int, noise: object = None, k: int = 1)
         raise ValueError("logits must not be +inf, but some are; for a sure choice forbid the others (-inf, or mask=)")
     support = int((logits > -torch.inf).sum(dim).min())
     if support == 0:
-        raise ValueError("logits must allow at least one item in each row, but some row is -inf (or masked) throughout")
+        raise ValueError(
+            "logits must allow at least one item in each row, but some row is -inf (or masked) throughout; leave such "
+            "rows out"
+        )
     raise ValueError(
-        f"k must be at most the number of allowed items in each row, but it is {k} and some row allows only {support}"
+        f"k must be at most the number of allowed items in each row, but it is {k} and some row allows only {support}; "
+        "pass a smaller k"
     )
 
 

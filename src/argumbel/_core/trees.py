@@ -20,21 +20,25 @@ def levels_of(parents: Sequence[int] | Tensor, leaves: int) -> list[tuple[list[i
         if parent != -1 and not leaves <= parent < len(ids):
             raise ValueError(
                 f"parents must name inner nodes, from {leaves} (the number of leaves) to {len(ids) - 1}, or be -1 for "
-                f"a root, but that of node {node} is {parent}"
+                f"a root, but the parent of node {node} is {parent}; number the leaves first, then the inner nodes"
             )
         if parent != -1:
             children[parent].append(node)
     if len(ids) < leaves or not all(children[leaves:]):
         raise ValueError(
             f"parents must begin with the {leaves} leaves of logits, and every node after them must be the parent of "
-            f"some node, but there are {len(ids)} nodes, of which {len(set(ids) - {-1})} are parents"
+            f"some node, but there are {len(ids)} nodes, of which {len(set(ids) - {-1})} are parents; drop inner nodes "
+            "without children"
         )
     levels: list[tuple[list[int], list[int]]] = [([node for node, parent in enumerate(ids) if parent == -1], [])]
     while levels[-1][0]:
         below = [(child, place) for place, node in enumerate(levels[-1][0]) for child in children[node]]
         levels.append(([child for child, _ in below], [place for _, place in below]))
     if sum(len(nodes) for nodes, _ in levels) < len(ids):
-        raise ValueError("parents must lead from every node to a root, but some lead round in a circle")
+        raise ValueError(
+            "parents must lead from every node to a root, but some lead round in a circle; give one node of the circle "
+            "the parent -1"
+        )
     return levels[:-1]
 
 

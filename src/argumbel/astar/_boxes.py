@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.checks import one_of
 from ._floats import as_float64
 from ._normal import log_mass_between, quantile_between
 
@@ -38,8 +39,7 @@ class _BoxTarget:
         split: str,
         **numbers: Numbers,
     ) -> None:
-        if split not in ("sample", "middle"):
-            raise ValueError(f"split must be 'sample' or 'middle', but it is {split!r}")
+        one_of("split", split, ("sample", "middle"))
         self._log_ratio, self._bound, self._at_sample = log_ratio, bound, split == "sample"
         sides = [as_float64(x) for x in numbers.values()]
         try:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import count
+from .._core.checks import count, one_of
 from ..noise import KeyedNoise, as_keyed
 from ._floats import as_float64, returned_number
 from ._search import METHODS, Leaf, Search
@@ -178,8 +178,7 @@ def astar_stream(
     Source: Maddison, Tarlow and Minka 2014, "A* sampling".
     """
     check_target(target)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, but it is {method!r}")
+    one_of("method", method, METHODS)
     max_steps = count("max_steps", max_steps, least=1)
     if noise is not None and not isinstance(noise, KeyedNoise):
         raise TypeError(

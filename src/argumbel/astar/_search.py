@@ -97,9 +97,9 @@ class Search:
     def _check_steps(self) -> None:
         if self.likelihoods + self.bounds >= self.max_steps:
             raise RuntimeError(
-                f"a sample took more than max_steps={self.max_steps} evaluations (log_ratio {self.likelihoods}, bound "
-                f"{self.bounds}); write bounds that approach log_ratio as regions shrink, choose a measure nearer to "
-                "the target, or pass a larger max_steps"
+                f"max_steps must be enough for each sample, but one took more than {self.max_steps} evaluations "
+                f"(log_ratio {self.likelihoods}, bound {self.bounds}); write bounds that approach log_ratio as regions "
+                "shrink, choose a measure nearer to the target, or pass a larger max_steps"
             )
 
 

@@ -11,7 +11,9 @@ try:
     import rich
     import typer
 except ImportError as error:
-    raise ImportError("the argumbel command needs typer and rich: pip install 'argumbel[cli]'") from error
+    raise ImportError(
+        "typer and rich must be installed for the argumbel command, but one is missing; pip install 'argumbel[cli]'"
+    ) from error
 
 from ._compare import compare
 from ._evaluate import evaluate

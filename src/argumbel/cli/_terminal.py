@@ -47,7 +47,7 @@ def print_path(console: Console, text: str, path: Path) -> None:
 def check_figure_file(option: str, file: Path) -> None:
     """Raise ``ValueError`` for a file whose name does not end as a figure's."""
     if file.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--{option} must end in .png, .svg or .pdf, but it is {file}")
+        raise ValueError(f"--{option} must end in .png, .svg or .pdf, but it is {file}; give the file such a name")
 
 
 def words(text: str) -> list[str]:
@@ -62,5 +62,5 @@ def numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
     except ValueError:
         values = []
     if not values:
-        raise ValueError(f"--{option} must be numbers separated by commas, but it is {text!r}")
+        raise ValueError(f"--{option} must be numbers separated by commas, but it is {text!r}; give one or more")
     return values

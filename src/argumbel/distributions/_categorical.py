@@ -31,7 +31,10 @@ class RelaxedCategorical(Relaxed):
 
     def _check_param(self, param: Tensor) -> None:
         if param.shape[-1] == 0:
-            raise ValueError(f"{self._given} must have at least one category, but its shape is {tuple(param.shape)}")
+            raise ValueError(
+                f"{self._given} must have at least one category, but its shape is {tuple(param.shape)}; leave out a "
+                "distribution without categories"
+            )
         if self._given == "probs":
             fine = ((param >= 0) & (param < torch.inf)).all(-1)
             check("probs", param, fine, "nonnegative and finite", "for log probabilities pass logits=")

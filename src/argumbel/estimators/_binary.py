@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..choice import gumbel_max
 from ..noise import KeyedNoise, draw_like
-from ._common import Loss, call, check_problem, one_hot, sum_factors, with_gradient
+from ._common import Loss, call, check_pairs, check_problem, one_hot, sum_factors, with_gradient
 
 __all__ = ["arm", "arsm", "disarm"]
 
@@ -177,10 +177,7 @@ def _pairs(
     """The losses of all samples; and of each antithetic pair the difference of its losses, its samples (the two in the
     first dimension), and the noise of its first sample."""
     num_samples = check_problem(f, logits, num_samples, least=2)
-    if num_samples % 2:
-        raise ValueError(
-            f"num_samples must be even, for antithetic pairs, but it is {num_samples}; pass {num_samples + 1}"
-        )
+    check_pairs(num_samples)
     if logits.shape[-1] != 2:
         raise ValueError(
             f"logits must have two items in the last dimension, but the shape is {tuple(logits.shape)}; for more "

@@ -16,6 +16,7 @@ from ..noise import KeyedNoise, work_dtype
 __all__ = [
     "Loss",
     "call",
+    "check_pairs",
     "check_problem",
     "draw",
     "factor_dims",
@@ -57,6 +58,13 @@ def one_hot(index: Tensor, logits: Tensor) -> Tensor:
     """One-hot vectors in the dtype of logits; NaN for index -1, which marks a bad row."""
     won = index.unsqueeze(-1) == torch.arange(logits.shape[-1], device=index.device)
     return won.to(logits.dtype).masked_fill((index < 0).unsqueeze(-1), torch.nan)
+
+
+def check_pairs(num_samples: int) -> None:
+    if num_samples % 2:
+        raise ValueError(
+            f"num_samples must be even, for antithetic pairs, but it is {num_samples}; pass {num_samples + 1}"
+        )
 
 
 def call(f: Loss, samples: Tensor, logits: Tensor) -> Tensor:

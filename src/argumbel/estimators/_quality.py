@@ -334,7 +334,9 @@ def _cost(estimator: Estimator, f: Loss, logits: Tensor, num_samples: int) -> di
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
         if not value.requires_grad or gradient is None:
-            raise ValueError("f must have a gradient with respect to its samples, but it has none")
+            raise ValueError(
+                "f must have a gradient with respect to its samples, but it has none; leave out estimators that use it"
+            )
         if x.device.type == "cuda":
             torch.cuda.synchronize()
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.checks import broadcasts_to
+from .._core.checks import broadcasts_to, one_of
 from ..noise import KeyedNoise, draw_like
-from ._common import Loss, call, check_problem, draw, joint_log_prob, one_hot, with_gradient
+from ._common import Loss, call, check_pairs, check_problem, draw, joint_log_prob, one_hot, with_gradient
 
 __all__ = ["reinforce", "reinforce_loo", "stratified", "vimco"]
 
@@ -159,12 +159,9 @@ def stratified(
     Source: Owen 2013, "Monte Carlo theory, methods and examples", chapters 8, 10 (antithetic, systematic samples).
     """
     num_samples = check_problem(f, logits, num_samples)
-    if method not in ("systematic", "antithetic"):
-        raise ValueError(f"method must be 'systematic' or 'antithetic', but it is {method!r}; pass one of the two")
-    if method == "antithetic" and num_samples % 2:
-        raise ValueError(
-            f"num_samples must be even, for antithetic pairs, but it is {num_samples}; pass {num_samples + 1}"
-        )
+    one_of("method", method, ("systematic", "antithetic"))
+    if method == "antithetic":
+        check_pairs(num_samples)
     x = logits.detach().expand(num_samples, *logits.shape)
     gumbel = draw_like(x, x.ndim - 1, noise, generator, "gumbel")[..., 0]
     if method == "systematic":

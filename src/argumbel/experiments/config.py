@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import torch
 
 from .. import schedules
+from .._core.checks import one_of
 from . import data as datasets
 from . import estimator as estimators
 from .data import Images
@@ -210,7 +211,8 @@ class Config:
         estimators.parse(self.estimator)
         if self.batch % self.devices:
             raise ValueError(
-                f"batch must be a multiple of the number of devices, {self.devices}, but it is {self.batch}"
+                f"batch must be a multiple of the number of devices, {self.devices}, but it is {self.batch}; give "
+                f"{self.batch - self.batch % self.devices or self.devices}"
             )
         if self.temperature(self.steps) <= 0:
             raise ValueError(
@@ -256,8 +258,7 @@ class Config:
 
 def run_on(device: str) -> str:
     """``cpu`` or ``cuda``; ``auto`` becomes ``cuda`` if there is a GPU."""
-    if device not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, but it is {device!r}")
+    one_of("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "device must be one that PyTorch finds, but it is cuda and PyTorch finds none; give --device cpu, or "

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.checks import one_of
+
 __all__ = ["BINARIZE", "Images", "binarize", "load", "load_digits", "load_mnist", "load_npz"]
 
 BINARIZE = ("threshold", "static", "dynamic", "none")
@@ -61,8 +63,7 @@ def binarize(images: Images, method: str, *, seed: int) -> Images:
     >>> binarize(load_digits(), "threshold", seed=0).binary
     True
     """
-    if method not in BINARIZE:
-        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, but it is {method!r}")
+    one_of("binarize", method, BINARIZE)
     if images.binary or method == "none":
         return images
 
@@ -83,7 +84,9 @@ def load_digits() -> Images:
     try:
         from sklearn.datasets import load_digits as bundled  # type: ignore[import-untyped]
     except ImportError as error:
-        raise ImportError("the digits come with scikit-learn: pip install 'argumbel[train]'") from error
+        raise ImportError(
+            "scikit-learn must be installed for the digits, but it is not; pip install 'argumbel[train]'"
+        ) from error
     pixels = np.asarray(bundled().data, dtype=np.float32) / 16.0
     return _assemble("digits", {"train": pixels}, (8, 8), valid=200, test=400)
 
@@ -101,8 +104,8 @@ def load_mnist(path: Path | None = None) -> Images:
             from sklearn.datasets import fetch_openml
         except ImportError as error:
             raise ImportError(
-                "downloading MNIST needs scikit-learn: pip install 'argumbel[train]', or give the folder of the IDX "
-                "files with --data"
+                "scikit-learn must be installed to download MNIST, but it is not; pip install 'argumbel[train]', or "
+                "give the folder of the IDX files with --data"
             ) from error
         try:
             raw = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff").data
@@ -140,7 +143,7 @@ def load_npz(path: Path, *, arrays: Sequence[str] = (), name: str | None = None)
         ValueError: the file is no ``.npz`` file, lacks an array, or holds arrays that are not images.
     """
     if not path.is_file():
-        raise ValueError(f"data must be a .npz file, but {path} is not a file")
+        raise ValueError(f"data must be a .npz file, but {path} is not a file; check the path")
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"data must be a .npz file, but {path} cannot be read as a .npz file; write it with numpy.savez"
@@ -177,18 +180,21 @@ def load(dataset: str, path: Path | None = None, *, arrays: Sequence[str] = ()) 
             f"dataset must be digits or mnist, but it is {dataset!r}; give the images of another dataset with "
             "--data FILE.npz"
         )
-    raise ValueError(f"data of dataset {dataset!r} must be a .npz file, but it is {path}")
+    raise ValueError(f"data of dataset {dataset!r} must be a .npz file, but it is {path}; write one with numpy.savez")
 
 
 def _choose(names: list[str], arrays: list[str], path: Path) -> dict[str, str]:
     """Which array of the file is which split."""
     for name in arrays:
         if name not in names:
-            raise ValueError(f"arrays must be names of arrays in {path}: {', '.join(names)}, but one is {name!r}")
+            raise ValueError(
+                f"arrays must be names of arrays in {path}: {', '.join(names)}, but one is {name!r}; give such names"
+            )
     if arrays:
         if len(arrays) > 3:
             raise ValueError(
-                f"arrays must be one to three names (train; train,test; train,valid,test), but there are {len(arrays)}"
+                "arrays must be one to three names (train; train,test; train,valid,test), but there are "
+                f"{len(arrays)}; leave the others out"
             )
         roles = {1: ("train",), 2: ("train", "test"), 3: _SPLITS}[len(arrays)]
         return dict(zip(roles, arrays, strict=True))
@@ -213,7 +219,9 @@ def _from_arrays(name: str, parts: dict[str, Any]) -> Images:
     converted = {split: _rows(array, split) for split, array in parts.items()}
     shapes = {shape for _, shape in converted.values()}
     if len(shapes) != 1:
-        raise ValueError(f"the splits of {name} must have images of one shape, but the shapes are {sorted(shapes)}")
+        raise ValueError(
+            f"the splits of {name} must have images of one shape, but the shapes are {sorted(shapes)}; resize images"
+        )
     return _assemble(name, {split: rows for split, (rows, _) in converted.items()}, shapes.pop())
 
 
@@ -248,7 +256,9 @@ def _rows(array: Any, split: str) -> tuple[Any, tuple[int, int]]:
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array.squeeze(1 if array.shape[1] == 1 else 3)
     if array.ndim not in (2, 3):
-        raise ValueError(f"{split} images must be (n, height, width) or (n, pixels), but their shape is {array.shape}")
+        raise ValueError(
+            f"{split} images must be (n, height, width) or (n, pixels), but their shape is {array.shape}; reshape them"
+        )
     if array.ndim == 2:
         width = array.shape[1]
         if math.isqrt(width) ** 2 != width:
@@ -268,7 +278,9 @@ def _rows(array: Any, split: str) -> tuple[Any, tuple[int, int]]:
     if rows.dtype == np.uint8:
         return (rows, shape) if rows.size == 0 or rows.max() <= 1 else (rows.astype(np.float32) / 255.0, shape)
     if not np.issubdtype(rows.dtype, np.floating) and not np.issubdtype(rows.dtype, np.integer):
-        raise ValueError(f"{split} images must be bool, uint8 or floating, but they are {rows.dtype}")
+        raise ValueError(
+            f"{split} images must be bool, uint8 or floating, but they are {rows.dtype}; save them as one of these"
+        )
     if rows.size and not (rows.min() >= 0 and rows.max() <= 1):
         raise ValueError(
             f"{split} images of {rows.dtype} must lie in [0, 1], but their values go from {rows.min()} to "
@@ -283,7 +295,9 @@ def _read_idx(folder: Path, name: str) -> Any:
         if file.is_file():
             break
     else:
-        raise ValueError(f"data must be a folder with the MNIST IDX files, but {folder} has no {name} or {name}.gz")
+        raise ValueError(
+            f"data must be a folder with the MNIST IDX files, but {folder} has no {name} or {name}.gz; put it there"
+        )
     with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
         content = stream.read()
     magic, count, height, width = struct.unpack(">IIII", content[:16]) if len(content) >= 16 else (0, 0, 0, 0)

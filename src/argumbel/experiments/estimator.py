@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import one_of
 from ..estimators import ESTIMATORS
 from ..noise import KeyedNoise
 
@@ -69,25 +70,24 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     >>> parse("stratified(num_samples=4, method='antithetic')")
     ('stratified', {'num_samples': 4, 'method': 'antithetic'})
     """
-    form = (
-        f"estimator must be a name, or a name with arguments, but it is {text!r}; write it as "
-        "gumbel_rao(num_conditional=100)"
-    )
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree: ast.expr | None = ast.parse(text.strip(), mode="eval").body
     except SyntaxError:
-        raise ValueError(form) from None
+        tree = None
     keywords = tree.keywords if isinstance(tree, ast.Call) and not tree.args else []
     head = tree.func if isinstance(tree, ast.Call) and not tree.args else tree
     if not isinstance(head, ast.Name):
-        raise ValueError(form)
-    if head.id not in ESTIMATORS:
-        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, but it is {head.id!r}")
+        raise ValueError(
+            f"estimator must be a name, or a name with arguments, but it is {text!r}; write it as "
+            "gumbel_rao(num_conditional=100)"
+        )
+    one_of("estimator", head.id, ESTIMATORS)
     known, given = _arguments(head.id), {}
     for keyword in keywords:
         if keyword.arg not in known:
             raise ValueError(
-                f"arguments of estimator {head.id} must be among {', '.join(known)}, but {text!r} has {keyword.arg!r}"
+                f"arguments of estimator {head.id} must be among {', '.join(known)}, but {text!r} has "
+                f"{keyword.arg!r}; leave it out"
             )
         try:
             value = ast.literal_eval(keyword.value)
@@ -98,12 +98,14 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             kind = "True or False" if switch else "a number or a quoted text"
             raise ValueError(
                 f"{keyword.arg} of estimator {head.id} must be {kind}, but it is {ast.unparse(keyword.value)} in "
-                f"{text!r}"
+                f"{text!r}; write a literal"
             )
         given[keyword.arg] = value
     count = given.get("num_samples", 1)
     if not isinstance(count, int) or count < 1:
-        raise ValueError(f"num_samples of estimator {head.id} must be an integer, at least 1, but it is {count!r}")
+        raise ValueError(
+            f"num_samples of estimator {head.id} must be an integer, at least 1, but it is {count!r}; give a larger one"
+        )
     return head.id, given
 
 

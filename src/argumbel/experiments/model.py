@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._core.checks import one_of
 from ..distributions import ExpRelaxedCategorical
 from ..noise import KeyedNoise
 from ..relax import log_gumbel_softmax
@@ -131,10 +132,8 @@ class CategoricalVAE(nn.Module):
         mean: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if kl not in KL_FORMS:
-            raise ValueError(f"kl must be one of {', '.join(KL_FORMS)}, but it is {kl!r}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but it is {activation!r}")
+        one_of("kl", kl, KL_FORMS)
+        one_of("activation", activation, ACTIVATIONS)
         self.estimator = Estimator(estimator)
         if kl == "relaxed" and self.estimator.name not in _RELAXED:
             raise ValueError(
@@ -143,12 +142,13 @@ class CategoricalVAE(nn.Module):
             )
         if prior_tau is not None and (kl != "relaxed" or not prior_tau > 0):
             raise ValueError(
-                f"prior_tau must be above 0 if kl is 'relaxed', else None, but it is {prior_tau} and kl is {kl!r}"
+                f"prior_tau must be above 0 if kl is 'relaxed', else None, but it is {prior_tau} and kl is {kl!r}; "
+                "leave it out, or pass a positive number and kl='relaxed'"
             )
         if latents < 1 or classes < 2 or any(width < 1 for width in hidden):
             raise ValueError(
                 "latents must be at least 1, classes at least 2 and hidden sizes at least 1, but they are "
-                f"latents={latents}, classes={classes}, hidden={tuple(hidden)}"
+                f"latents={latents}, classes={classes}, hidden={tuple(hidden)}; pass larger numbers"
             )
         self.latents, self.classes, self.kl, self.prior_tau = latents, classes, kl, prior_tau
         self.encoder = _perceptron([pixels, *hidden, latents * classes], activation)

@@ -122,5 +122,8 @@ def minimise(
 def _rows(estimator: str, draws: int, num_samples: int) -> int:
     rows, rest = divmod(draws, num_samples)
     if rest:
-        raise ValueError(f"num_samples of {estimator} must divide the {draws} draws of a step, but it is {num_samples}")
+        raise ValueError(
+            f"num_samples of {estimator} must divide the {draws} draws of a step, but it is {num_samples}; give a "
+            "divisor"
+        )
     return rows

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .._core import checks
 from .model import bernoulli_log_prob
 from .run import Config, Run
 
@@ -78,8 +79,7 @@ def vae(checkpoint: Path | None = None, *, count: int = 10) -> Problem:
     Raises:
         ValueError: ``count`` is below 1, or there is no run in ``checkpoint``.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, but it is {count}")
+    count = checks.count("count", count, least=1)
     if checkpoint is None:
         from .train import fit
 
@@ -126,19 +126,21 @@ def load(name: str, *, checkpoint: Path | None = None, count: int = 10) -> Probl
         TypeError: the function returns something else.
     """
     if checkpoint is not None and name != "vae":
-        raise ValueError(f"problem must be vae if there is a --checkpoint, but it is {name!r}")
+        raise ValueError(f"problem must be vae if there is a --checkpoint, but it is {name!r}; leave --checkpoint out")
     if name == "vae":
         return vae(checkpoint, count=count)
     if name in PROBLEMS:
         return PROBLEMS[name]()
     if ":" not in name:
         raise ValueError(
-            f"problem must be one of {', '.join(PROBLEMS)}, or package.module:function, but it is {name!r}"
+            f"problem must be one of {', '.join(PROBLEMS)}, or package.module:function, but it is {name!r}; give "
+            "one of these"
         )
     made = _imported(name)()
     if not isinstance(made, tuple) or len(made) != 2 or not callable(made[0]) or not isinstance(made[1], Tensor):
         raise TypeError(
-            f"{name} must return a pair (f, logits), a function and a tensor, but it returns a {type(made).__name__}"
+            f"{name} must return a pair (f, logits), a function and a tensor, but it returns a {type(made).__name__}; "
+            "return f, logits"
         )
     return Problem(name, *made)
 
@@ -152,11 +154,14 @@ def _imported(name: str) -> Callable[[], object]:
         module = importlib.import_module(module_name)
     except (ModuleNotFoundError, ValueError) as error:
         raise ValueError(
-            f"problem must name a module that can be imported, but {module_name!r} cannot ({error})"
+            f"problem must name a module that can be imported, but {module_name!r} cannot ({error}); run the "
+            "command in the folder of the module, or install it"
         ) from error
     finally:
         sys.path.remove(directory)
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise ValueError(f"problem must name a function of {module_name}, but {attribute!r} is no function there")
+        raise ValueError(
+            f"problem must name a function of {module_name}, but {attribute!r} is no function there; check its name"
+        )
     return function

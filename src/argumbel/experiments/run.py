@@ -53,7 +53,9 @@ class Run:
     def open(cls, path: Path) -> Run:
         """The run in a folder that ``argumbel train`` wrote."""
         if not (path / "config.json").is_file():
-            raise ValueError(f"run must be a folder that argumbel train wrote, but {path} has no config.json")
+            raise ValueError(
+                f"run must be a folder that argumbel train wrote, but {path} has no config.json; give such a folder"
+            )
         return cls(path)
 
     def config(self, **changes: Any) -> Config:

@@ -143,7 +143,7 @@ class Bound(nn.Module):
             if self.estimator.name not in SCORED:
                 raise ValueError(
                     f"estimator of a belief network must be one of {', '.join(SCORED)}, or {' or '.join(CONTROLLED)} "
-                    f"without arguments, but it is {text!r}"
+                    f"without arguments, but it is {text!r}; give one of these"
                 )
 
     @property

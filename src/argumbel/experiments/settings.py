@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any, SupportsFloat, Union, get_args, get_origin, get_type_hints
 
+from .._core.checks import one_of
+
 __all__ = ["Setting", "settings_of"]
 
 
@@ -80,12 +82,12 @@ class Setting:
                 raise TypeError(f"{name} must be a tuple, but it is {value!r}; give a tuple, of one element if need be")
             return tuple(_plain(f"each of {name}", element, self.element) for element in value)
         value = os.fspath(value) if self.path else _plain(name, value, self.kind)
-        if self.choices and value not in self.choices:
-            raise ValueError(f"{name} must be one of {', '.join(self.choices)}, but it is {value!r}")
+        if self.choices:
+            one_of(name, value, self.choices)
         if self.minimum is not None and not value >= self.minimum:
-            raise ValueError(f"{name} must be at least {self.minimum}, but it is {value}")
+            raise ValueError(f"{name} must be at least {self.minimum}, but it is {value}; give a larger number")
         if self.positive and not value > 0:
-            raise ValueError(f"{name} must be above 0, but it is {value}")
+            raise ValueError(f"{name} must be above 0, but it is {value}; give a positive number")
         return value
 
 
@@ -122,7 +124,7 @@ def _plain(name: str, value: Any, kind: type | None) -> Any:
         return float(value)
     if kind is bool:
         if isinstance(value, str):
-            raise TypeError(f"{name} must be True or False, but it is {value!r}")
+            raise TypeError(f"{name} must be True or False, but it is {value!r}; give one of the two")
         return bool(value)
     return value
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from .._core.checks import count, integer
+from .._core.checks import count, integer, one_of
 from .comparison import table, write
 from .recipes import RECIPES, Figure, Job, Recipe
 from .run import Run
@@ -61,9 +61,13 @@ def sweep(
     seeds = recipe.seeds if seeds is None else [integer("each of seeds", seed) for seed in seeds]
     for row in rows:
         if row not in recipe.rows:
-            raise ValueError(f"rows of {name} must be among {', '.join(recipe.rows)}, but one is {row!r}")
+            raise ValueError(
+                f"rows of {name} must be among {', '.join(recipe.rows)}, but one is {row!r}; give rows of these"
+            )
     if recipe.data is None and data is not None:
-        raise ValueError(f"data must be left out for the recipe {name}, which needs none, but it is {data}")
+        raise ValueError(
+            f"data must be left out for the recipe {name}, which needs none, but it is {data}; leave --data out"
+        )
     if recipe.data is not None and data is None:
         raise ValueError(
             f"data of the recipe {name} must be {recipe.data}, but there is none; give it with --data PATH"
@@ -182,8 +186,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _recipe(name: str) -> Recipe:
-    if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, but it is {name!r}")
+    one_of("recipe", name, RECIPES)
     return RECIPES[name]
 
 

@@ -46,7 +46,9 @@ class Batches:
 
     def __init__(self, images: Tensor, batch: int, seed: int, *, fixed: bool, rank: int = 0, world: int = 1) -> None:
         if batch > len(images):
-            raise ValueError(f"batch must be at most the number of training images, {len(images)}, but it is {batch}")
+            raise ValueError(
+                f"batch must be at most the number of training images, {len(images)}, but it is {batch}; lower it"
+            )
         self.images, self.batch, self.seed, self.fixed = images, batch, seed, fixed
         self.share = slice(rank * (batch // world), (rank + 1) * (batch // world))
         self.epoch, self.order = -1, torch.empty(0)
@@ -265,7 +267,9 @@ class _Recorder:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError("--tensorboard needs tensorboard: pip install 'argumbel[train]'") from error
+                raise ImportError(
+                    "tensorboard must be installed for --tensorboard, but it is not; pip install 'argumbel[train]'"
+                ) from error
             self.board = SummaryWriter(run.path / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> Listener:
@@ -293,7 +297,9 @@ def _fabric(config: Config) -> Any:
     try:
         from lightning.fabric import Fabric
     except ImportError as error:
-        raise ImportError("training needs Lightning Fabric: pip install 'argumbel[train]'") from error
+        raise ImportError(
+            "Lightning Fabric must be installed for training, but it is not; pip install 'argumbel[train]'"
+        ) from error
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     fabric = Fabric(accelerator=run_on(config.device), devices=config.devices, precision=config.precision)  # type: ignore[arg-type]

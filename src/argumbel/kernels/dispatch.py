@@ -186,7 +186,9 @@ def use(backend: str | None) -> Iterator[None]:
     if backend not in known and _has_triton():
         known.append("triton")
     if backend not in known:
-        raise ValueError(f"backend must be one that this machine has, {known}, but it is {backend!r}")
+        raise ValueError(
+            f"backend must be one that this machine has, {known}, but it is {backend!r}; pass one of these"
+        )
     before, path = _only, cpu.library.active() if cpu.library is not None else None
     _only = backend if backend in ("reference", "triton") else None
     if backend in paths and cpu.library is not None:

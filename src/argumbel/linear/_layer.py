@@ -46,7 +46,9 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
                 f"pass {name}.to(hidden.device)"
             )
     if hidden.ndim == 0:
-        raise ValueError("hidden must have at least one dimension, the features; pass hidden.reshape(1)")
+        raise ValueError(
+            "hidden must have at least one dimension, the features, but it has none; pass hidden.reshape(1)"
+        )
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1] or weight.shape[0] == 0:
         raise ValueError(
             f"weight must have a row for each item, at least one, and a column for each of the {hidden.shape[-1]} "

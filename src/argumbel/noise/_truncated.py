@@ -8,7 +8,7 @@ from torch import Tensor
 from .._core.checks import can_raise, floating
 from .._core.elementwise import logaddexp
 from ..kernels import work_dtype
-from ._doors import draw_like
+from ._arguments import draw_like
 from ._keyed import KeyedNoise
 
 __all__ = ["truncated_gumbel"]

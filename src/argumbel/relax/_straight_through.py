@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.bits import view_bits
-from .._core.checks import Rows, can_raise, check_tau, count, number
+from .._core.checks import Rows, can_raise, check_tau, count, number, one_of
 from ..choice import noise_for, race
 from ..kernels.posterior import is_at
 from ..kernels.softmax import straight_through as with_gradient
@@ -95,14 +95,13 @@ def straight_through(
     via gapped straight-through estimator"; Shah et al. 2024, "Improving discrete optimisation via decoupled
     straight-through Gumbel-softmax".
     """
-    if method not in STRAIGHT_THROUGH:
-        raise ValueError(f"method must be one of {sorted(STRAIGHT_THROUGH)}, but it is {method!r}; pass one of these")
+    one_of("method", method, STRAIGHT_THROUGH)
     known = _OWN[method]
     unknown = [name for name in own if name not in known]
     if unknown:
         raise TypeError(
-            f"method {method!r} has no argument {', '.join(sorted(unknown))}; besides the arguments that all methods "
-            f"take, it takes {', '.join(known) or 'none'}"
+            f"arguments must be ones that all methods take, or {method!r} takes ({', '.join(known) or 'none'}), but "
+            f"method {method!r} has no argument {', '.join(sorted(unknown))}; leave it out"
         )
     return STRAIGHT_THROUGH[method](logits, tau, dim, mask, noise, generator, **own)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, Rows, check_k, check_tau
+from .._core.checks import EXACT_BELOW, Rows, check_k, check_tau, one_of
 from ..choice import summands
 from ..kernels.race import first
 from ..kernels.softmax import over, shifted, straight_through
@@ -82,8 +82,7 @@ def relaxed_topk(
     estimation with stochastic softmax tricks" (marginals); Xie and Ermon 2019, "Reparameterizable subset sampling via
     continuous relaxations" (successive).
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {list(METHODS)}, but it is {method!r}; pass one of these")
+    one_of("method", method, METHODS)
     rows = Rows(logits, dim, mask)
     tau = items_last(check_tau(tau, logits, rows.dim), rows)
     n = rows.x.shape[-1]

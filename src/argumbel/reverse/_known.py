@@ -55,7 +55,7 @@ def known_winners(
         if bool(wrong.any()):
             raise ValueError(
                 f"{name} must name items that can have won: from 0 to {x.shape[-1] - 1}, allowed by logits and mask, "
-                "none twice; but some row has another; pass items that were drawn from these logits"
+                "none twice, but some row has another; pass items that were drawn from these logits"
             )
     return x, won, wrong | ~best.isfinite(), dim
 

@@ -50,7 +50,10 @@ def _load() -> ModuleType | None:
         from . import _cpu  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         if wanted:
-            raise ImportError(f"{VARIABLE}={wanted}, but argumbel was installed without compiled kernels") from error
+            raise ImportError(
+                f"{VARIABLE} must be 'reference' or 'triton' where argumbel has no compiled kernels, but it is "
+                f"{wanted!r}; unset it, or install argumbel where there is a C++ compiler"
+            ) from error
         warnings.warn(
             "argumbel was installed without its compiled kernels (was there a C++ compiler?); it runs on plain "
             f"PyTorch, right but slow. Set {VARIABLE}=reference to choose that silently.",
@@ -62,7 +65,7 @@ def _load() -> ModuleType | None:
         if wanted not in _cpu.paths():
             raise ImportError(
                 f"{VARIABLE} must be 'reference', 'triton' or a path this machine can run, {_cpu.paths()}, but it is "
-                f"{wanted!r}"
+                f"{wanted!r}; unset it for the fastest path"
             )
         _cpu.use(wanted)
     _cpu.use_openmp(_openmp_of_torch())

@@ -19,8 +19,7 @@ def draw_like(
 ) -> Tensor:
     """The noise that ``noise=`` or ``generator=`` gives, in the shape of x and at least float32."""
     if isinstance(noise, Tensor):
-        if generator is not None:
-            raise ValueError("generator must be left out when noise is given, but both are given; pass one of them")
+        _check_alone(generator)
         if noise.shape != x.shape:
             raise ValueError(
                 f"noise must have the shape {tuple(x.shape)} of logits, but its shape is {tuple(noise.shape)}; "
@@ -77,6 +76,10 @@ def as_keyed(noise: KeyedNoise | None, generator: torch.Generator | None, device
             f"noise must be a tensor or an argumbel.KeyedNoise, but it is a {type(noise).__name__}; "
             "pass argumbel.KeyedNoise(seed) to name the noise by a seed"
         )
+    _check_alone(generator)
+    return noise
+
+
+def _check_alone(generator: torch.Generator | None) -> None:
     if generator is not None:
         raise ValueError("generator must be left out when noise is given, but both are given; pass one of them")
-    return noise
