@@ -19,7 +19,7 @@ with warnings.catch_warnings():  # a machine without a compiler says so once, an
     from argumbel import kernels
     from argumbel.kernels import cpu
 
-from tests import slow
+from tests import heads, slow
 
 settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.register_profile("long", deadline=None, database=None, max_examples=20_000)  # by hand
@@ -82,3 +82,29 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def by_triton() -> Iterator[None]:
+    """Where there is no GPU, tensors of the CPU go to Triton's interpreter, but inside ``on_triton.exactly``."""
+    if torch.cuda.is_available():
+        yield
+        return
+    from argumbel.kernels.triton import noise
+
+    assert noise.INTERPRETED
+    with kernels.use("triton"):
+        yield
+
+
+@pytest.fixture(params=[4, 32, None], ids=lambda size: f"chunks of {size}")
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """A linear layer's chunks have so many items, whatever the number of rows (None: as it is)."""
+    if request.param is not None:
+        heads.set_chunk(monkeypatch, request.param)
+    return request.param
+
+
+@pytest.fixture
+def chunks_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads.set_chunk(monkeypatch, 4)

@@ -22,7 +22,7 @@ import torch
 from argumbel import kernels
 from argumbel.kernels import cpu, operator
 
-from . import test_kernels
+from . import on_triton, test_kernels
 
 ROOT = Path(__file__).parent.parent
 CPU = "src/argumbel/kernels/cpu"
@@ -124,6 +124,6 @@ def test_triton(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(triton, "gumbel_min", kernel["gumbel_min"], raising=False)
     monkeypatch.setattr(recipe["gumbel_min"], "triton", True)
     rows_for_min = follow("tests/test_kernels.py", tmp_path)["rows_for_min"]
-    names = follow("tests/test_triton.py", tmp_path, rows_for_min=rows_for_min)
+    names = follow("tests/test_triton.py", tmp_path, SHAPES=on_triton.SHAPES, rows_for_min=rows_for_min)
     with kernels.use(None if torch.cuda.is_available() else "triton"):
         names["test_gumbel_min_is_the_reference_to_the_bit"](torch.float32)

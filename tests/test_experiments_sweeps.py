@@ -27,7 +27,7 @@ from argumbel.experiments import sweep as run_sweep
 from argumbel.experiments.estimator import Estimator
 from argumbel.experiments.polynomial import EXACT, expectation, minimise
 from argumbel.experiments.recipes import RECIPES, Figure, Job, Outcome, Recipe
-from tests.test_experiments import images, small_vae
+from tests.small_runs import images, small_vae
 
 # The polynomial problem
 
