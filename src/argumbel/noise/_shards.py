@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._core.checks import broadcasts_to, check_dim, is_shards
-from ._doors import as_keyed
+from ._arguments import as_keyed
 from ._keyed import KeyedNoise
 
 __all__ = ["Shards", "is_shards"]
