@@ -4,7 +4,7 @@ try:
     import pyarrow
 except ImportError as error:  # pragma: no cover - the message is all there is to it
     raise ImportError(
-        'argumbel.tables needs pyarrow, but it is not installed; pip install "argumbel[tables]"'
+        'pyarrow must be installed for argumbel.tables, but it is not; pip install "argumbel[tables]"'
     ) from error
 
 from ._draw import sample

@@ -36,7 +36,9 @@ def as_names(what: str, names: Names) -> tuple[str, ...]:
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"{what} must be the name of a column, or several, but a name is a {type(name).__name__}")
+            raise TypeError(
+                f"{what} must be the name of a column, or several, but a name is a {type(name).__name__}; pass strings"
+            )
     return names
 
 
@@ -70,7 +72,7 @@ def column_of(table: pa.Table, what: str, name: str) -> pa.Array:
         column = table.column(name)
     except KeyError:
         raise ValueError(
-            f"{what} must be a column of the table, which has {table.column_names}, but it is {name!r}"
+            f"{what} must be a column of the table, which has {table.column_names}, but it is {name!r}; name one of these"
         ) from None
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from .._core.checks import count, integer, number
+from .._core.checks import count, integer, number, one_of
 from ._columns import Names, as_names, as_table, ids_of, raise_bad_weights, row_bytes, take, weights_of
 from ._groups import Groups
 from ._sample import Sample
@@ -99,9 +99,9 @@ class Reservoir:
         nulls: str = "error",
         columns: Names = None,
     ) -> None:
-        for name, value, known in (("method", method, LAWS), ("unit", unit, ("row", "key")), ("nulls", nulls, NULLS)):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, but it is {value!r}")
+        one_of("method", method, LAWS)
+        one_of("unit", unit, ("row", "key"))
+        one_of("nulls", nulls, NULLS)
         if k is None and budget is None and method != "poisson":
             raise ValueError("k must be given, or a budget, but neither is; pass the number of rows wanted")
         if (scale is None) != (method in ("gumbel", "priority")):
@@ -229,7 +229,7 @@ class Reservoir:
         cost = weights_of(taken, self.cost, "error", 0).double().numpy().copy()
         if not (np.isfinite(cost) & (cost >= 0)).all():
             raise ValueError(
-                f"budget must be of a column of costs, finite and at least 0, but {self.cost!r} has others"
+                f"budget must be of costs that are finite and at least 0, but {self.cost!r} has others; mend the column"
             )
         return cost
 
@@ -328,7 +328,8 @@ class Reservoir:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 raise ValueError(
-                    f"reservoirs must have the same {name} to be merged, but here it is {mine!r} and there {theirs!r}"
+                    f"reservoirs must have the same {name} to be merged, but here it is {mine!r} and there "
+                    f"{theirs!r}; make both alike"
                 )
         self._cut()
         other._cut()
