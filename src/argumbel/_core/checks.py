@@ -15,6 +15,7 @@ __all__ = [
     "EXACT_BELOW",
     "Rows",
     "broadcasts_to",
+    "broadcasts_with",
     "can_raise",
     "check_dim",
     "check_k",
@@ -132,10 +133,14 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> None:
 
 def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Whether a tensor of this shape can be expanded to the target."""
-    try:
-        return torch.broadcast_shapes(shape, target) == target
-    except RuntimeError:
-        return False
+    return len(shape) <= len(target) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False)
+    )
+
+
+def broadcasts_with(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two shapes broadcast. (The first ``torch.broadcast_shapes`` of a process imports sympy: seconds.)"""
+    return all(a == b or 1 in (a, b) for a, b in zip(reversed(shape), reversed(other), strict=False))
 
 
 def number(
@@ -216,13 +221,11 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | T
     if not isinstance(tau, Tensor):
         tau = number("tau", tau, least=0, remedy="0 gives the exact argmax", expected="a number or a tensor")
         return tau if tau >= EXACT_BELOW else 0.0
-    try:
-        torch.broadcast_shapes(tau.shape, logits.shape)
-    except RuntimeError:
+    if not broadcasts_with(tau.shape, logits.shape):
         raise ValueError(
             f"tau must broadcast against the shape of logits, {tuple(logits.shape)}, "
             f"but its shape is {tuple(tau.shape)}; pass one tau for each row, or one number"
-        ) from None
+        )
     if dim is not None and tau.ndim >= logits.ndim - dim and tau.shape[dim - logits.ndim] != 1:
         raise ValueError(
             f"tau must be the same for all items of a row (size 1 along dim {dim} of logits), but its shape is "

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.constraint_registry import biject_to, transform_to
 from torch.distributions.transforms import SoftmaxTransform, StickBreakingTransform, Transform
 
-from .._core.checks import broadcasts_to, can_raise, floating, number, sizes
+from .._core.checks import broadcasts_to, broadcasts_with, can_raise, floating, number, sizes
 from .._core.modes import is_eager
 from ..noise import work_dtype
 
@@ -108,12 +108,7 @@ class Reparameterized(Distribution):
     def _validate_sample(self, value: Tensor) -> None:
         whole = self.batch_shape + self.event_shape
         events = len(self.event_shape)
-        try:
-            torch.broadcast_shapes(value.shape, whole)
-            fits = value.shape[value.ndim - events :] == self.event_shape
-        except RuntimeError:
-            fits = False
-        if not fits:
+        if not (broadcasts_with(value.shape, whole) and value.shape[value.ndim - events :] == self.event_shape):
             raise ValueError(
                 f"value must broadcast to batch_shape + event_shape, {tuple(whole)}, with its last {events} dimensions "
                 f"as they are, but its shape is {tuple(value.shape)}; reshape it"

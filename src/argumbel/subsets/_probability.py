@@ -90,7 +90,7 @@ def topk_log_prob(
                 "indices must have their padding, -1, after the last item of a row, but some row has it in front of an "
                 "item; move the items to the front"
             )
-    batch = torch.broadcast_shapes(x.shape[:-1], items.shape[:-1])
+    batch = torch.broadcast_tensors(x[..., :1], items[..., :1])[0].shape[:-1]
     k = items.shape[-1]
     bad = bad | outside.any(-1) | early.any(-1)
     x = x.expand(*batch, n)

@@ -72,7 +72,7 @@ def column_of(table: pa.Table, what: str, name: str) -> pa.Array:
         column = table.column(name)
     except KeyError:
         raise ValueError(
-            f"{what} must be a column of the table, which has {table.column_names}, but it is {name!r}; name one of these"
+            f"{what} must be a column of the table, of {table.column_names}, but it is {name!r}; name one of these"
         ) from None
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
 
