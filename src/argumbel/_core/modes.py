@@ -9,7 +9,7 @@ __all__ = ["is_eager", "is_recorded", "is_transformed"]
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _jit = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transform = torch._C._functorch.peek_interpreter_stack
+_transform, _Transform = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.CInterpreter
 
 
 def is_recorded() -> bool:
@@ -19,7 +19,7 @@ def is_recorded() -> bool:
 
 def is_transformed() -> bool:
     """Whether a transform of torch.func is at work."""
-    return _transform() is not None
+    return isinstance(_transform(), _Transform)  # to torch.compile, nothing that is returned is None
 
 
 def is_eager() -> bool:

@@ -5,9 +5,12 @@ With w = exp(z), and e_j the sum over all sets of j items of the products of the
 
     mu_i = w_i e_{k-1}(all items but i) / Z.
 
-All steps are sums of products of numbers that are not negative, so nothing cancels. The derivative of mu, the
-covariance of the law, is what PyTorch finds by the same steps. There are two ways: sums along the items for small k,
-where a step is made for each of the k, and a tree over the items for large k.
+All steps are sums of products of numbers that are not negative, so nothing cancels. There are two ways: sums along the
+items for small k, where a step is made for each of the k, and a tree over the items for large k.
+
+The derivative of mu, the covariance of the law, is found by the same steps at complex numbers: mu is analytic, so
+``mu(z + i h v) = mu(z) + i h (d mu / dz) v`` up to h^2, which is below all rounding, and no difference is taken (Squire
+and Trapp 1998, "Using complex variables to estimate derivatives of real functions").
 """
 
 from __future__ import annotations
@@ -17,28 +20,52 @@ import math
 import torch
 from torch import Tensor
 
+from ..kernels.opaque import opaque
+
 __all__ = ["subset_marginals"]
 
 FAR = 1500.0  # two z further apart than this differ by more than float64 can hold
 FEW = 32  # the number of sets of so many items is in the range of float64, for up to 10^10 items
 CHUNK = 1 << 17  # numbers in a temporary
+STEP = 2.0**-60  # h
 
 
-def subset_marginals(z: Tensor, k: int, top: Tensor) -> Tensor:
+def subset_marginals(z: Tensor, top: Tensor) -> Tensor:
     """mu, for 0 < k < n; it sums to k up to rounding.
 
     Args:
         z: float64, shape ``(*batch, n)``, contiguous; each row is moved so that its k-th largest number is 0, lies in
             [-FAR, FAR], and has at least k + 1 finite numbers; -inf gives exactly 0.
-        k: how many items.
         top: the items of the k largest numbers, falling; shape ``(*batch, k)``.
 
     Returns:
         Shape ``(*batch, n)``.
     """
-    mu = _by_sums(z, k, top) if k <= FEW else _by_tree(z, k, top)
-    mu = k * mu / mu.sum(-1, keepdim=True)
+    return _operation(z, top)
+
+
+def _value(z: Tensor, top: Tensor) -> Tensor:
+    mu = _normalized(z, z.detach(), top)
     return mu - (mu.detach() - 1).clamp(min=0)  # a 1 may be rounded up
+
+
+def _gradient(z: Tensor, top: Tensor, grad: Tensor) -> Tensor:
+    """The derivative is symmetric, so that grad is as good as a direction."""
+    with torch.no_grad():  # a number; not detach(), which is_grads_batched does not take
+        size = grad.abs().amax(-1, keepdim=True)
+        size = size.masked_fill(size == 0, 1)
+    moved = torch.complex(z, STEP * (grad.masked_fill(z == -torch.inf, 0) / size))
+    return size * (_normalized(moved, z.detach(), top).imag / STEP)
+
+
+_operation = opaque("subset_marginals(Tensor z, Tensor top)", _value, _gradient)
+
+
+def _normalized(z: Tensor, real: Tensor, top: Tensor) -> Tensor:
+    """mu at z, whose real part is known."""
+    k = top.shape[-1]
+    mu = _by_sums(z, k, top) if k <= FEW else _by_tree(z, real, k, top)
+    return k * mu / mu.sum(-1, keepdim=True)
 
 
 # --- small k: sums along the items -------------------------------------------------------------------------------
@@ -58,7 +85,8 @@ def _by_sums(z: Tensor, k: int, top: Tensor) -> Tensor:
     """
     first = z.gather(-1, top)
     z = torch.cat([first, z.scatter(-1, top, -torch.inf)], -1)
-    ratios = [torch.exp(z[..., j:] - z[..., j : j + 1]) for j in range(k)]  # of the items from j on, counted from 0
+    # Of the items from j on, counted from 0. (narrow, not z[..., j:], which is_grads_batched does not take for j = 0.)
+    ratios = [torch.exp(z.narrow(-1, j, z.shape[-1] - j) - z.narrow(-1, j, 1)) for j in range(k)]
     before = [torch.ones_like(ratios[0])]  # f_j(i - 1), of the items from j on
     for j in range(k - 1):
         before.append((ratios[j] * before[j]).cumsum(-1)[..., :-1])
@@ -75,7 +103,7 @@ def _by_sums(z: Tensor, k: int, top: Tensor) -> Tensor:
 # --- large k: a tree over the items ------------------------------------------------------------------------------
 
 
-def _by_tree(z: Tensor, k: int, top: Tensor) -> Tensor:
+def _by_tree(z: Tensor, real: Tensor, k: int, top: Tensor) -> Tensor:
     """mu, up to a factor of the row.
 
     With p_i = sigmoid(z_i - c), for any number c, the law is that of independent bits of probabilities p, given that
@@ -85,11 +113,11 @@ def _by_tree(z: Tensor, k: int, top: Tensor) -> Tensor:
     1, nothing underflows that matters.
     """
     n = z.shape[-1]
-    x = z - _centre(z.detach(), k, top)
-    sign = torch.where(x < 0, -1.0, 1.0).to(x.dtype)
-    e = torch.exp(-sign * x)
+    centre = _centre(real, k, top)
+    x, below = z - centre, real < centre
+    e = torch.exp(torch.where(below, x, -x))
     large, small = 1 / (1 + e), e / (1 + e)
-    p, not_p = torch.where(x < 0, small, large), torch.where(x < 0, large, small)
+    p, not_p = torch.where(below, small, large), torch.where(below, large, small)
     # Of the bits that are 1, or of those that are 0: whichever are fewer.
     return p * (_exactly(k - 1, not_p, p) if k - 1 <= n - k else _exactly(n - k, p, not_p))
 
@@ -119,23 +147,27 @@ def _exactly(m: int, zero: Tensor, one: Tensor) -> Tensor:
     A polynomial lies in the last dimension, nodes lie in the one before.
     """
     n = zero.shape[-1]
-    level = torch.stack([zero, one], -1)[..., : m + 1]
+    level = torch.stack([zero, one], -1).narrow(-1, 0, min(2, m + 1))
     levels = []
     while level.shape[-2] > 2:
         if level.shape[-2] % 2:  # a node with nobody in it
             level = torch.cat([level, _unit(level, 0)], -2)
         levels.append(level)
-        left, right = level.unflatten(-2, (-1, 2)).unbind(-2)
+        left, right = _pairs(level).unbind(-2)
         size = left.shape[-1]
         level = _correlate(right, left.flip(-1), size - 1, min(2 * size - 1, m + 1))
     levels.append(level)
     # The coefficient m - j of the product of everybody outside of the node: so many of the node's others must be 1.
     outside = _unit(level, m)
     for height in range(len(levels) - 1, -1, -1):
-        sibling = levels[height].unflatten(-2, (-1, 2)).flip(-2)
-        outside = _correlate(outside.unsqueeze(-2), sibling, 0, min(2**height, m + 1)).flatten(-3, -2)
-        outside = outside[..., : -(-n // 2**height), :]
+        both = _correlate(outside.unsqueeze(-2), _pairs(levels[height]).flip(-2), 0, min(2**height, m + 1))
+        outside = both.reshape(*both.shape[:-3], 2 * both.shape[-3], both.shape[-1]).narrow(-2, 0, -(-n // 2**height))
     return outside.squeeze(-1)
+
+
+def _pairs(level: Tensor) -> Tensor:
+    """Each two nodes that follow each other, in a dimension of their own. (Not unflatten, as above.)"""
+    return level.reshape(*level.shape[:-2], level.shape[-2] // 2, 2, level.shape[-1])
 
 
 def _unit(like: Tensor, degree: int) -> Tensor:
@@ -161,7 +193,9 @@ def _correlate(x: Tensor, y: Tensor, before: int, count: int) -> Tensor:
         here = min(step, count - start)
         period = here + size - 1
         padded = torch.nn.functional.pad(x, (before - start, start + period - before - x.shape[-1]))
-        copies = padded.unsqueeze(-2).expand(*x.shape[:-1], here + 1, period).flatten(-2)
-        windows = copies[..., : here * (period + 1)].unflatten(-1, (here, period + 1))[..., :size]
+        copies = padded.unsqueeze(-2).expand(*x.shape[:-1], here + 1, period)
+        copies = copies.reshape(*x.shape[:-1], (here + 1) * period)
+        windows = copies.narrow(-1, 0, here * (period + 1)).reshape(*x.shape[:-1], here, period + 1)
+        windows = windows.narrow(-1, 0, size)
         parts.append((windows * y.unsqueeze(-2)).sum(-1))
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0]

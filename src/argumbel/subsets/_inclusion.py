@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from .._core.checks import Rows, can_raise, check_k
 from .._core.elementwise import top_at_zero
 from .._core.integrals import fejer
+from ..kernels.opaque import opaque
 
 __all__ = ["inclusion_probs"]
 
@@ -57,8 +58,12 @@ def inclusion_probs(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | Non
     if can_raise(x) and bool(bad.any()):
         rows.complain(k=k)
     certain = support == k
-    x = top_at_zero(x.masked_fill(bad | certain, 0))
-    probs = k * torch.softmax(x, -1) if k in (0, 1, x.shape[-1]) else _inclusion(x, k)
+    x = x.masked_fill(bad | certain, 0)
+    if k in (0, 1, x.shape[-1]):
+        probs = k * torch.softmax(top_at_zero(x), -1)
+    else:
+        # Beside the k-th largest: only near it do differences matter, and there they are exact.
+        probs = _inclusion((x - x.detach().topk(k, -1).values[..., -1:]).clamp(-FAR, FAR), k)
     probs = torch.where(certain, allowed.to(x.dtype), probs).masked_fill(bad, torch.nan)
     return rows.back(probs.to(logits.dtype))
 
@@ -79,64 +84,39 @@ def inclusion_probs(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | Non
 TIMES = 160  # nodes in y: within 5e-13 of what 500 give, for clustered and geometric weights over 40 orders
 ANGLES = 48  # nodes on the upper half circle; enough for any variance of N (see _circle)
 LEFT_OUT = 1e-13  # probability outside of the window
+FAR = 800.0  # an item so far below the k-th has probability 0 in float64, and an item so far above has 1
 CHUNK = 1 << 14  # numbers in a temporary: little is done to each, so a temporary must stay in the cache
 
 
-class _Inclusion(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, k: int) -> Tensor:
-        x = x - torch.logsumexp(x, -1, keepdim=True)
-        y, weights = _times(x, k)
-        probs = -torch.expm1(-_arrivals(x, y[0]))
-        for y_t, weight in zip(y[1:].split(_step(x), 0), weights.split(_step(x), 0), strict=True):
-            v = _arrivals(x, y_t)
-            q = -torch.expm1(-v)
-            circle = _circle(q)
-            late = _without_each(_at_most(k - 1, circle) * _generating(q, circle), q, circle)
-            probs = probs + (weight.unsqueeze(-1) * v * torch.exp(-v) * late).sum(0)
-        return probs.clamp(0, 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        x, ctx.k = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (x,), (grad,), k = ctx.saved_tensors, grads, ctx.k
-        x = x - torch.logsumexp(x, -1, keepdim=True)
-        y, weights = _times(x.detach(), k)
-        result = torch.zeros_like(x)
-        for y_t, weight in zip(y[1:].split(_step(x), 0), weights.split(_step(x), 0), strict=True):
-            v = _arrivals(x, y_t)
-            q = -torch.expm1(-v)
-            circle = _circle(q.detach())
-            a = v * torch.exp(-v)
-            exactly = _exactly(k - 1, circle) * _generating(q, circle)
-            of_all = _without_each(exactly * _sum_over(a, q, circle), q, circle)
-            of_grad = _without_each(exactly * _sum_over(a * grad, q, circle), q, circle)
-            result = result + (weight.unsqueeze(-1) * a * (grad * of_all - of_grad)).sum(0)
-        return result, None
+def _marginals(x: Tensor, k: int) -> Tensor:
+    """pi, for 1 < k < n, of rows in [-FAR, FAR] whose k-th largest number is 0."""
+    y, weights = _times(x.detach(), k)
+    probs = -torch.expm1(-_arrivals(x, y[0]))
+    for y_t, weight in zip(y[1:].split(_step(x), 0), weights.split(_step(x), 0), strict=True):
+        v = _arrivals(x, y_t)
+        q = -torch.expm1(-v)
+        circle = _circle(q.detach())
+        late = _without_each(_at_most(k - 1, circle) * _generating(q, circle), q, circle)
+        probs = probs + (weight.unsqueeze(-1) * v * torch.exp(-v) * late).sum(0)
+    return probs.clamp(0, 1)
 
 
-class _CompiledInclusion(torch.autograd.Function):
-    """The same function with a ``forward`` that takes ctx. PyTorch 2.4 compiles only a function of this form, and
-    torch.func takes only a function of the other form."""
+def _gradient(x: Tensor, k: int, grad: Tensor) -> Tensor:
+    y, weights = _times(x.detach(), k)
+    result = torch.zeros_like(x)
+    for y_t, weight in zip(y[1:].split(_step(x), 0), weights.split(_step(x), 0), strict=True):
+        v = _arrivals(x, y_t)
+        q = -torch.expm1(-v)
+        circle = _circle(q.detach())
+        a = v * torch.exp(-v)
+        exactly = _exactly(k - 1, circle) * _generating(q, circle)
+        of_all = _without_each(exactly * _sum_over(a, q, circle), q, circle)
+        of_grad = _without_each(exactly * _sum_over(a * grad, q, circle), q, circle)
+        result = result + (weight.unsqueeze(-1) * a * (grad * of_all - of_grad)).sum(0)
+    return result
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
-        _Inclusion.setup_context(ctx, (x, k), x)
-        return _Inclusion.forward(x, k)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return _Inclusion.backward(ctx, *grads)
-
-
-def _inclusion(x: Tensor, k: int) -> Tensor:
-    return (_CompiledInclusion if torch.compiler.is_compiling() else _Inclusion).apply(x, k)
+_inclusion = opaque("inclusion_probs(Tensor x, SymInt k)", _marginals, _gradient)
 
 
 def _step(x: Tensor) -> int:
@@ -156,9 +136,9 @@ def _times(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     never falls (true of every k-out-of-n system of exponentials), so the window reaches from the middle by -32 to 6 at
     most.
     """
-    low = x.new_full(x.shape[:-1], -1.0)
-    # At the log time high, the k largest q sum to at least k - 1/2.
-    high = math.log(math.log(2 * k)) - x.topk(k, -1).values[..., -1]
+    # At the log time low, all q but the k - 1 largest sum to less than 1/2; at high, the k largest to at least k - 1/2.
+    low = x.new_full(x.shape[:-1], -math.log(2 * (x.shape[-1] - k + 1)))
+    high = x.new_full(x.shape[:-1], math.log(math.log(2 * k)))
     for _ in range(36):
         middle = (low + high) / 2
         early = -torch.expm1(-_arrivals(x, middle)).sum(-1) < k - 0.5
@@ -257,7 +237,8 @@ def _sum_over(a: Tensor, q: Tensor, circle: _Circle) -> Tensor:
 def _without_each(values: Tensor, q: Tensor, circle: _Circle) -> Tensor:
     """``Re sum_z values(z) / f_i(z)`` for each item i; in real numbers, as ``Re(values conj f) / |f|^2``."""
     z = circle.less_one
-    constant, linear = values.real.unsqueeze(-1), (values * z.conj()).real.unsqueeze(-1)
+    constant = values.real.unsqueeze(-1)
+    linear = (values.real * z.real + values.imag * z.imag).unsqueeze(-1)
     twice = 2 * z.real.unsqueeze(-1)
     parts = []
     for part in q.split(_width(circle), -1):

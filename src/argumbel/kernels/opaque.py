@@ -1,0 +1,88 @@
+"""Functions in plain PyTorch, with a gradient of their own, that are one node to a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._core.checks import is_traced
+from .._core.modes import is_recorded, is_transformed
+from .operator import Operator
+
+__all__ = ["opaque"]
+
+Function = Callable[[Tensor, Any], Tensor]
+
+
+def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor], Tensor]) -> Function:
+    """``value(x, other)``, as a node of autograd, and as two operators to a compiler.
+
+    A compiler cannot look into an operator. Else it would unroll the loops of ``value``, and take minutes for them. (A
+    body of an operator must not call ``Tensor.conj``: in the first run of compiled code, PyTorch 2.13 takes what it
+    returns for the number itself.)
+
+    Args:
+        schema: of ``value``, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``. ``other``, a tensor
+            or a number, has no derivative.
+        value: of x, a new tensor in the shape and dtype of x. PyTorch can differentiate it, for forward derivatives.
+        gradient: of ``(x, other, grad)``, the gradient of x. PyTorch can differentiate it, for second derivatives.
+    """
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, other = inputs
+        ctx.other = None if isinstance(other, Tensor) else other
+        ctx.save_for_backward(x, *([other] if isinstance(other, Tensor) else []))
+
+    def kept(ctx: Any) -> tuple[Tensor, Any]:
+        x, *other = ctx.saved_tensors
+        return x, other[0] if other else ctx.other
+
+    class Opaque(torch.autograd.Function):
+        generate_vmap_rule = True
+        setup_context = staticmethod(keep)
+
+        @staticmethod
+        def forward(x: Tensor, other: Any) -> Tensor:
+            return value(x, other)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+            return gradient(*kept(ctx), *grads), None
+
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+        x, other = kept(ctx)
+        if torch.is_grad_enabled() or is_traced(grad):  # it is differentiated again, or batched (is_grads_batched)
+            return (gradient(x, other, grad),)
+        return of_gradient(x, other, grad, ())[:1]
+
+    def outputs(x: Tensor, *_: Any) -> Tensor:
+        return x.new_empty(x.shape)
+
+    name, _, arguments = schema.rstrip(")").partition("(")
+    of_value = Operator(
+        f"{name}({arguments}) -> Tensor",
+        outputs=outputs,
+        reference=lambda x, other, key: (Opaque.apply(x, other), False),
+        triton=False,
+        setup=keep,
+        backward=backward,
+    )
+    of_gradient = Operator(
+        f"{name}_backward({arguments}, Tensor grad) -> Tensor",
+        outputs=outputs,
+        reference=lambda x, other, grad, key: (gradient(x, other, grad), False),
+        triton=False,
+    )
+
+    def call(x: Tensor, other: Any) -> Tensor:
+        # Operators have no rule for transforms that are recorded. And PyTorch forgets the outer one of two forward
+        # derivatives of a torch.autograd.Function.
+        if forward_ad._current_level >= 0 or (is_recorded() and is_transformed()):
+            return value(x, other)
+        return of_value(x, other, ())[0]
+
+    return call
