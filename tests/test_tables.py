@@ -403,8 +403,29 @@ def test_errors() -> None:
         ours.merge(Reservoir(3, weights="w", key="id", seed=1))
     with pytest.raises(ValueError, match="two rows have the same id"):
         ours.merge(Reservoir(3, weights="w", key="id").update(TABLE))
+    numbered = Reservoir(3).update(TABLE)
+    with pytest.raises(ValueError, match="two rows have the same number"):
+        numbered.merge(Reservoir(3).update(TABLE))
     with pytest.raises(ValueError, match="no batch came"):
         Reservoir(1).result()
+    with pytest.raises(ValueError, match="a reservoir must have seen a batch"):
+        Reservoir(1).to_bytes()
+
+
+@pytest.mark.parametrize("by", [None, "group"])
+def test_merging_with_what_saw_nothing(by: str | None) -> None:
+    whole = sample(TABLE, 9, **WANTED, by=by).table
+    for parts in ((Reservoir(9, **WANTED, by=by), TABLE), (TABLE, Reservoir(9, **WANTED, by=by))):
+        one, two = (p if isinstance(p, Reservoir) else Reservoir(9, **WANTED, by=by).update(p) for p in parts)
+        assert one.merge(two).result().table.equals(whole)
+        assert Reservoir.from_bytes(one.to_bytes()).update(TABLE.slice(0, 0)).result().table.equals(whole)
+
+
+def test_large_whole_weights_and_files_of_which_no_column_is_needed(tmp_path: Path) -> None:
+    assert len(sample(pa.table({"w": [2**60 + 1, 3]}), 2, weights="w")) == 2
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(TABLE, path)
+    assert sample(path, 20, seed=5).table.equals(sample(TABLE, 20, seed=5).table)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -105,7 +105,7 @@ def weights_of(table: pa.Table, name: str, nulls: str, first: int) -> Tensor:
             )
         column = pc.fill_null(column, pa.scalar(0).cast(column.type))
     keep = pa.types.is_float32(column.type) or pa.types.is_float64(column.type)
-    return tensor_of(column if keep else column.cast(pa.float64()))
+    return tensor_of(column if keep else column.cast(pa.float64(), safe=False))
 
 
 def raise_bad_weights(weights: Tensor, name: str, first: int) -> None:

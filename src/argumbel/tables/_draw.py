@@ -84,9 +84,7 @@ def sample(
         k, weights=weights, key=key, by=by, seed=seed, method=method, scale=scale, budget=budget, unit=unit,
         nulls=nulls, columns=() if twice else wanted,
     )  # fmt: skip
-    read = list(narrow) if twice or (wanted is not None and rows.has_random_access) else None
-    if read is not None and not twice:
-        read = list(dict.fromkeys([*read, *(wanted or ())]))
+    read = list(narrow) if twice else list(dict.fromkeys([*narrow, *wanted])) if wanted is not None else None
     for batch in rows.batches(read):
         reservoir.update(batch)
     found = reservoir.result()

@@ -264,8 +264,7 @@ class Reservoir:
         ids = [state[name][order] for name in ("group", "time", "item", "row")]
         is_new = np.ones(len(order), bool)
         is_new[1:] = np.logical_or.reduce([a[1:] != a[:-1] for a in ids])
-        if self.key:
-            self._check_ids(state, is_new, order)
+        self._check_ids(state)
         opens = np.ones(len(order), bool)
         opens[1:] = ids[0][1:] != ids[0][:-1]
         rank = np.cumsum(is_new)
@@ -288,19 +287,19 @@ class Reservoir:
         self._parts = [{name: values[keep] for name, values in state.items()}]
         self._payloads = [take(payload, keep).combine_chunks()]
 
-    def _check_ids(self, state: dict[str, np.ndarray], is_new: np.ndarray, order: np.ndarray) -> None:
+    def _check_ids(self, state: dict[str, np.ndarray]) -> None:
         by_id = np.lexsort((state["time"], state["row"], state["item"]))
         item, row, time = (state[name][by_id] for name in ("item", "row", "time"))
         same = (item[1:] == item[:-1]) & (row[1:] == row[:-1])
+        names = " and ".join(self.key) or "number"
         if self.unit == "row" and same.any():
             raise ValueError(
-                f"key must tell rows apart, but two rows have the same {' and '.join(self.key)} (or a batch came twice)"
+                f"key must tell rows apart, but two rows have the same {names} (or a batch came twice)"
                 "; name the columns that do, or pass unit='key' to draw ids with all their rows"
             )
         if self.unit == "key" and (same & (time[1:] != time[:-1])).any():
             raise ValueError(
-                f"weights must be the same for all rows of one {' and '.join(self.key)}, but they differ; sum them up "
-                "first"
+                f"weights must be the same for all rows of one {names}, but they differ; sum them up first"
             )
 
     # --- out, and together -----------------------------------------------------------------------------------------
@@ -334,7 +333,12 @@ class Reservoir:
         self._cut()
         other._cut()
         to = self.groups.merge(other.groups)
-        if other._parts:
+        if other._parts and not self._parts:
+            self._parts, self._payloads = [other._parts[0]], [other._payloads[0]]
+            self._beyond = other._beyond
+            self._parts[0] = {**self._parts[0], "group": to[self._parts[0]["group"]]}
+            self.groups.bars[to] = other.groups.bars
+        elif other._parts:
             theirs = {**other._parts[0], "group": to[other._parts[0]["group"]]}
             self._parts, self._payloads = [*self._parts, theirs], [*self._payloads, other._payloads[0]]
             self._cut()
@@ -344,8 +348,9 @@ class Reservoir:
     def to_bytes(self) -> bytes:
         """The reservoir as bytes (an Arrow stream), for another process: about what its rows take."""
         self._cut()
-        state, payload = self._parts[0], self._payloads[0]
-        table = payload
+        if not self._parts:
+            raise ValueError("a reservoir must have seen a batch to be bytes, but it has not; call update first")
+        state, table = self._parts[0], self._payloads[0]
         for name in FIELDS:
             table = table.append_column(PREFIX + name, pa.array(state[name]))
         table = table.append_column(PREFIX + "beyond", pa.array(self._beyond))

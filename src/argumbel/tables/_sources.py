@@ -26,6 +26,7 @@ class Source:
     """Rows that come in batches, once; see the subclasses for rows that may be read again."""
 
     can_repeat = False
+    can_project = False  # whether columns that nobody asks for are not read
     has_random_access = False
 
     def __init__(self, batches: Iterable[Any]) -> None:
@@ -58,9 +59,9 @@ class Frame(Source):
 
 
 class Lazy(Source):
-    """A lazy frame of Polars, which reads only the columns that are asked for."""
+    """A lazy frame of Polars."""
 
-    can_repeat = True
+    can_repeat = can_project = True
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
@@ -74,7 +75,7 @@ class Lazy(Source):
 class Files(Source):
     """A dataset of Arrow: Parquet, CSV or Arrow files."""
 
-    can_repeat = has_random_access = True
+    can_repeat = can_project = has_random_access = True
 
     def __init__(self, dataset: ds.Dataset) -> None:
         self._dataset = dataset
