@@ -13,7 +13,7 @@ from .._core.checks import is_traced
 from .._core.modes import is_recorded, is_transformed
 from .operator import Operator
 
-__all__ = ["opaque"]
+__all__ = ["limited", "opaque"]
 
 Function = Callable[[Tensor, Any], Tensor]
 
@@ -62,12 +62,16 @@ def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor
     def outputs(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(x.shape)
 
+    def describe(x: Tensor, *_: Any) -> tuple[torch.device, torch.dtype, int]:
+        return x.device, x.dtype, x.numel()
+
     name, _, arguments = schema.rstrip(")").partition("(")
     of_value = Operator(
         f"{name}({arguments}) -> Tensor",
         outputs=outputs,
         reference=lambda x, other, key: (Opaque.apply(x, other), False),
         triton=False,
+        describe=describe,
         setup=keep,
         backward=backward,
     )
@@ -76,6 +80,7 @@ def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor
         outputs=outputs,
         reference=lambda x, other, grad, key: (gradient(x, other, grad), False),
         triton=False,
+        describe=describe,
     )
 
     def call(x: Tensor, other: Any) -> Tensor:
@@ -86,3 +91,12 @@ def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor
         return of_value(x, other, ())[0]
 
     return call
+
+
+#: ``limited(x, most) -> x``, with a gradient that is kept in [-most, most], so that a dtype with a smaller range can
+#: hold it.
+limited = opaque(
+    "limited(Tensor x, float most)",
+    lambda x, most: x.clone(),
+    lambda x, most, grad: grad.clamp(-most, most),
+)

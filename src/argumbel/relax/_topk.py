@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .._core.checks import EXACT_BELOW, Rows, check_k, check_tau, one_of
 from ..choice import summands
+from ..kernels.opaque import limited
 from ..kernels.race import first
 from ..kernels.softmax import over, shifted, straight_through
 from ..noise import KeyedNoise
@@ -62,7 +63,7 @@ def relaxed_topk(
 
     Returns:
         A tensor in the shape and dtype of logits (under autocast, in the dtype of torch's softmax). It sums to k along
-        dim.
+        dim. A gradient beyond the range of the dtype, as at a tiny tau in float16, is the dtype's largest number.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
@@ -88,17 +89,22 @@ def relaxed_topk(
     n = rows.x.shape[-1]
     k = check_k(k, n)
     x, g = summands(rows, noise, generator)
+    x = limited(x, torch.finfo(logits.dtype).max)
     values, bad = shifted(x, g, k)
     if bad:
         rows.complain(noise, k)
     drawn = first(x.detach(), g, k, g.dtype)[1].clamp(min=0)
     exact = torch.zeros_like(values, requires_grad=False).scatter(-1, drawn, 1.0)
     exact = exact + 0 * values.detach().amax(-1, keepdim=True)
+    if isinstance(tau, Tensor):
+        tau = limited(tau.to(values), torch.finfo(tau.dtype).max)
     tau = torch.as_tensor(tau, dtype=values.dtype, device=values.device)
     frozen = tau < EXACT_BELOW
     positive = torch.where(frozen, 1, tau)
     if k < 2 or (k == n and method == "marginals"):
-        soft = torch.softmax(over(values, positive), -1)
+        # What is far down is nothing; its quotient by tau^2, in the gradient of tau, could overflow.
+        far = values.detach() < -FAR * positive.detach()
+        soft = torch.softmax(over(values.masked_fill(far, -torch.inf), positive), -1)
         soft = soft if k == 1 else exact + 0 * soft
     elif method == "successive":
         soft = _successive_softmaxes(values, k, positive, x == -torch.inf)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .._core.checks import Rows, can_raise, check_k
 from ..kernels.race import best_k
 from ..noise import KeyedNoise, draw_like
+from ._range import saturated, saturated_exp
 
 __all__ = ["PriorityDraw", "priority_sample"]
 
@@ -54,8 +55,9 @@ def priority_sample(
         ``(values, indices, weights, threshold)``. The first three have the shape ``(*batch, k)`` for ``dim=-1``: log
         priorities ``logits - log(u)``, falling; int64 indices; weights. The log threshold has the shape ``(*batch,)``;
         it is -inf where all allowed items were drawn, and then the weights are ``exp(logits)``. All but the indices are
-        in the dtype of logits. The gradient of a weight with respect to its own logit is the weight itself, so the
-        gradient of the estimated sum is unbiased too.
+        in the dtype of logits; what is above the range of the dtype is the largest number of the dtype. The gradient of
+        a weight with respect to its own logit is the weight itself, so the gradient of the estimated sum is unbiased
+        too.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, noise or mask of the wrong shape, both noise and
@@ -87,7 +89,9 @@ def priority_sample(
     bad = ~values.isfinite()
     if can_raise(values) and bool(bad.any()):
         rows.complain(noise, k)
-    values, indices = values.masked_fill(bad, torch.nan).to(logits.dtype), indices.masked_fill(bad, -1)
-    log_q = (chosen.detach() - threshold.unsqueeze(dim)).clamp(max=0)
-    weights = torch.exp(chosen - log_q + 0 * values.detach())  # NaN where the value is
-    return PriorityDraw(values, indices, weights.to(logits.dtype), threshold.to(logits.dtype))
+    values, indices = values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
+    # Not chosen - log q, which would round the threshold away where the item is far below it. NaN where the value is.
+    height = torch.maximum(chosen.detach(), threshold.unsqueeze(dim)) + 0 * values.detach()
+    weights = saturated_exp(height + (chosen - chosen.detach()))
+    values, weights, threshold = (saturated(part, logits.dtype) for part in (values, weights, threshold))
+    return PriorityDraw(values, indices, weights, threshold)

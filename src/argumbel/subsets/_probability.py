@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from .._core.checks import Rows, can_raise
-from .._core.elementwise import top_at_zero
 from .._core.integrals import FAR, log_prob_first
 from ._shapes import check_other_dims
 
@@ -43,7 +42,8 @@ def topk_log_prob(
 
     Returns:
         Log probabilities, shape ``(*batch,)``: the broadcast shape without ``dim``. They are differentiable in logits.
-        The log probability is -inf where an item is forbidden or comes twice, and 0 where there is no item.
+        The log probability is -inf where an item is forbidden or comes twice, and 0 where there is no item. It is also
+        -inf where it is below the range of the dtype, as it may be for logits near the ends of this range.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, an index outside of [0, n) that is not padding,
@@ -73,7 +73,7 @@ def topk_log_prob(
     x = rows.x.to(torch.float64)
     items = indices.movedim(dim, -1)
     bad = ~(x.amax(-1).isfinite()) | x.isnan().any(-1)
-    x = top_at_zero(x.masked_fill(bad.unsqueeze(-1), 0))
+    x = x.masked_fill(bad.unsqueeze(-1), 0)
     padding = items == -1
     outside = ((items < 0) | (items >= n)) & ~padding
     early = padding[..., :-1] & ~padding[..., 1:]
@@ -104,20 +104,22 @@ def topk_log_prob(
     # An impossible draw gets a finite log probability first, so that its gradient is 0 and not NaN.
     chosen = chosen.masked_fill(impossible.unsqueeze(-1), 0)
     rest = x.masked_fill(drawn, -torch.inf)
-    all_drawn = (rest == -torch.inf).all(-1)
-    rest = torch.logsumexp(rest.masked_fill(all_drawn.unsqueeze(-1), 0), -1)
+    peak = rest.detach().amax(-1, keepdim=True)
+    all_drawn = peak == -torch.inf
+    log_rest = (rest.masked_fill(all_drawn, 0) - peak.masked_fill(all_drawn, 0)).logsumexp(-1, keepdim=True)
+    log_rest = log_rest.masked_fill(all_drawn, 0)
     if k == 0:
-        log_prob = 0 * rest
+        log_prob = 0 * log_rest.squeeze(-1)
     elif ordered or k == 1:
-        # If nobody is left, a stand-in so far below the last item that adding it changes nothing.
-        rest = torch.where(all_drawn, chosen[..., -1].detach() - 800, rest)
-        left = _log_sums_from(torch.cat([chosen[..., 1:], rest.unsqueeze(-1)], -1))
+        peaks = torch.cat([chosen[..., 1:].detach(), peak], -1)
+        logs = torch.cat([chosen[..., 1:] - chosen[..., 1:].detach(), log_rest], -1)
+        peaks, logs = _sums_from(peaks, logs)
         # Against what is left *after* each draw: nothing cancels, however little that is.
-        log_prob = _log_sigmoid(chosen - left).masked_fill(padding, 0).sum(-1)
+        log_prob = _log_sigmoid((chosen - peaks) - logs).masked_fill(padding, 0).sum(-1)
     else:
-        relative = (chosen - rest.unsqueeze(-1)).masked_fill(all_drawn.unsqueeze(-1), 0)
+        relative = ((chosen - peak) - log_rest).masked_fill(all_drawn, 0)
         relative = relative.masked_fill(padding, FAR)  # there at once, before all others
-        log_prob = log_prob_first(relative).masked_fill(all_drawn | padding.all(-1), 0)
+        log_prob = log_prob_first(relative).masked_fill(all_drawn.squeeze(-1) | padding.all(-1), 0)
     log_prob = log_prob - log_prob.detach().clamp(min=0)  # a probability of 1 may be rounded up
     return log_prob.masked_fill(impossible, -torch.inf).masked_fill(bad, torch.nan).to(logits.dtype)
 
@@ -129,21 +131,36 @@ def _padding_first(items: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
     return items.gather(-1, (places - padded) % max(1, items.shape[-1])), places < padded
 
 
+# A sum of weights e^x is a pair (peak, log), the sum being e^(peak + log): peak is the largest x, a number without a
+# gradient, and log is in [0, log n]. So the difference of two x is exact, however far the other x are. Of two x at both
+# ends of float64 it is infinite, and has the right limits and gradients.
+
+
+def _sums_from(peaks: Tensor, logs: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums of ``weights[..., i:]`` for each i, in log2(k) steps. (``Tensor.logcumsumexp`` has NaN in its second
+    derivative.)"""
+    reach = 1
+    while reach < peaks.shape[-1]:
+        near, far = peaks[..., :-reach], peaks[..., reach:]
+        high = torch.maximum(near, far)
+        added = _log_add((near - high) + logs[..., :-reach], (far - high) + logs[..., reach:])
+        peaks = torch.cat([high, peaks[..., -reach:]], -1)
+        logs = torch.cat([added, logs[..., -reach:]], -1)
+        reach *= 2
+    return peaks, logs
+
+
+def _log_add(a: Tensor, b: Tensor) -> Tensor:
+    """``log(e^a + e^b)``, one of them finite."""
+    gap = a - b
+    negative = gap < 0
+    return torch.where(negative, b, a) + torch.log1p(torch.exp(torch.where(negative, gap, -gap)))
+
+
 def _log_sigmoid(x: Tensor) -> Tensor:
     """The second derivative of ``torch.nn.functional.logsigmoid`` is NaN for large x."""
     negative = x < 0
     return torch.where(negative, x, 0) - torch.log1p(torch.exp(torch.where(negative, x, -x)))
-
-
-def _log_sums_from(x: Tensor) -> Tensor:
-    """``logsumexp(x[..., i:])`` for each i, in log2(k) steps. (``Tensor.logcumsumexp`` has NaN in its second
-    derivative.)"""
-    reach = 1
-    while reach < x.shape[-1]:
-        near, far = x[..., :-reach], x[..., reach:]
-        x = torch.cat([near - _log_sigmoid(near - far), x[..., -reach:]], -1)
-        reach *= 2
-    return x
 
 
 def _check_indices(indices: Tensor, logits: Tensor, dim: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,9 +10,13 @@ from torch import Tensor
 
 from .._core.checks import can_raise, check_dim, check_logits, floating
 from .._core.integrals import log_arrived
+from ..kernels.opaque import limited
+from ._range import saturated, saturated_exp
 from ._shapes import check_other_dims
 
 __all__ = ["WeightedSum", "threshold_estimate", "threshold_weights"]
+
+FAR = 500.0  # an item so far below the threshold has q = e^(x - threshold) to all digits, and an item so far above 1
 
 
 class WeightedSum(NamedTuple):
@@ -40,7 +45,8 @@ def threshold_weights(values: Tensor, logits: Tensor, *, dim: int = -1) -> Tenso
     Returns:
         Weights of the first k items, shape ``(*batch, k)``, in the dtype of logits. The gradient of a weight with
         respect to logits treats q_i as a constant. So the gradient of ``(weights * f).sum()`` is an unbiased estimate
-        of the gradient of the sum over all items.
+        of the gradient of the sum over all items. A weight above the range of the dtype is the largest number of the
+        dtype, with the gradient 0.
 
     Raises:
         ValueError: shapes that differ, fewer than two values, a value that is NaN or below the last value. Under
@@ -59,7 +65,7 @@ def threshold_weights(values: Tensor, logits: Tensor, *, dim: int = -1) -> Tenso
     Thorup 2007, "Priority sampling for estimation of arbitrary subset sums".
     """
     log_weights, _ = _log_weights(values, logits, dim)
-    return log_weights.exp().to(logits.dtype).movedim(-1, dim)
+    return saturated(saturated_exp(log_weights), logits.dtype).movedim(-1, dim)
 
 
 def threshold_estimate(
@@ -82,7 +88,8 @@ def threshold_estimate(
             variance (which is linearised).
 
     Returns:
-        ``(value, variance)``, shape ``(*batch,)``, in the promoted dtype of f and logits.
+        ``(value, variance)``, shape ``(*batch,)``, in the promoted dtype of f and logits. What is beyond the range of
+        the dtype is the largest number of the dtype, with the gradient 0.
 
     Raises:
         ValueError: f of a shape that does not fit values; values and logits of shapes that differ, fewer than two
@@ -112,17 +119,19 @@ def threshold_estimate(
             "out f of the last item"
         )
     check_other_dims("f", f, "values", values, dim)
-    terms, weights = f.movedim(dim, -1).to(torch.float64), log_weights.exp()
-    value = (weights * terms).sum(-1)
+    terms = limited(f.movedim(dim, -1).to(torch.float64), torch.finfo(f.dtype).max)
+    weights = log_weights.softmax(-1) if normalize else saturated_exp(log_weights)
+    most = torch.finfo(torch.float64).max / k  # k numbers up to this have a finite sum
+    value = (weights * terms).clamp(-most, most).sum(-1)
     if normalize:
-        total = weights.sum(-1)
-        value = value / total
-        weights, terms = weights / total.unsqueeze(-1), terms - value.unsqueeze(-1)
-    variance = ((weights * terms).square() * -torch.expm1(log_q)).sum(-1)
+        terms = (terms - value.unsqueeze(-1)).clamp(-most, most)
+    # The square root first: a square may overflow where 1 - q makes it small again.
+    spread = weights * torch.expm1(log_q).neg().sqrt() * terms
+    variance = spread.clamp(-math.sqrt(most), math.sqrt(most)).square().sum(-1)
     if k < 2:
         variance = variance * torch.nan
     dtype = torch.promote_types(f.dtype, logits.dtype)
-    return WeightedSum(value.to(dtype), variance.to(dtype))
+    return WeightedSum(saturated(value, dtype), saturated(variance, dtype))
 
 
 def _log_weights(values: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -147,6 +156,11 @@ def _log_weights(values: Tensor, logits: Tensor, dim: int) -> tuple[Tensor, Tens
             "values must be finite and fall along dim, but some are NaN, +inf or below the last; pass them as they "
             "are drawn"
         )
-    x = logits.to(torch.float64).movedim(dim, -1)[..., :k]
-    log_q = log_arrived(x.detach() - threshold)
-    return x - log_q, log_q
+    x = limited(logits.to(torch.float64), torch.finfo(logits.dtype).max).movedim(dim, -1)[..., :k]
+    fixed = x.detach()
+    above = fixed - threshold
+    log_q = log_arrived(above)
+    # An item far below the threshold has q = e^above, and the weight e^threshold, which x - log q would round away.
+    near = above.clamp(-FAR, FAR)
+    log_weights = torch.where(above < 0, threshold, fixed) + (near.clamp(max=0) - log_arrived(near))
+    return log_weights + (x - fixed), log_q
