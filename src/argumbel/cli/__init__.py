@@ -1,4 +1,5 @@
-"""The command line: ``argumbel train``, ``evaluate``, ``compare``, ``sweep`` and ``plot``, one file for each.
+"""The command line: ``argumbel sample``, ``train``, ``evaluate``, ``compare``, ``sweep`` and ``plot``, one file for
+each.
 
 Only this package needs typer and rich. A command imports what else it needs when it runs.
 """
@@ -18,6 +19,7 @@ except ImportError as error:
 from ._compare import compare
 from ._evaluate import evaluate
 from ._plot import plot
+from ._sample import sample
 from ._sweep import sweep
 from ._train import train
 
@@ -27,7 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Random discrete choices: train and evaluate a categorical VAE, compare gradient estimators, draw figures.",
+    help="Random discrete choices: sample the rows of a table, train and evaluate a categorical VAE, compare gradient "
+    "estimators, draw figures.",
 )
 
 
@@ -47,6 +50,7 @@ def _options(
 ) -> None: ...
 
 
+app.command()(sample)
 app.command()(train)
 app.command()(evaluate)
 app.command()(sweep)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from .._core.checks import count
 from ._columns import Names, as_names, raise_bad_weights, weights_of
@@ -28,6 +30,7 @@ def sample(
     unit: str = "row",
     nulls: str = "error",
     columns: Names = None,
+    progress: Callable[[int, int | None], None] | None = None,
 ) -> Sample:
     """k rows of a table without replacement, each next one with probability ``w_i / sum of w over the rows left``.
 
@@ -52,6 +55,8 @@ def sample(
         unit: ``"row"`` or ``"key"``: see :class:`Reservoir`.
         nulls: ``"error"``, or ``"zero"``: a null weight counts as 0.
         columns: the columns of the sample; default all. Of files the other columns are read for the drawn rows alone.
+        progress: called after each batch with the number of rows read so far, and that of all rows to read, which is
+            None where the source does not say. What is read twice counts twice.
 
     Returns:
         :class:`Sample`. Where fewer rows have a positive weight, all of these.
@@ -70,12 +75,14 @@ def sample(
     and weighted reservoir sampling".
     """
     rows = open_source(source)
-    scale = None
-    if method in ("poisson", "pareto"):
-        scale = _scale(rows, count("k", k, least=1), weights, nulls)
+    scale, read_twice = None, method in ("poisson", "pareto")
+    watch = _Watch(progress, rows, 2 if read_twice else 1)
+    if read_twice:
+        scale = _scale(rows, count("k", k, least=1), weights, nulls, watch)
     cost = budget[0] if isinstance(budget, tuple) else None
     narrow = dict.fromkeys([*(n for n in (weights, cost) if n), *as_names("key", key), *as_names("by", by)])
     wanted = None if columns is None else list(as_names("columns", columns))
+    rows.check(wanted)
     # Files of many columns: one pass over the few that the race needs, then the winners' rows.
     twice = (
         rows.has_random_access and not isinstance(budget, str) and (wanted is None or not narrow.keys() >= set(wanted))
@@ -85,13 +92,28 @@ def sample(
         nulls=nulls, columns=() if twice else wanted,
     )  # fmt: skip
     read = list(narrow) if twice else list(dict.fromkeys([*narrow, *wanted])) if wanted is not None else None
-    for batch in rows.batches(read):
+    for batch in watch(rows.batches(read)):
         reservoir.update(batch)
     found = reservoir.result()
     return found.with_rows(rows.take(found.positions, wanted)) if twice else found
 
 
-def _scale(rows: Source, k: int, weights: str | None, nulls: str) -> float:
+class _Watch:
+    """Passes batches on, and says after each how many rows have been read, in one pass or several."""
+
+    def __init__(self, progress: Callable[[int, int | None], None] | None, rows: Source, passes: int) -> None:
+        total = rows.count() if progress is not None else None
+        self._progress, self._done, self._total = progress, 0, None if total is None else passes * total
+
+    def __call__(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for batch in batches:
+            yield batch
+            self._done += len(batch)
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _scale(rows: Source, k: int, weights: str | None, nulls: str, watch: _Watch) -> float:
     """c with ``sum of min(1, c w_i) = k``, by a pass over the weights; at most k of the rows have c w of 1 or more."""
     if not rows.can_repeat:
         raise ValueError(
@@ -99,7 +121,7 @@ def _scale(rows: Source, k: int, weights: str | None, nulls: str) -> float:
             "a file first, or pass scale= to a Reservoir"
         )
     largest, total, positive, least, seen = np.zeros(0), 0.0, 0, np.inf, 0
-    for batch in rows.batches([weights] if weights else None):
+    for batch in watch(rows.batches([weights] if weights else None)):
         w = np.ones(len(batch)) if weights is None else weights_of(batch, weights, nulls, seen).double().numpy()
         if not (np.isfinite(w) & (w >= 0)).all():
             raise_bad_weights(weights_of(batch, str(weights), nulls, seen), str(weights), seen)

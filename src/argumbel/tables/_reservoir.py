@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import kernels
 from .._core.checks import count, integer, number, one_of
-from ._columns import Names, as_names, as_table, ids_of, raise_bad_weights, row_bytes, take, weights_of
+from ._columns import Names, as_names, as_table, column_of, ids_of, raise_bad_weights, row_bytes, take, weights_of
 from ._groups import Groups
 from ._sample import Sample
 
@@ -149,6 +149,8 @@ class Reservoir:
         weights = torch.ones(len(table)) if self.weights is None else weights_of(table, self.weights, self.nulls, first)
         items, rows = ids_of(table, self.key) if self.key else (None, None)
         codes = self.groups.codes(table)
+        for name in self.columns or ():
+            column_of(table.slice(0, 0), "columns", name)  # raises where there is none
         payload = table if self.columns is None else table.select(list(self.columns))
         if not self._parts:
             self._parts, self._payloads = (

@@ -37,6 +37,13 @@ class Source:
         for batch in self._batches:
             yield as_table(batch)
 
+    def check(self, columns: list[str] | None) -> None:
+        """Raise ``ValueError`` for a column that there is not, where columns are known before rows are read."""
+
+    def count(self) -> int | None:
+        """The number of rows, where it is known before they are read."""
+        return None
+
     def take(self, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
         """The rows of these numbers, in the order of ``positions``."""
         raise NotImplementedError
@@ -56,6 +63,9 @@ class Frame(Source):
             return
         for batch in pa.RecordBatchReader.from_stream(self._frame):
             yield as_table(batch)
+
+    def count(self) -> int | None:
+        return len(self._frame) if isinstance(self._frame, pa.Table) else None  # a relation would run its query
 
 
 class Lazy(Source):
@@ -80,13 +90,20 @@ class Files(Source):
     def __init__(self, dataset: ds.Dataset) -> None:
         self._dataset = dataset
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        schema = self._dataset.schema
+    def check(self, columns: list[str] | None) -> None:
+        names = self._dataset.schema.names
         for name in columns or ():
-            if name not in schema.names:
-                raise ValueError(f"the files must have the column {name!r}, but they have {schema.names}; name another")
+            if name not in names:
+                raise ValueError(f"the files must have the column {name!r}, but they have {names}; name another")
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        self.check(columns)
         for batch in self._dataset.to_batches(columns=columns, batch_size=BATCH, fragment_readahead=2):
             yield as_table(batch)
+
+    def count(self) -> int | None:
+        kind = getattr(self._dataset, "format", None)
+        return self._dataset.count_rows() if isinstance(kind, (ds.ParquetFileFormat, ds.IpcFileFormat)) else None
 
     def take(self, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
         order = np.argsort(positions, kind="stable")
