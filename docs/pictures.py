@@ -13,6 +13,7 @@ import astar_pictures
 import partition_pictures
 import reverse_pictures
 import subsets_pictures
+import tables_pictures
 import torch
 from matplotlib.figure import Figure
 
@@ -32,6 +33,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **reverse_pictures.PICTURES,
     **partition_pictures.PICTURES,
     **astar_pictures.PICTURES,
+    **tables_pictures.PICTURES,
 }
 
 
