@@ -21,7 +21,7 @@ __all__ = ["LAWS", "Reservoir"]
 
 # The law of a row's time times its weight, by the method of sampling.
 LAWS = {"gumbel": "exponential", "priority": "uniform", "poisson": "uniform", "pareto": "odds"}
-SLICE = 1 << 11  # about as many rows are looked at first, before there is a bar that spares most rows their logarithm
+SLICE = 1 << 12  # so many rows are looked at first, before there is a bar that spares most rows their logarithm
 FIELDS = {
     "time": np.float64,
     "item": np.int64,  # the id: a number of 64 bits, or the first half of 128
@@ -157,9 +157,10 @@ class Reservoir:
                 [{name: np.zeros(0, kind) for name, kind in FIELDS.items()}],
                 [payload.slice(0, 0)],
             )
-        done, size = 0, max(SLICE, 4 * (self.k or 0))
+        done, least = 0, max(SLICE, 2 * (self.k or 0))
         while done < len(table):
-            size = len(table) if np.isfinite(self._bars()).all() else 4 * size
+            # No more than all rows before: the bar cannot fall far while these are looked at.
+            size = max(least, self.rows_seen + done)
             part = slice(done, min(len(table), done + size))
             self._look(table, payload, weights, items, rows, codes, part, first)
             done = part.stop
@@ -290,6 +291,9 @@ class Reservoir:
         self._payloads = [take(payload, keep).combine_chunks()]
 
     def _check_ids(self, state: dict[str, np.ndarray]) -> None:
+        items = np.sort(state["item"])
+        if not (items[1:] == items[:-1]).any():  # nearly always, and much sooner known than what follows
+            return
         by_id = np.lexsort((state["time"], state["row"], state["item"]))
         item, row, time = (state[name][by_id] for name in ("item", "row", "time"))
         same = (item[1:] == item[:-1]) & (row[1:] == row[:-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Sample:
         self.groups = groups.to_table().drop_columns(["bar"])
         self.positions = drawn["position"]
         self._weights, self._group = drawn["weight"], drawn["group"]
-        self._unit = np.unique(np.stack([drawn["row"], drawn["item"]]), axis=1, return_inverse=True)[1].reshape(-1)
+        self._ids = np.stack([drawn["row"], drawn["item"]])
         self._totals = groups.weight.copy()
         self._by = groups.names
         w, bar = self._weights, bars[self._group]
@@ -64,6 +65,14 @@ class Sample:
             self._p = np.minimum(1.0, w * scale)
         self._times = drawn["time"]
         self.table = self._complete(rows)
+
+    @cached_property
+    def _unit(self) -> np.ndarray:
+        """The number of each row's id, among the ids of the sample."""
+        order = np.lexsort(self._ids)
+        ids, unit = self._ids[:, order], np.zeros(len(order), np.int64)
+        unit[order[1:]] = np.cumsum((ids[:, 1:] != ids[:, :-1]).any(0))
+        return unit
 
     def _complete(self, rows: pa.Table) -> pa.Table:
         added = pa.table({"_key": self._times, "_weight": 1 / self._p})
@@ -149,11 +158,12 @@ class Sample:
 
     def _sum(self, x: np.ndarray, domain: np.ndarray, calibrate: bool) -> Estimate:
         # Rows of one id are drawn together: what counts is their sum.
-        units = self._unit.max() + 1 if len(x) else 0
+        unit = self._unit
+        units = unit.max() + 1 if len(x) else 0
         first = np.zeros(units, np.int64)
-        first[self._unit] = np.arange(len(x))
-        x = np.bincount(self._unit, np.where(domain, x, 0.0), minlength=units)
-        w = np.bincount(self._unit, self._weights, minlength=units)
+        first[unit] = np.arange(len(x))
+        x = np.bincount(unit, np.where(domain, x, 0.0), minlength=units)
+        w = np.bincount(unit, self._weights, minlength=units)
         p, group = self._p[first], self._group[first]
         groups = len(self._totals)
         each = np.bincount(group, x / p, minlength=groups)
