@@ -17,7 +17,7 @@ from argumbel.kernels import cpu
 
 from .measure import OURS
 
-LIBRARIES = (OURS, "torch", "numpy", "scipy", "jax", "jaxlib", "pandas", "duckdb")
+LIBRARIES = (OURS, "torch", "numpy", "scipy", "jax", "jaxlib", "pandas", "duckdb", "pyarrow")
 
 
 def confine(threads: int) -> None:

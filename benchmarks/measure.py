@@ -182,6 +182,7 @@ def measure_memory(rows: list[Row]) -> None:
         "MALLOC_MMAP_THRESHOLD_": "65536",
         "MALLOC_TRIM_THRESHOLD_": "0",
         "MALLOC_ARENA_MAX": "1",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
     }
     wanted = {row.case: [entry.name for entry in row.entries if entry.timing] for row in rows if not row.failure}
     process = subprocess.run(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from . import tables
 from .ops import OPS, Op
 from .peers import (
     ALIAS,
@@ -97,6 +98,12 @@ CASES: list[Case] = [
     *_cases("gumbel_softmax hard + backward", [HALF]),
     *_cases("posterior_gumbel", [LONG[0]], {OUR_NOISE: 0.5}),
     *_cases("posterior_gumbel", SHORT),
+    *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
+    *_cases(tables.SCATTERED, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
+    *_cases(tables.FILE, [Size((POPULATION,), k=1000)], {tables.READ: 0.834, tables.DUCKDB: 1.5}),
+    *_cases(tables.WHOLE_FILE, [Size((POPULATION,), k=1000)]),
+    *_cases(tables.ORDER, [Size((POPULATION,), k=1_000_000)], {tables.MULTINOMIAL: 1.5}),
+    *_cases(tables.BUCKET, [Size((POPULATION,), k=1_000_000)], {tables.MULTINOMIAL: 1.5}),
 ]
 
 
