@@ -266,6 +266,10 @@ def test_a_budget_takes_the_longest_prefix_that_fits() -> None:
     rows = sample(TABLE.select(["id", "w", "name"]), **WANTED, budget="1kB")
     size = sum(8 + 8 + 4 + len(name) for name in rows.table["name"].to_pylist())
     assert 1000 - 40 < size <= 1000
+    # Columns that are not kept cost nothing; and what goes over the wire is what came from it.
+    fewer = sample(TABLE, **WANTED, budget="1kB", columns=["id", "x"])
+    assert len(fewer) == 1000 // 16
+    assert Reservoir.from_bytes(Reservoir(**WANTED, budget="1kB").update(TABLE).to_bytes()).budget == 1000
 
 
 def test_coordinated_samples_share_rows() -> None:

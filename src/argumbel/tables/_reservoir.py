@@ -109,7 +109,7 @@ class Reservoir:
                 f"scale must be given for 'poisson' and 'pareto', and for them alone, but it is {scale} for "
                 f"{method!r}; argumbel.tables.sample finds it"
             )
-        if (budget is not None or scale is not None) and by is not None:
+        if (budget is not None or scale is not None) and as_names("by", by):
             raise ValueError("by must be without a budget and a scale, but one is given; sample each group by itself")
         if budget is not None and scale is not None:
             raise ValueError(
@@ -226,10 +226,9 @@ class Reservoir:
     def _costs(self, table: pa.Table, places: np.ndarray) -> np.ndarray:
         if self.budget is None:
             return np.zeros(len(places))
-        taken = take(table, places)
-        if self.cost is None:
-            return row_bytes(taken)
-        cost = weights_of(taken, self.cost, "error", 0).double().numpy().copy()
+        if self.cost is None:  # bytes of the columns that are kept
+            return row_bytes(take(table if self.columns is None else table.select(list(self.columns)), places))
+        cost = weights_of(take(table, places), self.cost, "error", 0).double().numpy().copy()
         if not (np.isfinite(cost) & (cost >= 0)).all():
             raise ValueError(
                 f"budget must be of costs that are finite and at least 0, but {self.cost!r} has others; mend the column"
