@@ -8,7 +8,7 @@ SANITIZED := $(foreach idea,kernels arrivals reference position golden choice no
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo build test test-fast slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo build test test-fast test-clusters slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -24,6 +24,9 @@ test-fast: .venv/test.stamp  ## the tests that tests/slow.txt does not list: abo
 slow: .venv/test.stamp  ## run and time all tests, and write tests/slow.txt again
 	$(BIN)/python -m pytest -n auto --junitxml=build/times.xml
 	$(BIN)/python -m tests.slow build/times.xml
+
+test-clusters: .venv/clusters.stamp  ## samples of tables of Spark (needs Java 17) and Ray, on this machine: some minutes
+	ARGUMBEL_TEST_CLUSTERS=1 $(BIN)/python -m pytest tests/test_tables_clusters.py tests/test_tables_sql.py
 
 # Installs over the usual build; the stamps are removed, so that the next command installs the usual build again.
 sanitize: .venv/test.stamp  ## tests of the kernels under the address and undefined-behaviour sanitizers, on Linux

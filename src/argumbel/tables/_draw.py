@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from .._core.checks import count
-from ._columns import Names, as_names, raise_bad_weights, weights_of
+from ._clusters import open_cluster, sample_cluster
+from ._columns import Names, as_names
 from ._reservoir import Reservoir
 from ._sample import Sample
+from ._scale import Scale
 from ._sources import Source, open_source
 
 __all__ = ["sample"]
@@ -42,7 +43,7 @@ def sample(
         source: the table. A path or a pattern of Parquet, CSV or Arrow files, a folder of such files, or a list (the
             files are taken in the order of their names); anything with ``__arrow_c_stream__``: a data frame of pandas
             or Polars, a relation of DuckDB, a table of Arrow, ...; a ``LazyFrame`` of Polars; a ``Dataset`` of
-            PyArrow; or an iterator of batches.
+            PyArrow; an iterator of batches; or a data frame of Dask or Spark or a dataset of Ray, which need ``key``.
         k: the number of rows, at least 1. May be left out where a budget is given.
         weights: the column of weights, numbers of at least 0; a row of weight 0 is never drawn. Default: all weights 1.
         key: the column, or columns, that tell rows apart. Default: the number of the row in the source, so a source in
@@ -54,9 +55,10 @@ def sample(
         budget: the greatest total cost, ``(column, total)`` or bytes, ``"100MB"``.
         unit: ``"row"`` or ``"key"``: see :class:`Reservoir`.
         nulls: ``"error"``, or ``"zero"``: a null weight counts as 0.
-        columns: the columns of the sample; default all. Of files the other columns are read for the drawn rows alone.
+        columns: the columns of the sample; default all. Of files the other columns are read for the drawn rows alone;
+            on a cluster these columns and those that the draw needs are read.
         progress: called after each batch with the number of rows read so far, and that of all rows to read, which is
-            None where the source does not say. What is read twice counts twice.
+            None where the source does not say. What is read twice counts twice. A cluster reports its own progress.
 
     Returns:
         :class:`Sample`. Where fewer rows have a positive weight, all of these.
@@ -74,6 +76,12 @@ def sample(
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Vieira 2014, "Gumbel-max trick
     and weighted reservoir sampling".
     """
+    cluster = open_cluster(source)
+    if cluster is not None:
+        return sample_cluster(
+            cluster, k, weights=weights, key=key, by=by, seed=seed, method=method, budget=budget, unit=unit,
+            nulls=nulls, columns=columns,
+        )  # fmt: skip
     rows = open_source(source)
     scale, read_twice = None, method in ("poisson", "pareto")
     watch = _Watch(progress, rows, 2 if read_twice else 1)
@@ -114,26 +122,13 @@ class _Watch:
 
 
 def _scale(rows: Source, k: int, weights: str | None, nulls: str, watch: _Watch) -> float:
-    """c with ``sum of min(1, c w_i) = k``, by a pass over the weights; at most k of the rows have c w of 1 or more."""
+    """What multiplies the weights, by a pass over them."""
     if not rows.can_repeat:
         raise ValueError(
             "source must be a table that can be read twice for 'poisson' and 'pareto', but it is a stream; write it to "
             "a file first, or pass scale= to a Reservoir"
         )
-    largest, total, positive, least, seen = np.zeros(0), 0.0, 0, np.inf, 0
+    scale = Scale(k, weights, nulls)
     for batch in watch(rows.batches([weights] if weights else None)):
-        w = np.ones(len(batch)) if weights is None else weights_of(batch, weights, nulls, seen).double().numpy()
-        if not (np.isfinite(w) & (w >= 0)).all():
-            raise_bad_weights(weights_of(batch, str(weights), nulls, seen), str(weights), seen)
-        seen += len(w)
-        some = w[w > 0]
-        positive, total, least = positive + len(some), total + float(some.sum()), min(least, some.min(initial=np.inf))
-        largest = np.concatenate([largest, some])
-        if len(largest) > k:
-            largest = np.partition(largest, len(largest) - k)[len(largest) - k :]
-    if positive <= k:
-        return float(np.nextafter(1 / least, np.inf)) * (1 + 1e-12) if positive else 1.0
-    largest = np.sort(largest)[::-1]
-    rest = total - np.concatenate([[0.0], np.cumsum(largest)])[:-1]  # without the j largest
-    scales = (k - np.arange(len(largest))) / rest
-    return float(scales[int(np.argmax(scales * largest < 1))]) if (scales * largest < 1).any() else float(scales[-1])
+        scale.update(batch)
+    return scale.value()

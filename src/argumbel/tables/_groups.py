@@ -73,7 +73,8 @@ class Groups:
 
     def merge(self, other: Groups) -> np.ndarray:
         """Add what other has counted; the numbers here of its groups."""
-        self.kinds = self.kinds or other.kinds
+        if any(map(pa.types.is_null, self.kinds or [pa.null()])):  # no value came here yet, or nothing but nulls
+            self.kinds = other.kinds
         to = np.array([self._number(value) for value in other.values], np.int32)
         self.rows[to] += other.rows
         self.weight[to] += other.weight
