@@ -10,5 +10,6 @@ except ImportError as error:  # pragma: no cover - the message is all there is t
 from ._draw import sample
 from ._reservoir import Reservoir
 from ._sample import Estimate, Sample
+from ._sql import sql
 
-__all__ = ["Estimate", "Reservoir", "Sample", "sample"]
+__all__ = ["Estimate", "Reservoir", "Sample", "sample", "sql"]
