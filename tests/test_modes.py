@@ -188,6 +188,27 @@ def test_compiled_with_a_generator(backend: str, name: str) -> None:
         torch.testing.assert_close(result, function(x, generator=generator))
 
 
+@pytest.mark.parametrize("name", ["categorical", "gumbel_topk", "sample_without_replacement", "gumbel_softmax"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_of_items_in_one_graph(name: str, dtype: torch.dtype) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return SAMPLERS[name](x)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(SAMPLERS[name], fullgraph=True, dynamic=True, backend="aot_eager")
+    sizes = {0: torch.export.Dim("batch", min=2, max=5000), 1: torch.export.Dim("items", min=2, max=5000)}
+    exported = torch.export.export(Model(), (torch.zeros(4, 6, dtype=dtype),), dynamic_shapes={"x": sizes}).module()
+    for batch, n in ((4, 6), (5, 9), (3, 1500)):
+        x = torch.randn(batch, n, dtype=dtype)
+        results = []
+        for function in compiled, exported, SAMPLERS[name]:
+            torch.manual_seed(n)
+            results.append(function(x))
+        assert torch.equal(results[0], results[2])
+        assert torch.equal(results[1], results[2])
+
+
 def test_compiled_with_a_generator_elsewhere() -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(4, 5)

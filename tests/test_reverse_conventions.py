@@ -140,6 +140,29 @@ def test_bad_rows_are_marked_where_they_may_not_be_looked_at() -> None:
     assert torch.vmap(lambda y: top_down(y, noise=torch.zeros(4)))(x)[:3].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("known", [False, True])
+def test_compiled_an_index_out_of_range_marks_its_row(dtype: torch.dtype, known: bool) -> None:
+    """The backward pass raised an IndexError."""
+    torch._dynamo.reset()
+    index = torch.tensor([7, 1, -1, 3])
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0], requires_grad=True) if known else None
+    x = torch.randn(4, 3).to(dtype).requires_grad_()
+
+    def draw(x: Tensor, index: Tensor, value: Tensor | None) -> Tensor:
+        return posterior_gumbel(x, index, value=value, noise=ag.KeyedNoise(1))
+
+    values = torch.compile(draw, fullgraph=True, backend="aot_eager")(x, index, value)
+    assert values[[0, 2, 3]].isnan().all()
+    assert values[1].isfinite().all()
+    variables = [x] if value is None else [x, value]
+    upstream = torch.randn(4, 3).to(dtype)
+    slopes = torch.autograd.grad(values, variables, upstream)
+    eager = draw(x, index.clamp(0, 2), value)
+    for slope, expected in zip(slopes, torch.autograd.grad(eager, variables, upstream), strict=True):
+        torch.testing.assert_close(slope[1], expected[1])
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 

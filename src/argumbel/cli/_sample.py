@@ -118,14 +118,16 @@ def _arrow_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"files must be there to be read and written, but: {error}; check the path") from error
     except ImportError:
         raise
     except Exception as error:
         import pyarrow as pa
 
         if isinstance(error, pa.ArrowException):
-            raise ValueError(str(error)) from error
+            raise ValueError(
+                f"files must be of the kind that they are named, but: {error}; check the format"
+            ) from error
         raise
 
 

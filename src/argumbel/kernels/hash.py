@@ -1,4 +1,4 @@
-"""XXH64 (Yann Collet 2014) of many strings: names of rows as ids of 64 bits."""
+"""XXH64 (the hash function of the xxHash specification) of many strings: names of rows as ids of 64 bits."""
 
 from __future__ import annotations
 

@@ -87,7 +87,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Each value hangs between its own logit and the height T of the winner, and T on all logits where it was drawn:
     d values[i] / dT = exp(values[i] - T), d values[i] / d x[i] = 1 - that, dT / dx = softmax(x)."""
     x, index, values = ctx.saved_tensors
-    below = values - values.gather(-1, index.unsqueeze(-1))
+    won = index.unsqueeze(-1).clamp(0, x.shape[-1] - 1)  # an index out of range has made its row NaN
+    below = values - values.gather(-1, won)
     rise = (grad * below.exp()).sum(-1, keepdim=True)
     x_grad = -grad * below.expm1()
     if ctx.is_drawn:

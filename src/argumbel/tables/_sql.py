@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .._core.checks import count, integer
+from .._core.checks import count, integer, one_of
 from ._columns import Names, as_names
 
 __all__ = ["sql"]
@@ -121,8 +121,7 @@ def sql(
 
     Source: Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
-    if dialect not in DIALECTS:
-        raise ValueError(f"dialect must be one of {', '.join(map(repr, DIALECTS))}, but it is {dialect!r}")
+    one_of("dialect", dialect, DIALECTS)
     names = as_names("key", key)
     if len(names) != 1:
         raise ValueError(

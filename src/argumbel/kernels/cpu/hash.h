@@ -1,5 +1,4 @@
-// XXH64 (Yann Collet's, version 1 of 2014) of strings: names of rows as ids. Not part of the noise contract but of the rule
-// by which a table's rows get their ids.
+// XXH64 of strings: names of rows as ids. Not part of the noise contract, but of the rule by which rows get their ids.
 #pragma once
 #include <cstdint>
 #include <cstring>
