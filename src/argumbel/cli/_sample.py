@@ -85,7 +85,7 @@ def sample(
     The same seed draws the same rows, however the table is split into files.
     """
     output = output or (None if estimate else PIPE)
-    with errors_on_one_line(), _arrow_errors():
+    with errors_on_one_line(OSError, NotImplementedError):  # of files that are missing or broken
         from ..tables import sample as draw
 
         _check_output(output, source)
@@ -108,27 +108,6 @@ def sample(
             print_path(console, "Wrote", Path(str(output)))
         if estimate:
             console.print(_estimates(drawn, estimate, by or []))
-
-
-@contextmanager
-def _arrow_errors() -> Iterator[None]:
-    """Files that are missing or broken are bad input, too."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise ValueError(f"files must be there to be read and written, but: {error}; check the path") from error
-    except ImportError:
-        raise
-    except Exception as error:
-        import pyarrow as pa
-
-        if isinstance(error, pa.ArrowException):
-            raise ValueError(
-                f"files must be of the kind that they are named, but: {error}; check the format"
-            ) from error
-        raise
 
 
 @contextmanager
@@ -155,7 +134,7 @@ def _budget(text: str | None) -> tuple[str, float] | str | None:
     try:
         return column, float(total)
     except ValueError:
-        raise ValueError(f"--budget must be like 100MB or COLUMN=TOTAL, but it is {text!r}") from None
+        raise ValueError(f"--budget must be like 100MB or COLUMN=TOTAL, but it is {text!r}; name a column") from None
 
 
 def _check_output(output: str | None, source: str) -> None:
@@ -163,9 +142,9 @@ def _check_output(output: str | None, source: str) -> None:
         return
     path = Path(str(output))
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"--output must end in {', '.join(SUFFIXES)}, or be -, but it is {output}")
+        raise ValueError(f"--output must end in {', '.join(SUFFIXES)}, or be -, but it is {output}; rename it")
     if path.exists() and Path(source).exists() and path.samefile(source):
-        raise ValueError(f"--output must be another file than the source, but both are {output}")
+        raise ValueError(f"--output must be another file than the source, but both are {output}; rename it")
 
 
 class _Joined:

@@ -16,11 +16,15 @@ __all__ = ["check_figure_file", "errors_on_one_line", "numbers", "print_path", "
 
 
 @contextmanager
-def errors_on_one_line() -> Iterator[None]:
-    """Bad input ends the command with one red line and exit code 2. A fault of the program keeps its traceback."""
+def errors_on_one_line(*more: type[Exception]) -> Iterator[None]:
+    """Bad input ends the command with one red line and exit code 2. A fault of the program keeps its traceback.
+
+    ``more`` are exceptions that bad input may raise beside the usual ones."""
     try:
         yield
-    except (ValueError, TypeError, ImportError, FloatingPointError) as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, TypeError, ImportError, FloatingPointError, *more) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from error
 
