@@ -20,11 +20,12 @@ def errors_on_one_line(*more: type[Exception]) -> Iterator[None]:
     """Bad input ends the command with one red line and exit code 2. A fault of the program keeps its traceback.
 
     ``more`` are exceptions that bad input may raise beside the usual ones."""
+    bad_input: tuple[type[Exception], ...] = (ValueError, TypeError, ImportError, FloatingPointError, *more)
     try:
         yield
     except BrokenPipeError:
         raise
-    except (ValueError, TypeError, ImportError, FloatingPointError, *more) as error:
+    except bad_input as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from error
 
