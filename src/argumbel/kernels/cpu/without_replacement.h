@@ -72,9 +72,9 @@ struct Remaining {
 // The first k of one row, in order. False if the row is bad or allows fewer than k items.
 template <class T>
 bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads, Workspace& w, Arrivals& out) {
-    constexpr int64_t kArrivals = 1 * kFunction;           // function 1 of stream 2
+    constexpr int64_t kArrivals = 1 * kFunction;          // function 1 of stream 2
     constexpr int64_t kGaps = kArrivals + kFunction / 2;  // the times between arrivals have draw numbers of their own
-    constexpr int kRepeats = 16;                           // so many in a row are a sign that little weight is left
+    constexpr int kRepeats = 16;                          // so many in a row are a sign that little weight is left
     out.keys.clear(), out.items.clear();
     double log_z;
     if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return false;
