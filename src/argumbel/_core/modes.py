@@ -9,7 +9,7 @@ __all__ = ["is_eager", "is_recorded", "is_transformed"]
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _jit = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transform, _Transform = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.CInterpreter
+_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def is_recorded() -> bool:
@@ -19,7 +19,13 @@ def is_recorded() -> bool:
 
 def is_transformed() -> bool:
     """Whether a transform of torch.func is at work."""
-    return isinstance(_transform(), _Transform)  # to torch.compile, nothing that is returned is None
+    return _transform() is not None
+
+
+# torch.compile asks once, while it traces: it cannot trace the question itself (PyTorch 2.4), or takes no answer for
+# None (2.13). What it compiles is guarded by the transforms. The attribute is what torch.compiler.assume_constant_result
+# sets, without its import of the compiler, which takes seconds.
+is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def is_eager() -> bool:
