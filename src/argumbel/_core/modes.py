@@ -23,8 +23,8 @@ def is_transformed() -> bool:
 
 
 # torch.compile asks once, while it traces: it cannot trace the question itself (PyTorch 2.4), or takes no answer for
-# None (2.13). What it compiles is guarded by the transforms. The attribute is what torch.compiler.assume_constant_result
-# sets, without its import of the compiler, which takes seconds.
+# None (2.13). What it compiles is guarded by the transforms. The attribute is that of `assume_constant_result` of
+# torch.compiler, whose import of the compiler takes seconds.
 is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
