@@ -27,12 +27,7 @@ TINY = ["--latents", "3", "--classes", "4", "--hidden", "16", "--batch", "32"]
 TINY += ["--threads", "1", "--device", "cpu", "--log-every", "10", "--valid-every", "20"]
 
 
-@pytest.fixture(autouse=True)
-def _plain_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("plain_terminal")
 
 
 def call(*words: str | Path) -> Result:

@@ -38,11 +38,7 @@ WORDS = ["--weights", "price", "--key", "order", "--seed", "4"]
 
 
 @pytest.fixture(autouse=True)
-def _orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.chdir(tmp_path)
+def _orders(plain_terminal: None) -> None:
     pyarrow.parquet.write_table(TABLE, "orders.parquet", row_group_size=300)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from argumbel.choice import Choice
 from argumbel.linear._merge import _merge
 
 from .heads import as_bias
+from .processes import two_processes
 from .strategies import logits, seeds
 
 
@@ -106,25 +104,8 @@ print(json.dumps(out))
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
-    command = [sys.executable, "-c", PROCESS]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        results = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], [error for _, error in results]
-    first, second = (json.loads(out) for out, _ in results)
+    outputs = two_processes(PROCESS, tmp_path / "store", timeout=120)
+    first, second = map(json.loads, outputs)
     assert first == second
     assert {i % 2 for i in first["indices"]} == {0, 1}  # both had winners
     assert first["marked"] == [-1, -1, *first["indices"][2:]]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import argumbel as ag
 from argumbel.coupling import gumbel_coupling
 from argumbel.relax import log_gumbel_softmax
 
+from .processes import two_processes
 from .statistics import check_draws, check_independent
 
 if not dist.is_available():
@@ -99,24 +97,8 @@ dist.destroy_process_group()
 
 def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
     """Each process has a generator of its own, seeded apart; rows in uneven parts, also none."""
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine resolves to
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(rank), str(tmp_path / "store")], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        results = [process.communicate(timeout=200) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], [error for _, error in results]
-    drawn = np.array(results[0][0].split(), dtype=np.int64)
+    outputs = two_processes(PROCESS, tmp_path / "store", timeout=200)
+    drawn = np.array(outputs[0].split(), dtype=np.int64)
     assert len(drawn) == 2000
     quarters = np.full(4, 1 / 4)
     check_draws(drawn, quarters)
