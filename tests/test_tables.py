@@ -103,12 +103,13 @@ def test_engines_give_the_same_rows(engine: str, method: str) -> None:
         assert theirs.table[name].to_pylist() == ours.table[name].to_pylist(), name
 
 
-@pytest.mark.parametrize("kind", ["parquet", "csv", "feather"])
+@pytest.mark.parametrize("kind", ["parquet", "csv", "tsv", "feather"])
 def test_files(tmp_path: Path, kind: str) -> None:
     """In two passes, from one file, a pattern or a folder, all columns or some."""
     write = {
         "parquet": lambda t, p: pyarrow.parquet.write_table(t, p, row_group_size=271),
         "csv": pyarrow.csv.write_csv,
+        "tsv": lambda t, p: pyarrow.csv.write_csv(t, p, pyarrow.csv.WriteOptions(delimiter="\t")),
         "feather": pyarrow.feather.write_feather,
     }[kind]
     write(TABLE, str(tmp_path / f"all.{kind}"))
@@ -270,6 +271,7 @@ def test_a_budget_takes_the_longest_prefix_that_fits() -> None:
     fewer = sample(TABLE, **WANTED, budget="1kB", columns=["id", "x"])
     assert len(fewer) == 1000 // 16
     assert Reservoir.from_bytes(Reservoir(**WANTED, budget="1kB").update(TABLE).to_bytes()).budget == 1000
+    assert Reservoir.from_bytes(Reservoir(**WANTED, budget="99999TB").update(TABLE).to_bytes()).budget == 99999e12
 
 
 def test_coordinated_samples_share_rows() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from .._core.checks import count
-from ._columns import Names, as_names, as_table
+from ._columns import Names, as_names, as_table, needed
 from ._reservoir import Reservoir
 from ._sample import Sample
 from ._scale import Scale
@@ -275,15 +275,14 @@ def sample_cluster(
         arguments = {"k": count("k", k, least=1), "weights": weights, "nulls": nulls}
         # Without weights any column will do: it counts the rows.
         scale = _reduced(cluster, Scales(**arguments), [weights or as_names("key", key)[0]]).value()
-    cost = budget[0] if isinstance(budget, tuple) else None
-    narrow = [*(n for n in (weights, cost) if n), *as_names("key", key), *as_names("by", by)]
     wanted = None if columns is None else list(as_names("columns", columns))
     states = Reservoirs(
         k=k, weights=weights, key=key, by=by, method=method, scale=scale, budget=budget, nulls=nulls, columns=wanted,
         **others,
     )  # fmt: skip
     states.new()  # says what is wrong before any work begins
-    return _reduced(cluster, states, None if wanted is None else list(dict.fromkeys([*narrow, *wanted]))).result()
+    read = None if wanted is None else list(dict.fromkeys([*needed(weights, key, by, budget), *wanted]))
+    return _reduced(cluster, states, read).result()
 
 
 def _reduced(cluster: Cluster, states: Reservoirs, columns: list[str] | None) -> Any:

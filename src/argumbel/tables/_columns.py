@@ -20,6 +20,7 @@ __all__ = [
     "as_table",
     "column_of",
     "ids_of",
+    "needed",
     "raise_bad_weights",
     "row_bytes",
     "take",
@@ -40,6 +41,13 @@ def as_names(what: str, names: Names) -> tuple[str, ...]:
                 f"{what} must be the name of a column, or several, but a name is a {type(name).__name__}; pass strings"
             )
     return names
+
+
+def needed(weights: str | None, key: Names, by: Names, budget: tuple[str, float] | str | None) -> list[str]:
+    """The columns that a draw looks at, each once."""
+    cost = None if budget is None or isinstance(budget, str) else budget[0]
+    names = [*(name for name in (weights, cost) if name), *as_names("key", key), *as_names("by", by)]
+    return list(dict.fromkeys(names))
 
 
 def as_table(batch: Any) -> pa.Table:
@@ -149,9 +157,7 @@ def _as_int64(column: pa.Array, name: str) -> pa.Array | None:
         return _as_int64(column.dictionary_decode(), name)
     if pa.types.is_uint64(kind):
         return column.view(pa.int64())
-    if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
-    if pa.types.is_boolean(kind):
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.int64())
     if pa.types.is_date32(kind):
         return column.cast(pa.int32()).cast(pa.int64())

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from .._core.checks import count
 from ._clusters import open_cluster, sample_cluster
-from ._columns import Names, as_names
+from ._columns import Names, as_names, needed
 from ._reservoir import Reservoir
 from ._sample import Sample
 from ._scale import Scale
-from ._sources import Source, open_source
+from ._sources import Files, Source, open_source
 
 __all__ = ["sample"]
 
@@ -87,23 +87,21 @@ def sample(
     watch = _Watch(progress, rows, 2 if read_twice else 1)
     if read_twice:
         scale = _scale(rows, count("k", k, least=1), weights, nulls, watch)
-    cost = budget[0] if isinstance(budget, tuple) else None
-    narrow = dict.fromkeys([*(n for n in (weights, cost) if n), *as_names("key", key), *as_names("by", by)])
+    narrow = needed(weights, key, by, budget)
     wanted = None if columns is None else list(as_names("columns", columns))
     rows.check(wanted)
     # Files of many columns: one pass over the few that the race needs, then the winners' rows.
-    twice = (
-        rows.has_random_access and not isinstance(budget, str) and (wanted is None or not narrow.keys() >= set(wanted))
-    )
+    is_wide = wanted is None or not set(narrow) >= set(wanted)
+    files = rows if isinstance(rows, Files) and is_wide and not isinstance(budget, str) else None
     reservoir = Reservoir(
         k, weights=weights, key=key, by=by, seed=seed, method=method, scale=scale, budget=budget, unit=unit,
-        nulls=nulls, columns=() if twice else wanted,
+        nulls=nulls, columns=wanted if files is None else (),
     )  # fmt: skip
-    read = list(narrow) if twice else list(dict.fromkeys([*narrow, *wanted])) if wanted is not None else None
-    for batch in watch(rows.batches(read)):
+    more = () if files is not None else wanted
+    for batch in watch(rows.batches(None if more is None else list(dict.fromkeys([*narrow, *more])))):
         reservoir.update(batch)
     found = reservoir.result()
-    return found.with_rows(rows.take(found.positions, wanted)) if twice else found
+    return found if files is None else found.with_rows(files.take(found.positions, wanted))
 
 
 class _Watch:

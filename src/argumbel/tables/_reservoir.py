@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ._columns import Names, as_names, as_table, column_of, ids_of, raise_bad_we
 from ._groups import Groups
 from ._sample import Sample
 
-__all__ = ["LAWS", "Reservoir"]
+__all__ = ["Reservoir"]
 
 # The law of a row's time times its weight, by the method of sampling.
 LAWS = {"gumbel": "exponential", "priority": "uniform", "poisson": "uniform", "pareto": "odds"}
@@ -152,11 +153,7 @@ class Reservoir:
         for name in self.columns or ():
             column_of(table.slice(0, 0), "columns", name)  # raises where there is none
         payload = table if self.columns is None else table.select(list(self.columns))
-        if not self._parts:
-            self._parts, self._payloads = (
-                [{name: np.zeros(0, kind) for name, kind in FIELDS.items()}],
-                [payload.slice(0, 0)],
-            )
+        self._begin(payload)
         done, least = 0, max(SLICE, 2 * (self.k or 0))
         while done < len(table):
             # No more than all rows before: the bar cannot fall far while these are looked at.
@@ -166,6 +163,12 @@ class Reservoir:
             done = part.stop
         self.rows_seen += len(table)
         return self
+
+    def _begin(self, payload: pa.Table) -> None:
+        """Before the first rows, which have these columns: none are kept."""
+        if not self._parts:
+            self._parts = [{name: np.zeros(0, kind) for name, kind in FIELDS.items()}]
+            self._payloads = [payload.slice(0, 0)]
 
     def _look(
         self,
@@ -338,12 +341,8 @@ class Reservoir:
         self._cut()
         other._cut()
         to = self.groups.merge(other.groups)
-        if other._parts and not self._parts:
-            self._parts, self._payloads = [other._parts[0]], [other._payloads[0]]
-            self._beyond = other._beyond
-            self._parts[0] = {**self._parts[0], "group": to[self._parts[0]["group"]]}
-            self.groups.bars[to] = other.groups.bars
-        elif other._parts:
+        if other._parts:
+            self._begin(other._payloads[0])
             theirs = {**other._parts[0], "group": to[other._parts[0]["group"]]}
             self._parts, self._payloads = [*self._parts, theirs], [*self._payloads, other._payloads[0]]
             self._cut()
@@ -375,7 +374,8 @@ class Reservoir:
         table, groups = pa.ipc.open_stream(stream).read_all(), pa.ipc.open_stream(stream).read_all()
         settings = json.loads(table.schema.metadata[b"argumbel"])
         rows_seen, cost, budget = settings.pop("rows_seen"), settings.pop("cost"), settings.pop("budget")
-        reservoir = cls(**settings, budget=None if budget is None else (cost, budget) if cost else f"{budget}B")
+        limit = None if budget is None else (cost, budget) if cost else f"{Decimal(budget):f}B"
+        reservoir = cls(**settings, budget=limit)
         reservoir.rows_seen = rows_seen
         reservoir.groups = Groups.from_table(reservoir.by, groups)
         inner = [name for name in table.column_names if name.startswith(PREFIX)]

@@ -49,13 +49,12 @@ class Sample:
         scale: float | None,
     ) -> None:
         self.method = method
-        self.thresholds = bars.copy()
+        self.thresholds = bars
         self.groups = groups.to_table().drop_columns(["bar"])
         self.positions = drawn["position"]
         self._weights, self._group = drawn["weight"], drawn["group"]
         self._ids = np.stack([drawn["row"], drawn["item"]])
         self._totals = groups.weight.copy()
-        self._by = groups.names
         w, bar = self._weights, bars[self._group]
         if method == "gumbel":
             self._p = np.where(np.isinf(bar), 1.0, -np.expm1(-w * np.where(np.isinf(bar), 0, bar)))

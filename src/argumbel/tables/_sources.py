@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.dataset as ds
 
 from ._columns import as_table
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Files", "Source", "open_source"]
 
 BATCH = 1 << 20  # rows that are read at a time
 FORMATS = {
@@ -26,8 +27,6 @@ class Source:
     """Rows that come in batches, once; see the subclasses for rows that may be read again."""
 
     can_repeat = False
-    can_project = False  # whether columns that nobody asks for are not read
-    has_random_access = False
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self._batches = batches
@@ -43,10 +42,6 @@ class Source:
     def count(self) -> int | None:
         """The number of rows, where it is known before they are read."""
         return None
-
-    def take(self, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
-        """The rows of these numbers, in the order of ``positions``."""
-        raise NotImplementedError
 
 
 class Frame(Source):
@@ -71,7 +66,7 @@ class Frame(Source):
 class Lazy(Source):
     """A lazy frame of Polars."""
 
-    can_repeat = can_project = True
+    can_repeat = True
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
@@ -85,7 +80,7 @@ class Lazy(Source):
 class Files(Source):
     """A dataset of Arrow: Parquet, CSV or Arrow files."""
 
-    can_repeat = can_project = has_random_access = True
+    can_repeat = True
 
     def __init__(self, dataset: ds.Dataset) -> None:
         self._dataset = dataset
@@ -106,6 +101,7 @@ class Files(Source):
         return self._dataset.count_rows() if isinstance(kind, (ds.ParquetFileFormat, ds.IpcFileFormat)) else None
 
     def take(self, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
+        """The rows of these numbers, in the order of ``positions``."""
         order = np.argsort(positions, kind="stable")
         wanted, found, start = positions[order], [], 0
         for piece, rows in self._pieces():
@@ -135,8 +131,6 @@ class Files(Source):
 
 def open_source(source: Any) -> Source:
     """Whatever a user calls a table, as a source of batches."""
-    if isinstance(source, Source):
-        return source
     if isinstance(source, (str, Path)) or (
         isinstance(source, (list, tuple)) and source and all(isinstance(path, (str, Path)) for path in source)
     ):
@@ -179,5 +173,5 @@ def _dataset(source: Any) -> ds.Dataset:
             "pyarrow.dataset.dataset(...)"
         )
     if kind == "csv" and paths[0].lower().endswith(".tsv"):
-        return ds.dataset(sorted(paths), format=ds.CsvFileFormat(pa.csv.ParseOptions(delimiter="\t")))
+        return ds.dataset(sorted(paths), format=ds.CsvFileFormat(pyarrow.csv.ParseOptions(delimiter="\t")))
     return ds.dataset(sorted(paths), format=kind)
