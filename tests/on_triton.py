@@ -38,7 +38,7 @@ def here(x: Tensor) -> Tensor:
 def cases(dtype: torch.dtype) -> list[tuple[tuple[int, ...], int]]:
     """Shapes, and which of their keys: all in float32, some in the other dtypes."""
     shapes = SHAPES if dtype == torch.float32 else [(3, 65), (70, 3), (2, 1023), (0, 5)]
-    return [(shape, which) for shape in shapes for which in range(7 if shape in [(3, 65), (2, 3, 4, 7)] else 1)]
+    return [(shape, which) for shape in shapes for which in range(9 if shape in [(3, 65), (2, 3, 4, 7)] else 1)]
 
 
 def head(dtype: torch.dtype, rows: int, n: int, depth: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -63,12 +63,13 @@ def logits(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def keys_of(shape: tuple[int, ...]) -> list[ag.KeyedNoise]:
-    """Default ids, ids by row, ids by item, by both, and item ids that differ by row."""
+    """Default ids, ids by row, ids by item, by both, item ids that differ by row, and seeds of rows."""
     *lead, n = shape
     generator = torch.Generator().manual_seed(1)
     rows = torch.randint(-(1 << 62), 1 << 62, tuple(lead), generator=generator)
     items = torch.randint(-(1 << 62), 1 << 62, (n,), generator=generator)
     each = torch.randint(0, 1 << 40, shape, generator=generator)
+    seeds = torch.randint(-(1 << 63), (1 << 63) - 1, tuple(lead), generator=generator)
     return [
         ag.KeyedNoise(0x0123456789ABCDEF),
         ag.KeyedNoise(-1, rows=rows),
@@ -77,6 +78,8 @@ def keys_of(shape: tuple[int, ...]) -> list[ag.KeyedNoise]:
         ag.KeyedNoise(3, rows=rows.flatten(), items=items),
         ag.KeyedNoise(3, items=each),
         ag.KeyedNoise(3, rows=rows, items=each[:1].expand(shape) if lead else each),
+        ag.KeyedNoise(seeds),
+        ag.KeyedNoise(seeds.flatten(), rows=rows, items=items),
     ]
 
 

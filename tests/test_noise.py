@@ -399,7 +399,13 @@ def test_noise_does_not_change_under_autocast(backend: str) -> None:
         (lambda: ag.KeyedNoise(True), TypeError, r"seed must be an integer, but it is a bool"),
         (lambda: ag.KeyedNoise(1 << 64), ValueError, r"seed must fit 64 bits, but it is 18446744073709551616"),
         (lambda: ag.KeyedNoise(-(1 << 63) - 1), ValueError, r"seed must fit 64 bits"),
-        (lambda: ag.KeyedNoise(torch.zeros(2, dtype=torch.int64)), TypeError, r"seed must .* shape \(2,\)"),
+        (
+            lambda: ag.KeyedNoise([1, 2]).gumbel((3, 4)),
+            ValueError,
+            r"seed must give one seed per row.* \(3,\).*is \(2,\)",
+        ),
+        (lambda: ag.KeyedNoise([1.5]), TypeError, r"seed must be a tensor of integers"),
+        (lambda: ag.KeyedNoise([1 << 63]), ValueError, r"seed must be integers of 64 bits with a sign"),
         (lambda: ag.KeyedNoise(torch.tensor(1.0)), TypeError, r"seed must .* torch.float32"),
         (
             lambda: ag.KeyedNoise(0, rows=torch.zeros(2)),

@@ -58,7 +58,8 @@ for shape, dim in (((5, 4, 30), -1), ((5, 4, 30), 1), ((1, 30), 1), ((30, 6), 0)
                if dim % len(shape) not in (d, e)]
     for where, placements in places:
         parts = distribute_tensor(x, where, placements)
-        for given in (dict(noise=key), dict(noise=ag.KeyedNoise(3, rows, items)), dict(noise=noise), dict(mask=mask)):
+        keys = key, ag.KeyedNoise(3, rows, items), ag.KeyedNoise(rows * 3, rows)
+        for given in (*(dict(noise=k) for k in keys), dict(noise=noise), dict(mask=mask)):
             best = ag.gumbel_max(x, dim=dim, **{"generator": seeded(), **given} if "mask" in given else given)
             part = ag.gumbel_max(parts, dim=dim, **{"generator": own(), **given} if "mask" in given else given)
             for mine, whole in zip(part, best):

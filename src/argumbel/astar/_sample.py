@@ -82,7 +82,7 @@ def astar_sample(
             space.
         max_steps: how many evaluations (of log_ratio and of bounds together) one sample may take.
         noise: a ``KeyedNoise`` without ``items``; its ``rows``, if given, are the numbers of the samples,
-            ``(num_samples,)``.
+            ``(num_samples,)``, as are the seeds, if each sample has its own.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
@@ -116,10 +116,13 @@ def astar_sample(
     Maddison 2016, "A Poisson process model for Monte Carlo" (rejection as arrivals).
     """
     num_samples = count("num_samples", num_samples)
-    if isinstance(noise, KeyedNoise) and noise.rows is not None and noise.rows.numel() != num_samples:
-        raise ValueError(
-            f"noise must have one row per sample, {num_samples}, but it has {noise.rows.numel()}; leave rows out"
-        )
+    if isinstance(noise, KeyedNoise):
+        for what, ids in ("row", noise.rows), ("seed", noise.seed):
+            if isinstance(ids, Tensor) and (what == "row" or ids.ndim) and ids.numel() != num_samples:
+                raise ValueError(
+                    f"noise must have one {what} per sample, {num_samples}, but it has {ids.numel()}; pass as many, or "
+                    + ("leave rows out" if what == "row" else "one seed for all")
+                )
     stream = astar_stream(target, method=method, keep=keep, max_steps=max_steps, noise=noise, generator=generator)
     draws = list(itertools.islice(stream, num_samples))
     if not draws:
@@ -151,7 +154,8 @@ def astar_stream(
         method: ``"a*"``, ``"os*"`` or ``"rejection"``, as the table of :func:`argumbel.astar_sample` says.
         keep: start each sample from the regions that the samples before it left.
         max_steps: how many evaluations (of log_ratio and of bounds together) one sample may take.
-        noise: a ``KeyedNoise`` without ``items``; if it has ``rows``, the stream ends after the last of them.
+        noise: a ``KeyedNoise`` without ``items``; if it has ``rows``, or seeds of rows, the stream ends after the
+            last of them.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
@@ -192,6 +196,8 @@ def astar_stream(
         )
     keyed = as_keyed(noise, generator, torch.device("cpu") if generator is None else generator.device)
     rows = itertools.count() if keyed.rows is None else keyed.rows.flatten().tolist()
+    seed = keyed.seed
+    seeds = seed.flatten().tolist() if isinstance(seed, Tensor) and seed.ndim else itertools.repeat(int(seed))
     region = target.root()
     log_volume = returned_number("log_volume", target.log_volume(region))
     if not -math.inf < log_volume < math.inf:
@@ -199,13 +205,13 @@ def astar_stream(
             f"target must have a space of finite volume above 0, but log_volume(root()) is {log_volume}; "
             "check its low and high"
         )
-    return _stream(Search(target, max_steps), [Leaf(region, log_volume)], method, keep, int(keyed.seed), rows)
+    return _stream(Search(target, max_steps), [Leaf(region, log_volume)], method, keep, zip(seeds, rows, strict=False))
 
 
 def _stream(
-    search: Search, leaves: list[Leaf], method: str, keep: bool, seed: int, rows: Iterable[int]
+    search: Search, leaves: list[Leaf], method: str, keep: bool, keys: Iterable[tuple[int, int]]
 ) -> Iterator[AStarDraw]:
-    for row in rows:
+    for seed, row in keys:
         search.start(seed, row)
         found = METHODS[method](search, leaves)
         leaves = found.leaves if keep else leaves

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .._core.checks import count
+from .._core.checks import count, integer
 from ..kernels.noise import words
 from ..noise import KeyedNoise
 from ._orders import Mark, WithoutReplacement, WithReplacement
@@ -106,7 +106,7 @@ class WeightedSampler(Sampler[int]):
         for name, flag in ("replacement", replacement), ("drop_last", drop_last):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name} must be True or False, but it is a {type(flag).__name__}; pass bool({name})")
-        self._seed = int(KeyedNoise(seed).seed)
+        self._seed = int(KeyedNoise(integer("seed", seed)).seed)
         self.ranks, self.rank = _ranks(ranks, rank)
         self.drop_last, self.replacement = drop_last, replacement
         bucket = None if bucket is None else count("bucket", bucket, least=1)

@@ -54,8 +54,8 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor
 def words(seed: Tensor, rows: Tensor, items: Tensor | int, stream: int) -> Tensor:
     """The 32-bit word of each (row, item) in one of four streams, as int64: shape ``rows.shape + (n,)``.
 
-    ``items`` is a tensor of ids that broadcasts against ``rows[..., None]``, or n for the ids 0, ..., n - 1 (four of
-    which then share one Philox block, a quarter of the work).
+    The seed is one, or one for each row. ``items`` is a tensor of ids that broadcasts against ``rows[..., None]``, or n
+    for the ids 0, ..., n - 1 (four of which then share one Philox block, a quarter of the work).
     """
     if isinstance(items, int):
         blocks = torch.arange((items + 3) // 4, device=rows.device)
@@ -65,7 +65,7 @@ def words(seed: Tensor, rows: Tensor, items: Tensor | int, stream: int) -> Tenso
 
 
 def _block_words(seed: Tensor, rows: Tensor, blocks: Tensor, stream: int) -> tuple[Tensor, ...]:
-    rows = rows.unsqueeze(-1)
+    rows, seed = rows.unsqueeze(-1), seed.unsqueeze(-1)
     counter = (blocks & MASK, ((blocks >> 32) & 0x3FFF_FFFF) | (stream << 30), rows & MASK, (rows >> 32) & MASK)
     return philox4x32(counter, (seed & MASK, (seed >> 32) & MASK))
 

@@ -29,6 +29,16 @@ def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
     return integers(name, ids).to(torch.int64)
 
 
+def _one_a_row(name: str, what: str, given: Tensor, lead: tuple[int, ...], device: torch.device) -> Tensor:
+    count = math.prod(lead)
+    if given.shape != lead and given.shape != (count,):
+        raise ValueError(
+            f"{name} must give one {what} per row: the shape {tuple(lead)} or ({count},), but its shape is "
+            f"{tuple(given.shape)}; pass as many {what}s as there are rows"
+        )
+    return given.to(device).reshape(lead)
+
+
 SEEDS = -(1 << 63), (1 << 63) - 1
 
 
@@ -62,8 +72,9 @@ class KeyedNoise:
     are rounded from float32; float64 has numbers of its own precision, from the same bits.
 
     Args:
-        seed: any 64-bit integer, or a 0-dimensional int64 tensor. ``torch.compile`` does not compile again for another
-            value of a tensor.
+        seed: any 64-bit integer, or a 0-dimensional int64 tensor (``torch.compile`` does not compile again for another
+            value of a tensor). Or one seed for each row: int64 ``(*batch,)``, or flat. A row with a seed of its own has
+            the noise that the whole would have under this seed.
         rows: ids of the rows, integers ``(*batch,)``, or flat. Default 0, 1, 2, ...
         items: ids of the items, integers ``(n,)``, or in a shape that ends in n and broadcasts to ``(*batch, n)``.
             Default 0, 1, 2, ...
@@ -79,6 +90,15 @@ class KeyedNoise:
         >>> bool((part == whole[2:][:, [5, 0, 1]]).all())
         True
 
+        A server of a language model gives each request a seed and each token its position. The noise of a token then
+        depends on the seed of the request and the position alone, whatever else is in the batch:
+
+        >>> seeds, positions = torch.tensor([1, 2]), torch.tensor([3, 7])
+        >>> batch = ag.KeyedNoise(seeds, rows=positions).gumbel((2, 6))
+        >>> alone = ag.KeyedNoise(1, rows=[3]).gumbel((1, 6))
+        >>> bool((batch[:1] == alone).all())
+        True
+
     Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (Philox).
     """
 
@@ -88,16 +108,18 @@ class KeyedNoise:
 
     def __init__(
         self,
-        seed: int | Tensor,
+        seed: int | Tensor | Sequence[int],
         rows: Tensor | Sequence[int] | None = None,
         items: Tensor | Sequence[int] | None = None,
     ) -> None:
         if isinstance(seed, Tensor):
-            if seed.dtype != torch.int64 or seed.ndim != 0:
+            if seed.dtype != torch.int64:
                 raise TypeError(
-                    f"seed must be an integer or a 0-dimensional int64 tensor, but it is a {seed.dtype} tensor of "
-                    f"shape {tuple(seed.shape)}; pass seed.to(torch.int64).reshape(())"
+                    f"seed must be an integer or an int64 tensor, but it is a {seed.dtype} tensor; pass "
+                    "seed.to(torch.int64)"
                 )
+        elif isinstance(seed, (list, tuple)):
+            seed = _as_ids("seed", seed)
         else:
             seed = integer("seed", seed)
             if not -(1 << 63) <= seed < 1 << 64:
@@ -179,20 +201,12 @@ class KeyedNoise:
 
     def key(self, shape: tuple[int, ...], device: torch.device) -> Key:
         """Seed, row ids and item ids as the kernels take them, for noise of this shape."""
-        if self.rows is None and self.items is None:
-            return self.seed, None, None
-        return self.seed, self._rows(shape[:-1], device), self._items(shape, device)
-
-    def _rows(self, lead: tuple[int, ...], device: torch.device) -> Tensor | None:
-        if self.rows is None:
-            return None
-        count = math.prod(lead)
-        if self.rows.shape != lead and self.rows.shape != (count,):
-            raise ValueError(
-                f"rows must give one id per row: the shape {tuple(lead)} or ({count},), but its shape is "
-                f"{tuple(self.rows.shape)}; pass as many ids as there are rows"
-            )
-        return self.rows.to(device).reshape(lead)
+        seed, rows = self.seed, self.rows
+        if isinstance(seed, Tensor) and seed.ndim:
+            seed = _one_a_row("seed", "seed", seed, shape[:-1], device)
+        if rows is not None:
+            rows = _one_a_row("rows", "id", rows, shape[:-1], device)
+        return seed, rows, self._items(shape, device)
 
     def _items(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         if self.items is None:

@@ -97,14 +97,16 @@ class Shards:
         keyed = KeyedNoise(self.seed(generator)) if noise is None else as_keyed(noise, generator, self.logits.device)
         shape, device = self.logits.shape, self.local.device
         lead = (*shape[: self.dim], *shape[self.dim + 1 :])
-        _, rows, items = keyed.key(torch.Size((*lead, shape[self.dim])), device)
+        seed, rows, items = keyed.key(torch.Size((*lead, shape[self.dim])), device)
         if rows is None:
             rows = torch.arange(torch.Size(lead).numel(), device=device)
         placements = self._moved(0, gone=True)
         rows = self._local(rows.reshape(lead), placements)
+        if isinstance(seed, Tensor) and seed.ndim:
+            seed = self._local(seed, placements)
         if items is not None and items.numel() != items.shape[-1]:
             items = self._local(items.expand(*lead, items.shape[-1]), placements)
-        return {**own, "noise": KeyedNoise(keyed.seed, rows=rows, items=items)}
+        return {**own, "noise": KeyedNoise(seed, rows=rows, items=items)}
 
     def join(self, local: Tensor, *, front: int = 0, gone: bool = False) -> Any:
         """The ``DTensor`` whose part this is; with so many dimensions more in front, and with that of items or not."""

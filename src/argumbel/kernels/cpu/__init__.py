@@ -95,7 +95,7 @@ def call(function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tenso
     Args:
         function: its name.
         x: items last; float32, float16 or bfloat16 (float64 where the function takes it). Empty: nothing is done.
-        key: seed, row ids in the shape of the rows, item ids that broadcast to x.
+        key: seed, one or in the shape of the rows; row ids in the shape of the rows; item ids that broadcast to x.
         own: its own arguments in the order of the list: numbers, and the addresses of contiguous tensors (0: none).
     """
     numel = x.numel()
@@ -106,7 +106,10 @@ def call(function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tenso
     if not x.is_contiguous():
         matrix, stride = rows_of(x)
     seed, rows, items = key
-    row_ids = item_ids = item_stride = 0
+    row_seeds = row_ids = item_ids = item_stride = 0
+    if isinstance(seed, Tensor) and seed.ndim:
+        seeds = seed.contiguous()
+        seed, row_seeds = 0, seeds.data_ptr()
     if rows is not None:
         rows = rows.contiguous()
         row_ids = rows.data_ptr()
@@ -117,6 +120,6 @@ def call(function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tenso
         item_ids = items.data_ptr()
     bad = getattr(library, function)(
         matrix.data_ptr(), numel // n, n, stride, DTYPES[x.dtype],
-        int(seed), row_ids, item_ids, item_stride, torch.get_num_threads(), *own,
+        int(seed), row_seeds, row_ids, item_ids, item_stride, torch.get_num_threads(), *own,
     )  # fmt: skip
     return bad >= 0

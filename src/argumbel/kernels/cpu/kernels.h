@@ -14,12 +14,14 @@ struct Matrix {
     Dtype dtype;
 };
 
-// The keys of that matrix. Null ids mean 0, 1, 2, ...; item ids are shared by the rows (stride 0) or one line per row.
+// The keys of that matrix. Null ids mean 0, 1, 2, ...; item ids are shared by the rows (stride 0) or one line per row. The
+// seed is that of every row, unless rows have seeds of their own.
 struct Key {
     uint64_t seed;
     const int64_t* rows;
     const int64_t* items;
     int64_t items_row_stride;
+    const int64_t* seeds = nullptr;
 };
 
 }  // namespace argumbel

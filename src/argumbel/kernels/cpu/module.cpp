@@ -71,17 +71,18 @@ void run_signal_handlers() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
-// Binds an operation of the active path: a matrix as five numbers, a key as four, the threads, then what is its own.
+// Binds an operation of the active path: a matrix as five numbers, a key as five, the threads, then what is its own.
 template <class... Own>
 void bind(nb::module_& m, const char* name, int64_t (*Kernels::*operation)(Matrix, Key, int, Own...)) {
     m.def(
         name,
         [operation](uintptr_t data, int64_t rows, int64_t items, int64_t row_stride, int dtype, int64_t seed,
-                    uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride, int threads,
+                    uintptr_t row_seeds, uintptr_t row_ids, uintptr_t item_ids, int64_t items_row_stride, int threads,
                     typename Passed<Own>::Type... own) {
             const Matrix x{Passed<const void*>::read(data), rows, items, row_stride, static_cast<Dtype>(dtype)};
             const Key key{static_cast<uint64_t>(seed), Passed<const int64_t*>::read(row_ids),
-                          Passed<const int64_t*>::read(item_ids), items_row_stride};
+                          Passed<const int64_t*>::read(item_ids), items_row_stride,
+                          Passed<const int64_t*>::read(row_seeds)};
             const Interruptible interruptible(run_signal_handlers);
             return (active->*operation)(x, key, threads, Passed<Own>::read(own)...);
         },

@@ -14,82 +14,129 @@ namespace ARGUMBEL_ARCH {
 constexpr int kTile = 1024;         // words in a tile; its buffers stay in the first-level cache
 constexpr int kBlocks = kTile / 4;  // Philox blocks in a tile
 
-// Ten rounds of Philox4x32, on words or on vectors of words kept in 64-bit lanes: a product is then one instruction, its
-// upper half one shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler
-// multiplies 64 by 64 bits, at thrice the price.)
-template <class Word, class Multiply, class High, class Xor>
-ARGUMBEL_INLINE void philox_rounds(uint64_t seed, Word& x0, Word& x1, Word& x2, Word& x3, Multiply multiply, High high,
-                                   Xor mix) {
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int r = 0; r < 10; ++r) {
-        const Word p0 = multiply(x0, 0xD2511F53u), p1 = multiply(x2, 0xCD9E8D57u);
-        x0 = mix(high(p1), x1, k0);
-        x2 = mix(high(p0), x3, k1);
-        x1 = p1;
-        x3 = p0;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-
-// The same for `count` counters (count <= kBlocks), in place.
-[[gnu::noinline]] static void philox(uint64_t seed, int count, uint32_t* __restrict c0, uint32_t* __restrict c1,
-                                     uint32_t* __restrict c2, uint32_t* __restrict c3) {
-    int i = 0;
+// Words of Philox4x32, one or a vector of them, kept in 64-bit lanes: a product is then one instruction, its upper half one
+// shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler multiplies 64 by 64
+// bits, at thrice the price.) A seed is shared by the counters, as numbers, or each counter has its own, as words.
+struct SingleWords {
+    using Word = uint64_t;
+    static constexpr int kCount = 1;
+    static Word load(const uint32_t* c) { return *c; }
+    static void store(uint32_t* c, Word x) { *c = static_cast<uint32_t>(x); }
+    static Word multiply(Word a, uint32_t b) { return Word{b} * static_cast<uint32_t>(a); }
+    static Word high(Word p) { return p >> 32; }
+    static Word mix(Word a, Word b, Word k) { return a ^ b ^ k; }
+    static Word next(Word k, uint32_t step) { return k + step; }
+    static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
+};
 #if defined(__AVX512F__)
-    const auto load = [](const uint32_t* c) {
+struct Words {
+    using Word = __m512i;
+    static constexpr int kCount = 8;
+    static Word load(const uint32_t* c) {
         return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(c)));
-    };
-    const auto store = [](uint32_t* c, __m512i x) {
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), _mm512_cvtepi64_epi32(x));
-    };
-    for (; i + 8 <= count; i += 8) {
-        __m512i x0 = load(c0 + i), x1 = load(c1 + i), x2 = load(c2 + i), x3 = load(c3 + i);
-        philox_rounds(
-            seed, x0, x1, x2, x3, [](__m512i a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi64(b)); },
-            [](__m512i p) { return _mm512_srli_epi64(p, 32); },
-            [](__m512i a, __m512i b, uint32_t k) {
-                return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi64(k), 0x96);
-            });
-        store(c0 + i, x0), store(c1 + i, x1), store(c2 + i, x2), store(c3 + i, x3);
     }
+    static void store(uint32_t* c, Word x) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(c), _mm512_cvtepi64_epi32(x));
+    }
+    static Word multiply(Word a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi64(b)); }
+    static Word high(Word p) { return _mm512_srli_epi64(p, 32); }
+    static Word mix(Word a, Word b, Word k) { return _mm512_ternarylogic_epi64(a, b, k, 0x96); }
+    static Word mix(Word a, Word b, uint32_t k) { return mix(a, b, _mm512_set1_epi64(k)); }
+    static Word next(Word k, uint32_t step) { return _mm512_add_epi64(k, _mm512_set1_epi64(step)); }
+    static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
+};
 #elif defined(__AVX2__)
-    const auto load = [](const uint32_t* c) {
+struct Words {
+    using Word = __m256i;
+    static constexpr int kCount = 4;
+    static Word load(const uint32_t* c) {
         return _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(c)));
-    };
-    const auto store = [](uint32_t* c, __m256i x) {
+    }
+    static void store(uint32_t* c, Word x) {
         const __m256i even = _mm256_permutevar8x32_epi32(x, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(c), _mm256_castsi256_si128(even));
-    };
-    for (; i + 4 <= count; i += 4) {
-        __m256i x0 = load(c0 + i), x1 = load(c1 + i), x2 = load(c2 + i), x3 = load(c3 + i);
-        philox_rounds(
-            seed, x0, x1, x2, x3, [](__m256i a, uint32_t b) { return _mm256_mul_epu32(a, _mm256_set1_epi64x(b)); },
-            [](__m256i p) { return _mm256_srli_epi64(p, 32); },
-            [](__m256i a, __m256i b, uint32_t k) {
-                return _mm256_xor_si256(_mm256_xor_si256(a, b), _mm256_set1_epi64x(k));
-            });
-        store(c0 + i, x0), store(c1 + i, x1), store(c2 + i, x2), store(c3 + i, x3);
     }
+    static Word multiply(Word a, uint32_t b) { return _mm256_mul_epu32(a, _mm256_set1_epi64x(b)); }
+    static Word high(Word p) { return _mm256_srli_epi64(p, 32); }
+    static Word mix(Word a, Word b, Word k) { return _mm256_xor_si256(_mm256_xor_si256(a, b), k); }
+    static Word mix(Word a, Word b, uint32_t k) { return mix(a, b, _mm256_set1_epi64x(k)); }
+    static Word next(Word k, uint32_t step) { return _mm256_add_epi64(k, _mm256_set1_epi64x(step)); }
+    static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
+};
+#else
+using Words = SingleWords;
 #endif
-    for (; i < count; ++i) {
-        uint64_t x0 = c0[i], x1 = c1[i], x2 = c2[i], x3 = c3[i];
-        philox_rounds(
-            seed, x0, x1, x2, x3, [](uint64_t a, uint32_t b) { return uint64_t{b} * static_cast<uint32_t>(a); },
-            [](uint64_t p) { return p >> 32; }, [](uint64_t a, uint64_t b, uint32_t k) { return a ^ b ^ k; });
-        c0[i] = static_cast<uint32_t>(x0);
-        c1[i] = static_cast<uint32_t>(x1);
-        c2[i] = static_cast<uint32_t>(x2);
-        c3[i] = static_cast<uint32_t>(x3);
+
+// The halves of the seed: one for all counters, or one for each.
+struct SharedSeed {
+    uint64_t seed;
+    template <class Ops>
+    uint32_t half(int upper, int) const {
+        return static_cast<uint32_t>(upper ? seed >> 32 : seed);
     }
+};
+struct OwnSeeds {
+    const uint32_t* halves[2];
+    template <class Ops>
+    typename Ops::Word half(int upper, int i) const {
+        return Ops::load(halves[upper] + i);
+    }
+};
+
+// Ten rounds on as many counters from i on as are whole vectors; returns where it stopped.
+template <class Ops, class Seed>
+ARGUMBEL_INLINE int philox_vectors(Seed seed, int i, int count, uint32_t* __restrict c0, uint32_t* __restrict c1,
+                                   uint32_t* __restrict c2, uint32_t* __restrict c3) {
+    for (; i + Ops::kCount <= count; i += Ops::kCount) {
+        auto x0 = Ops::load(c0 + i), x1 = Ops::load(c1 + i), x2 = Ops::load(c2 + i), x3 = Ops::load(c3 + i);
+        auto k0 = seed.template half<Ops>(0, i), k1 = seed.template half<Ops>(1, i);
+        for (int r = 0; r < 10; ++r) {
+            const auto p0 = Ops::multiply(x0, 0xD2511F53u), p1 = Ops::multiply(x2, 0xCD9E8D57u);
+            x0 = Ops::mix(Ops::high(p1), x1, k0);
+            x2 = Ops::mix(Ops::high(p0), x3, k1);
+            x1 = p1;
+            x3 = p0;
+            k0 = Ops::next(k0, 0x9E3779B9u);
+            k1 = Ops::next(k1, 0xBB67AE85u);
+        }
+        Ops::store(c0 + i, x0), Ops::store(c1 + i, x1), Ops::store(c2 + i, x2), Ops::store(c3 + i, x3);
+    }
+    return i;
+}
+
+// Philox4x32-10 of `count` counters (count <= kBlocks), in place.
+template <class Seed>
+[[gnu::noinline]] static void philox_of(Seed seed, int count, uint32_t* __restrict c0, uint32_t* __restrict c1,
+                                        uint32_t* __restrict c2, uint32_t* __restrict c3) {
+    const int done = philox_vectors<Words>(seed, 0, count, c0, c1, c2, c3);
+    philox_vectors<SingleWords>(seed, done, count, c0, c1, c2, c3);
+}
+inline void philox(uint64_t seed, int count, uint32_t* c0, uint32_t* c1, uint32_t* c2, uint32_t* c3) {
+    philox_of(SharedSeed{seed}, count, c0, c1, c2, c3);
 }
 
 // So many counters rounded up to whole vectors (a few numbers made in vain cost less than a few made one by one).
 inline int whole_vectors(int count) { return (count + 7) / 8 * 8; }
 
+inline uint64_t seed_of(const Key& key, int64_t row) {
+    return key.seeds ? static_cast<uint64_t>(key.seeds[row]) : key.seed;
+}
 inline int64_t row_id(const Key& key, int64_t row) { return key.rows ? key.rows[row] : row; }
 inline int64_t item_id(const Key& key, int64_t row, int64_t item) {
     return key.items ? key.items[row * key.items_row_stride + item] : item;
+}
+
+// Philox of counters that belong to row(i) of a matrix.
+template <class RowOf>
+inline void philox_rows(const Key& key, int count, RowOf row, uint32_t* c0, uint32_t* c1, uint32_t* c2, uint32_t* c3) {
+    if (!key.seeds) return philox(key.seed, count, c0, c1, c2, c3);
+    alignas(64) uint32_t lower[kBlocks], upper[kBlocks];
+    for (int i = 0; i < count; ++i) {
+        const uint64_t seed = seed_of(key, row(i));
+        lower[i] = static_cast<uint32_t>(seed);
+        upper[i] = static_cast<uint32_t>(seed >> 32);
+    }
+    philox_of(OwnSeeds{{lower, upper}}, count, c0, c1, c2, c3);
 }
 
 // One word, the slow way: for the few that need refining.
@@ -107,7 +154,7 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
 [[gnu::noinline]] static void row_words(const Key& key, int64_t row, int64_t begin, int count, uint32_t stream,
                                         uint32_t* __restrict out) {
     alignas(64) uint32_t c[4][kBlocks];
-    const uint64_t id = static_cast<uint64_t>(row_id(key, row));
+    const uint64_t seed = seed_of(key, row), id = static_cast<uint64_t>(row_id(key, row));
     if (!key.items) {
         const int blocks = (count + 3) / 4, whole = whole_vectors(blocks);
         const uint64_t first = static_cast<uint64_t>(begin) >> 2;
@@ -117,7 +164,7 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
             c[2][i] = static_cast<uint32_t>(id);
             c[3][i] = static_cast<uint32_t>(id >> 32);
         }
-        philox(key.seed, whole, c[0], c[1], c[2], c[3]);
+        philox(seed, whole, c[0], c[1], c[2], c[3]);
         for (int i = 0; i < blocks; ++i)
             for (int lane = 0; lane < 4; ++lane) out[4 * i + lane] = c[lane][i];
         return;
@@ -132,7 +179,7 @@ inline uint32_t word_at(uint64_t seed, int64_t row, int64_t item, uint32_t strea
             c[2][i] = static_cast<uint32_t>(id);
             c[3][i] = static_cast<uint32_t>(id >> 32);
         }
-        philox(key.seed, part, c[0], c[1], c[2], c[3]);
+        philox(seed, part, c[0], c[1], c[2], c[3]);
         for (int i = 0; i < part; ++i) out[done + i] = c[items[done + i] & 3][i];
     }
 }
@@ -167,15 +214,17 @@ template <Law law>
 }
 
 template <Law law>
-inline float refined(uint64_t seed, int64_t row, int64_t item, uint32_t first) {
-    return transform<law>(side_mask(first), half_distance_refined(first, word_at(seed, row, item, 1)));
+inline float refined(const Key& key, int64_t row, int64_t item, uint32_t first) {
+    const uint32_t second = word_at(seed_of(key, row), row_id(key, row), item, 1);
+    return transform<law>(side_mask(first), half_distance_refined(first, second));
 }
 
-// The noise of one key.
+// The noise of one item of a row.
 template <Law law>
-inline float noise_at(uint64_t seed, int64_t row, int64_t item) {
-    const uint32_t first = word_at(seed, row, item, 0);
-    if (near_end(first) < kRefineBelow) return refined<law>(seed, row, item, first);
+inline float noise_at(const Key& key, int64_t row, int64_t place) {
+    const int64_t item = item_id(key, row, place);
+    const uint32_t first = word_at(seed_of(key, row), row_id(key, row), item, 0);
+    if (near_end(first) < kRefineBelow) return refined<law>(key, row, item, first);
     return transform<law>(side_mask(first), half_distance(first));
 }
 
@@ -187,7 +236,7 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, flo
     if (transform_words<law>(words, count, out)) {
         for (int i = 0; i < count; ++i)
             if (near_end(words[i]) < kRefineBelow)
-                out[i] = refined<law>(key.seed, row_id(key, row), item_id(key, row, begin + i), words[i]);
+                out[i] = refined<law>(key, row, item_id(key, row, begin + i), words[i]);
     }
 }
 
@@ -210,13 +259,12 @@ inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* 
     const int whole = whole_vectors(count);
     std::fill_n(c[1], whole, 0u);
     for (int k : {0, 2, 3}) std::fill(c[k] + count, c[k] + whole, 0u);
-    philox(key.seed, whole, c[0], c[1], c[2], c[3]);
+    philox_rows(key, whole, [&](int i) { return row + std::min(i / blocks, rows - 1); }, c[0], c[1], c[2], c[3]);
     for (int i = 0; i < count; ++i)
         for (int lane = 0; lane < 4; ++lane) words[4 * i + lane] = c[lane][i];
     if (transform_words<law>(words, 4 * count, out)) {
         for (int j = 0; j < 4 * count; ++j)
-            if (near_end(words[j]) < kRefineBelow)
-                out[j] = refined<law>(key.seed, row_id(key, row + j / stride), j % stride, words[j]);
+            if (near_end(words[j]) < kRefineBelow) out[j] = refined<law>(key, row + j / stride, j % stride, words[j]);
     }
 }
 
@@ -245,13 +293,13 @@ inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, float
             c[2][i] = static_cast<uint32_t>(id);
             c[3][i] = static_cast<uint32_t>(id >> 32);
         }
-        philox(key.seed, kLanes, c[0], c[1], c[2], c[3]);
+        philox_rows(key, kLanes, [&](int i) { return row + (i < lanes ? i : 0); }, c[0], c[1], c[2], c[3]);
         for (int lane = 0; lane < 4 && begin + lane < items; ++lane) {
             float* to = out + (begin + lane) * kLanes;
             if (transform_words<law>(c[lane], kLanes, to)) {
                 for (int i = 0; i < lanes; ++i)
                     if (near_end(c[lane][i]) < kRefineBelow)
-                        to[i] = refined<law>(key.seed, row_id(key, row + i), begin + lane, c[lane][i]);
+                        to[i] = refined<law>(key, row + i, begin + lane, c[lane][i]);
             }
         }
     }

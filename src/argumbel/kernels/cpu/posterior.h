@@ -45,9 +45,8 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
     const auto one = [&](int64_t row, int inner, Workspace& w) {
         double log_z;
         weigh_row<T>(x, row, inner, w.blocks, w.rows, &log_z);
-        const float top = height_of<T>(x, row, index[row], value, log_z, [&] {
-            return noise_at<Law::gumbel>(key.seed, row_id(key, row), item_id(key, row, index[row]));
-        });
+        const float top =
+            height_of<T>(x, row, index[row], value, log_z, [&] { return noise_at<Law::gumbel>(key, row, index[row]); });
         if (!(top == top)) return fail(row);
         parallel(parts, inner, [&](int64_t part) {
             alignas(64) float logits[kTile], e[kTile];

@@ -95,9 +95,8 @@ void candidates(const Key& key, int64_t row, int64_t begin, int count, uint32_t 
     if (!any) return;
     for (int j = 0; j < count; ++j) {
         if (words[j] >= limit) continue;
-        body(j, words[j] < kRefineBelow
-                    ? refined<Law::gumbel>(key.seed, row_id(key, row), item_id(key, row, begin + j), words[j])
-                    : gumbel(0, half_distance(words[j])));
+        body(j, words[j] < kRefineBelow ? refined<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j])
+                                        : gumbel(0, half_distance(words[j])));
     }
 }
 
@@ -125,10 +124,10 @@ void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to
     }
 }
 
-// Of the sums that equal the winner's, if it is far from 0, the one that is exactly the largest, and the first of those.
+// Of the sums that equal the winner's, which is far from 0, the one that is exactly the largest, and the first of those.
 template <class T>
 void settle(const Matrix& x, const Key& key, int64_t row, int threads, Winner& winner) {
-    if (winner.bad || !is_far(winner.value)) return;
+    if (winner.bad) return;
     const int64_t parts = (x.items + kTask - 1) / kTask;
     std::vector<Winner> exact(static_cast<size_t>(parts));  // of what rounding took off; the winner has lost some of it
     parallel(parts, threads, [&](int64_t part) {
@@ -155,7 +154,7 @@ void settle(const Matrix& x, const Key& key, int64_t row, int threads, Winner& w
 template <class T, class Done>
 void race_rows(const Matrix& x, const Key& key, int threads, Done&& use) {
     const auto done = [&](int64_t row, Winner winner, int inner) {
-        settle<T>(x, key, row, inner, winner);
+        if (is_far(winner.value)) settle<T>(x, key, row, inner, winner);
         use(row, winner);
     };
     if (few_and_long(x.rows, x.items, threads)) {

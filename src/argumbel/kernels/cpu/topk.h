@@ -75,11 +75,14 @@ void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, i
     best.cut();
 }
 
-// The first k again, if one of them is far from 0, by what rounding took off their keys too. `best` is sorted.
+// Whether the first or the last of the first k, which are sorted, is far from 0.
+bool any_far(const Best& best) {
+    return !best.bad && !best.entries.empty() && (is_far(best.entries.front().key) || is_far(best.entries.back().key));
+}
+
+// The first k again, since one of them is far from 0, by what rounding took off their keys too. `best` is sorted.
 template <class T>
 void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& best) {
-    if (best.bad || best.entries.empty()) return;
-    if (!is_far(best.entries.front().key) && !is_far(best.entries.back().key)) return;
     const int64_t k = static_cast<int64_t>(best.entries.size());
     const Entry floor{best.entries.back().key, -kInf, 0};  // comes after all whose key is as high
     const int64_t parts = x.items >= 2 * kTask ? threads : 1, stretch = stretch_of(x.items, parts);
@@ -126,7 +129,7 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
         using T = std::remove_pointer_t<decltype(type)>;
         const auto done = [&](int64_t row, Best& best, int inner) {
             sort_in_pieces(best.entries.begin(), best.entries.end());
-            settle<T>(x, key, row, inner, best);
+            if (any_far(best)) settle<T>(x, key, row, inner, best);
             const int64_t places = best.bad ? 0 : static_cast<int64_t>(best.entries.size());
             if (best.bad || places < k) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..law import LAW_RACES
 from .law import after_blocks, pick_block, weigh_tile
-from .noise import FUSED, Key, as_rows, launch, pointers, row_ids, tile, tile_shape
+from .noise import FUSED, Key, as_rows, launch, pointers, row_ids, row_seeds, tile, tile_shape
 from .race import first_of, is_bad, settle, store_winner, winner_of
 from .softmax import COLD, temperature_of, temperature_pointer
 
@@ -36,7 +36,7 @@ def _tempered(logits, temperature):
 @triton.jit
 def _product(
     hidden, hidden_stride, weight, weight_stride, bias, tau, tau_stride, first, second, third, lines, n, depth, groups,
-    seed, rows, items, stride,
+    seed, seeds, rows, items, stride,
     LAW: tl.constexpr, PRECISION: tl.constexpr, FEW: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,20 @@ def _product(
         tl.store(second + line * count + few, tl.reshape(rest, (ROWS, BLOCK // FEW)), mask=mask)
     else:
         row = row_ids(rows, line, lines)
-        noise = tile("gumbel", logits, tl.load(seed), row, line, block * BLOCK, n, lines, items, stride, ROWS, BLOCK)
+        noise = tile(
+            "gumbel",
+            logits,
+            row_seeds(seed, seeds, line, lines),
+            row,
+            line,
+            block * BLOCK,
+            n,
+            lines,
+            items,
+            stride,
+            ROWS,
+            BLOCK,
+        )
         top, rest, index = winner_of(logits, tl.where(temperature < COLD, 0.0, noise), item)
         bad = tl.max(is_bad(logits).to(tl.int32), 1)[:, None] > 0
         place = line * tl.cdiv(n, BLOCK) + block
@@ -122,7 +135,7 @@ def _launch_product(
 ) -> None:  # fmt: skip
     (lines, depth), n = hidden.shape, weight.shape[0]
     # A tile of noise takes registers, the more so under ids of one's own.
-    rows = min(max(triton.next_power_of_2(lines), 16), 128 if law else 64 if ids[2] is None else 32)
+    rows = min(max(triton.next_power_of_2(lines), 16), 128 if law else 64 if ids[3] is None else 32)
     groups = triton.cdiv(lines, rows)
     single = hidden.dtype == torch.float32
     precision = "tf32" if single and _is_tf32() else "ieee"
@@ -168,7 +181,7 @@ def linear_categorical(
         n, depth = matrix.shape
         blocks = triton.cdiv(n, FEW)
         tops, rests = torch.empty((2, draws.numel(), blocks), dtype=torch.float32, device=hidden.device)
-        _launch_product(source, matrix, bias, temperature, tops, rests, None, (None, None, None, 0), True)
+        _launch_product(source, matrix, bias, temperature, tops, rests, None, (None, None, None, None, 0), True)
         launch(
             _draw, draws.numel(),
             source, source.stride(0), matrix, matrix.stride(0), bias, *temperature_pointer(temperature, hidden),

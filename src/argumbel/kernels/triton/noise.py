@@ -30,6 +30,7 @@ __all__ = [
     "pointers",
     "put",
     "row_ids",
+    "row_seeds",
     "take",
     "tile",
     "tile_shape",
@@ -37,7 +38,7 @@ __all__ = [
     "words",
 ]
 
-Key = tuple[Tensor, Tensor | None, Tensor | None]  # seed (0-dimensional), row ids, item ids
+Key = tuple[Tensor, Tensor | None, Tensor | None]  # seed (0-dimensional, or one a row), row ids, item ids
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 # Triton's interpreter rounds twice in a fused multiply-add; in float64 nothing but the end rounds (kernels/README.md).
@@ -64,15 +65,16 @@ def as_rows(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
-def pointers(key: Key, shape: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None, int]:
-    """Seed, row ids, item ids and the stride between their lines, as kernels take them."""
+def pointers(key: Key, shape: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int]:
+    """Seed, seeds of rows, row ids, item ids and the stride between their lines, as kernels take them."""
     seed, rows, items = key
+    seeds = seed.contiguous() if seed.ndim else None
     stride = 0
     if items is not None:
         if items.numel() != items.shape[-1]:
             items, stride = items.expand(shape), shape[-1]
         items = items.contiguous()
-    return seed, None if rows is None else rows.contiguous(), items, stride
+    return seed, seeds, None if rows is None else rows.contiguous(), items, stride
 
 
 # ----------------------------------------------------------------------------------------------------- bits to numbers
@@ -211,6 +213,11 @@ def put(out, x, mask):
 
 
 @triton.jit
+def row_seeds(seed, seeds, line, lines):
+    return tl.load(seed) if seeds is None else tl.load(seeds + line, mask=line < lines, other=0)
+
+
+@triton.jit
 def row_ids(rows, line, lines):
     return line if rows is None else tl.load(rows + line, mask=line < lines, other=0)
 
@@ -220,13 +227,26 @@ def row_ids(rows, line, lines):
 
 @triton.jit
 def fill(
-    out, lines, n, blocks, seed, rows, items, stride,
+    out, lines, n, blocks, seed, seeds, rows, items, stride,
     LAW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     line = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     start = program % blocks * BLOCK
-    x = tile(LAW, None, tl.load(seed), row_ids(rows, line, lines), line, start, n, lines, items, stride, ROWS, BLOCK)
+    x = tile(
+        LAW,
+        None,
+        row_seeds(seed, seeds, line, lines),
+        row_ids(rows, line, lines),
+        line,
+        start,
+        n,
+        lines,
+        items,
+        stride,
+        ROWS,
+        BLOCK,
+    )
     put(out + (line * n + start) + tl.arange(0, BLOCK)[None, :], x, (line < lines) & within(start, n, BLOCK))
 
 

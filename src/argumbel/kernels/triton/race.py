@@ -20,6 +20,7 @@ from .noise import (
     pointers,
     put,
     row_ids,
+    row_seeds,
     take,
     tile_shape,
     words,
@@ -120,7 +121,7 @@ def store_winner(values, rests, indices, place, mask, top, rest, index, bad, FIN
 
 @triton.jit
 def _race(
-    x, x_stride, sources, values, rests, indices, lines, n, parts, steps, seed, rows, items, stride,
+    x, x_stride, sources, values, rests, indices, lines, n, parts, steps, seed, seeds, rows, items, stride,
     OWN: tl.constexpr, FINAL: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The winner of each segment of each row; FINAL where a segment is the whole row. ``lines`` may be a multiple of
@@ -128,7 +129,7 @@ def _race(
     program = tl.program_id(0)
     line = (program // parts).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     begin = program % parts * steps * BLOCK
-    row, key = row_ids(rows, line, lines), tl.load(seed) ^ OWN
+    row, key = row_ids(rows, line, lines), row_seeds(seed, seeds, line, lines) ^ OWN
     best = tl.full((ROWS, 1), float("-inf"), tl.float32)
     rest = tl.zeros((ROWS, 1), tl.float32)
     index = tl.full((ROWS, 1), LAST, tl.int32)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .noise import Key, as_rows, launch, pointers, put, row_ids, take, tile, tile_shape, within
+from .noise import Key, as_rows, launch, pointers, put, row_ids, row_seeds, take, tile, tile_shape, within
 from .race import LAST, is_bad, is_far, rest_of, segments, settled_of, winner_of
 
 __all__ = [
@@ -92,7 +92,7 @@ def _slope(y, grad, dot, temperature):
 
 @triton.jit
 def _whole(
-    x, x_stride, grad, grad_stride, tau, tau_stride, out, lines, n, seed, rows, items, stride,
+    x, x_stride, grad, grad_stride, tau, tau_stride, out, lines, n, seed, seeds, rows, items, stride,
     HARD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Rows of one tile: the sample, or, given the gradient of a loss with respect to it, that with respect to x.
@@ -105,7 +105,9 @@ def _whole(
         y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
     else:
         row = row_ids(rows, line, lines)
-        logits, noise, bad = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, ROWS, BLOCK)
+        logits, noise, bad = _keys(
+            x, x_stride, line, start, n, lines, row_seeds(seed, seeds, line, lines), row, items, stride, ROWS, BLOCK
+        )
         top, rest, winner = winner_of(logits, noise, item)
         weights = _weights(_measured(logits, noise, top, rest), temperature)
         total = tl.sum(weights, 1)[:, None]
@@ -119,7 +121,7 @@ def _whole(
 @triton.jit
 def _measure(
     x, x_stride, grad, grad_stride, tau, tau_stride, tops, rests, winners, totals, dots, lines, n, parts, steps,
-    seed, rows, items, stride, BLOCK: tl.constexpr,
+    seed, seeds, rows, items, stride, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Of a segment of a row: the largest key (NaN in a bad row), its rest and its item, the sum of weights relative to
     it, and that of weight times gradient. Without a key x is the sample, and the last is the sum of sample times
@@ -142,7 +144,7 @@ def _measure(
         else:
             row = row_ids(rows, line, lines)
             logits, noise, bad_here = _keys(
-                x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK
+                x, x_stride, line, start, n, lines, row_seeds(seed, seeds, line, lines), row, items, stride, 1, BLOCK
             )
             bad = bad | bad_here
             highest, most, index = winner_of(logits, noise, item)
@@ -169,7 +171,7 @@ def _measure(
 @triton.jit
 def _write(
     x, x_stride, grad, grad_stride, tau, tau_stride, tops, rests, winners, totals, dots, out, lines, n, parts, steps,
-    seed, rows, items, stride, HARD: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    seed, seeds, rows, items, stride, HARD: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A segment of the result, from what was measured of all segments of its row."""
     program = tl.program_id(0)
@@ -199,7 +201,9 @@ def _write(
             y = take(x, x_stride, line, lines, start, n, 0.0, BLOCK)
         else:
             row = row_ids(rows, line, lines)
-            logits, noise, _ = _keys(x, x_stride, line, start, n, lines, tl.load(seed), row, items, stride, 1, BLOCK)
+            logits, noise, _ = _keys(
+                x, x_stride, line, start, n, lines, row_seeds(seed, seeds, line, lines), row, items, stride, 1, BLOCK
+            )
             weights = _weights(_measured(logits, noise, top, rest), temperature)
             y = _sample(weights, total, item, winner, temperature, bad, HARD)
         if grad is not None:
@@ -224,7 +228,7 @@ def _run(x: Tensor, grad: Tensor | None, tau: Tensor, hard: bool, key: Key | Non
     common = (
         source, source.stride(0), upstream, 0 if upstream is None else upstream.stride(0), *temperature_pointer(tau, x)
     )  # fmt: skip
-    ids = (None, None, None, 0) if key is None else pointers(key, x.shape)
+    ids = (None, None, None, None, 0) if key is None else pointers(key, x.shape)
     if n <= LONGEST_TILE:
         rows, block = tile_shape(n, LONGEST_TILE) if n > BLOCK else tile_shape(n)
         launch(

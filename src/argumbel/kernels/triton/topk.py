@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .noise import Key, as_rows, launch, pointers, row_ids, take, tile, tile_shape, within
+from .noise import Key, as_rows, launch, pointers, row_ids, row_seeds, take, tile, tile_shape, within
 from .race import LAST, is_bad, is_far, rest_of
 
 __all__ = ["gumbel_topk"]
@@ -24,7 +24,7 @@ def order_of(x):
 
 @triton.jit
 def _perturb(
-    x, x_stride, out, places, lines, n, blocks, seed, rows, items, stride,
+    x, x_stride, out, places, lines, n, blocks, seed, seeds, rows, items, stride,
     K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Perturbed logits as integers that order as they do: 32 bits of key, then, for ties, LAST - item, or, of keys far
@@ -36,7 +36,9 @@ def _perturb(
     start = block * BLOCK
     logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
     row = row_ids(rows, line, lines)
-    noise = tile("gumbel", logits, tl.load(seed), row, line, start, n, lines, items, stride, ROWS, BLOCK)
+    noise = tile(
+        "gumbel", logits, row_seeds(seed, seeds, line, lines), row, line, start, n, lines, items, stride, ROWS, BLOCK
+    )
     keys = tl.where(is_bad(logits), float("inf"), logits + noise)
     item = start + tl.arange(0, BLOCK)[None, :]
     far = is_far(keys)
