@@ -21,6 +21,7 @@ __all__ = [
     "check_k",
     "check_logits",
     "check_tau",
+    "check_temperature",
     "count",
     "floating",
     "forbid",
@@ -123,6 +124,27 @@ def count(name: str, k: Any, *, least: int = 0, most: int | None = None, of: str
             raise ValueError(f"{name} must be at least {least}, but it is {k}; pass a larger number")
         raise ValueError(f"{name} must be between {least} and {of}{most}, but it is {k}; pass a number in between")
     return k
+
+
+def check_temperature(temperature: Any, x: Tensor, name: str) -> float | Tensor:
+    """temperature, a number (0 if it is so small that it counts as 0), or a tensor that broadcasts to the rows of x."""
+    if not isinstance(temperature, Tensor):
+        temperature = number("temperature", temperature, expected="a number or a tensor")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0 and finite, but it is {temperature}; 0 gives the argmax")
+        return temperature if temperature >= EXACT_BELOW else 0
+    lead = x.shape[:-1]
+    if not broadcasts_to(temperature.shape, lead):
+        raise ValueError(
+            f"temperature must be one number, or a tensor with a number for each row of {name}, of a shape that "
+            f"broadcasts to {tuple(lead)}, but its shape is {tuple(temperature.shape)}; pass one number for each row"
+        )
+    if can_raise(temperature) and not bool(((temperature >= 0) & (temperature < math.inf)).all()):
+        raise ValueError(
+            "temperature must be at least 0 and finite everywhere, but some of it is negative, infinite or NaN; "
+            "use temperature.clamp(min=0)"
+        )
+    return temperature
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> None:

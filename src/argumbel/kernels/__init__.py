@@ -1,9 +1,9 @@
 """The operations everything else is made of. Each takes any tensor, on any device, under any transform, and answers
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
-One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``), with
-the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``. ``operator.py`` says how a
-call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
+One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``,
+``truncation``), with the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``.
+``operator.py`` says how a call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
 from .arrivals import arrivals
@@ -17,11 +17,13 @@ from .posterior import posterior_gumbel
 from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .softmax import gumbel_softmax
+from .truncation import Terms, tempered, tempered_categorical, tempered_max, truncation
 
 __all__ = [
     "Key",
     "Operator",
     "SeedOnly",
+    "Terms",
     "arrivals",
     "categorical",
     "explain",
@@ -34,6 +36,10 @@ __all__ = [
     "linear_gumbel_max",
     "posterior_gumbel",
     "sample_without_replacement",
+    "tempered",
+    "tempered_categorical",
+    "tempered_max",
+    "truncation",
     "use",
     "work_dtype",
     "xxh64",

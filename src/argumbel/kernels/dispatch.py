@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "Backend", "Key", "SeedOnly", "choose", "explain", "seed_tensor", "use"]
 
-# The seed, an int or a 0-dimensional int64 tensor, or one for each row, in the shape of the rows; ids of the rows, in the
-# shape of the rows, or None for 0, 1, 2, ...; ids of the items, in a shape that broadcasts to the whole, or None for
-# 0, 1, 2, ... Tensors of seeds and ids are int64.
+# The seed, an int or a 0-dimensional int64 tensor, or a tensor of one for each row; ids of the rows, or None for 0, 1,
+# 2, ...; ids of the items, in a shape that broadcasts to the whole, or None for 0, 1, 2, ... Seeds and ids of rows come
+# in the shape of the rows, and all of them in int64.
 Key = tuple[Tensor | int, Tensor | None, Tensor | None]
 SeedOnly = tuple[Tensor | int]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, broadcasts_to, can_raise, floating
+from .._core.checks import can_raise, check_temperature, floating
 from ..kernels.linear import divisor, row_temperatures
 from ..noise import work_dtype
 
@@ -64,7 +63,10 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
             f"bias must have a number for each item, the shape ({weight.shape[0]},), but its shape is "
             f"{tuple(bias.shape)}; pass the bias of the torch.nn.Linear"
         )
-    return Layer(hidden, weight, bias, _check_temperature(temperature, hidden))
+    temperature = check_temperature(temperature, hidden, "hidden")
+    if isinstance(temperature, Tensor):
+        temperature = temperature.to(hidden.device, work_dtype(hidden.dtype))
+    return Layer(hidden, weight, bias, temperature)
 
 
 def _is_cast(hidden: Tensor, weight: Tensor) -> bool:
@@ -73,34 +75,6 @@ def _is_cast(hidden: Tensor, weight: Tensor) -> bool:
     if torch.float64 in (hidden.dtype, weight.dtype) or not torch.amp.is_autocast_available(device):
         return False
     return torch.is_autocast_enabled(device)
-
-
-def _check_temperature(temperature: float | Tensor, hidden: Tensor) -> float | Tensor:
-    """The temperature, checked: a number, 0 if it is so small that it counts as 0; or a tensor in the dtype of the
-    logits."""
-    if not isinstance(temperature, Tensor):
-        if type(temperature) not in (int, float):
-            if isinstance(temperature, bool) or not isinstance(temperature, Real):
-                what = type(temperature).__name__
-                raise TypeError(
-                    f"temperature must be a number or a tensor, but it is a {what}; pass float(temperature)"
-                )
-            temperature = float(temperature)
-        if not 0 <= temperature < torch.inf:
-            raise ValueError(f"temperature must be at least 0 and finite, but it is {temperature}; 0 gives the argmax")
-        return temperature if temperature >= EXACT_BELOW else 0
-    lead = hidden.shape[:-1]
-    if not broadcasts_to(temperature.shape, lead):
-        raise ValueError(
-            f"temperature must be one number, or a tensor with a number for each row of hidden, of a shape that "
-            f"broadcasts to {tuple(lead)}, but its shape is {tuple(temperature.shape)}; pass one number for each row"
-        )
-    if can_raise(temperature) and not bool(((temperature >= 0) & (temperature < torch.inf)).all()):
-        raise ValueError(
-            "temperature must be at least 0 and finite everywhere, but some of it is negative, infinite or NaN; "
-            "use temperature.clamp(min=0)"
-        )
-    return temperature.to(hidden.device, work_dtype(hidden.dtype))
 
 
 def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:

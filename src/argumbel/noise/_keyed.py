@@ -119,7 +119,9 @@ class KeyedNoise:
                     "seed.to(torch.int64)"
                 )
         elif isinstance(seed, (list, tuple)):
-            seed = _as_ids("seed", seed)
+            ids = _as_ids("seed", seed)
+            assert ids is not None
+            seed = ids
         else:
             seed = integer("seed", seed)
             if not -(1 << 63) <= seed < 1 << 64:

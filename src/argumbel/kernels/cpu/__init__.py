@@ -89,7 +89,9 @@ def rows_of(x: Tensor) -> tuple[Tensor, int]:
     return x, x.stride(0)
 
 
-def call(function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tensor | None], *own: float) -> bool:
+def call(
+    function: str, x: Tensor, key: tuple[Tensor | int, Tensor | None, Tensor | None], *own: float | tuple[int, ...]
+) -> bool:
     """Run a function of the C++'s list (``operations.h``) on the rows of x; whether a row was bad.
 
     Args:

@@ -46,6 +46,8 @@ void row_uniforms(uint64_t seed, int64_t row, int count, double* block, double* 
 }
 
 struct Envelope {
+    float scale = 1;  // 1 / temperature
+
     // False if the row is bad.
     template <class T>
     bool build(const Matrix& x, int64_t row, int threads) {
@@ -61,7 +63,7 @@ struct Envelope {
         if (!(top > -kInf && top < kInf)) return false;
         each_tile(threads, [&](int64_t b) {
             alignas(64) float weight[kWide];
-            exp_of(columns(b), kWide, top, weight);
+            exp_of(columns(b), kWide, top, weight, scale);
             std::copy(weight, weight + kWide, columns(b));
             sums[static_cast<size_t>(b)] = depth(x, b) * sum_of(weight, kWide);
         });
@@ -74,21 +76,35 @@ struct Envelope {
     // out[i * stride] for i < draws. Two pairs of random numbers (stream 2 of the seed) for every proposal.
     template <class T>
     void draw(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int64_t* out, int64_t stride) {
+        draw_some<T>(x, seed, row, draws, out, stride, [](int64_t) { return true; }, INT64_MAX);
+    }
+
+    // The same of those items for which is_left(item). Gives up where so many proposals in a row come to nothing; returns
+    // how many draws were made.
+    template <class T, class IsLeft>
+    int64_t draw_some(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int64_t* out, int64_t stride,
+                      IsLeft is_left, int64_t tries) {
         constexpr int kProposals = 4;  // the numbers for these are one vector's work
         double u[2 * kProposals], v[2 * kProposals];
-        int64_t drawn = 0;
+        int64_t drawn = 0, latest = 0;
         for (int64_t first = 0; drawn < draws; first += 2 * kProposals) {
+            if (first - latest > tries) break;
             draw_uniforms(seed, row, first, 2 * kProposals, u, v);
             for (int p = 0; p < kProposals && drawn < draws; ++p) {
                 const int64_t b = tile(u[2 * p] * sums.back());
                 const int column = pick(columns(b), v[2 * p]);
                 const int j = column + kWide * static_cast<int>(v[2 * p + 1] * depth(x, b));
                 if (j >= block_size(x.items, b)) continue;
-                const float weight = exp_nonpositive(to_float(row_of<T>(x, row)[b * kTile + j]) - height);
-                if (u[2 * p + 1] * columns(b)[column] < weight) out[drawn++ * stride] = b * kTile + j;
+                const float weight = exp_nonpositive((to_float(row_of<T>(x, row)[b * kTile + j]) - height) * scale);
+                if (u[2 * p + 1] * columns(b)[column] < weight && is_left(b * kTile + j)) {
+                    out[drawn++ * stride] = b * kTile + j;
+                    latest = first;
+                }
             }
         }
+        return drawn;
     }
+    float top() const { return height; }
 
 private:
     int64_t tiles = 0;

@@ -7,11 +7,26 @@ namespace argumbel {
 enum class Dtype : int { f32 = 0, f64 = 1, f16 = 2, bf16 = 3 };
 enum class Law : int { uniform = 0, exponential = 1, gumbel = 2, logistic = 3, odds = 4 };
 
+// What is done to logits before noise is added to them: items that a row's cut does not leave are forbidden, and logits are
+// divided by a temperature. Null: neither.
+struct Terms {
+    const float* temperature = nullptr;  // one for all rows (stride 0), or one a row
+    int64_t temperature_stride = 0;
+    const float* cut = nullptr;
+    const int64_t* last = nullptr;
+    float temperature_of(int64_t row) const { return temperature[row * temperature_stride]; }
+    // Items above the cut are left, and of those equal to it the ones up to the last place.
+    bool keeps(int64_t row, float logit, int64_t place) const {
+        return !cut || !(logit < cut[row] || (logit == cut[row] && place > last[row]));
+    }
+};
+
 // A matrix of logits: items are contiguous, rows may be strided (0 for an expanded row).
 struct Matrix {
     const void* data;
     int64_t rows, items, row_stride;
     Dtype dtype;
+    Terms terms = {};
 };
 
 // The keys of that matrix. Null ids mean 0, 1, 2, ...; item ids are shared by the rows (stride 0) or one line per row. The

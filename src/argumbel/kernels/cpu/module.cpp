@@ -1,10 +1,12 @@
 // The Python module: pointers and sizes in, the compiled path of this machine behind them.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "hash.h"
@@ -58,6 +60,15 @@ template <class T>
 struct Passed<T*> {
     using Type = uintptr_t;
     static T* read(uintptr_t address) { return reinterpret_cast<T*>(address); }
+};
+template <>
+struct Passed<Terms> {
+    using Type = std::tuple<uintptr_t, int64_t, uintptr_t, uintptr_t>;
+    static Terms read(Type terms) {
+        const auto [temperature, stride, cut, last] = terms;
+        return {Passed<const float*>::read(temperature), stride, Passed<const float*>::read(cut),
+                Passed<const int64_t*>::read(last)};
+    }
 };
 template <>
 struct Passed<Law> {

@@ -107,9 +107,11 @@ void race(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to
     alignas(64) uint32_t words[kTile];
     for (int64_t i = from; i < to; i += kTile) {
         const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-        const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+        const float* logits = items_of<T>(x, row, i, count, buffer);
         best.bad |= any_bad(logits, count);
-        const double needed = static_cast<double>(best.value) - max_of(logits, count);
+        const float top = max_of(logits, count);
+        if (top == -kInf) continue;  // nothing is allowed, as in most tiles of a row that is cut
+        const double needed = static_cast<double>(best.value) - top;
         if (needed > 1.0) {
             candidates(key, row, i, count, word_limit(needed), words, [&](int j, float g) {
                 const float value = logits[j] + g;
@@ -134,7 +136,7 @@ void settle(const Matrix& x, const Key& key, int64_t row, int threads, Winner& w
         alignas(64) float buffer[kTile], noise[kTile];
         Winner best;
         each_tile(x.items, part, [&](int64_t i, int count) {
-            const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+            const float* logits = items_of<T>(x, row, i, count, buffer);
             row_noise<Law::gumbel>(key, row, i, count, noise);
             for (int j = 0; j < count; ++j) {
                 const float sum = logits[j] + noise[j];
@@ -196,7 +198,7 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& use) {
             each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
                 alignas(64) float buffer[kTile];
                 for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
-                    const float top = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n);
+                    const float top = add_and_max(keys, items_of<T>(x, row + r, 0, n, buffer), n);
                     done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf}, 1);
                 }
             });

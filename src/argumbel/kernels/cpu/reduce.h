@@ -73,8 +73,9 @@ ARGUMBEL_INLINE float plus(float a, float b) { return a + b; }
     return bad != 0;
 }
 
-[[gnu::noinline]] static void exp_of(const float* __restrict x, int count, float top, float* __restrict out) {
-    for (int i = 0; i < count; ++i) out[i] = exp_nonpositive(x[i] - top);
+[[gnu::noinline]] static void exp_of(const float* __restrict x, int count, float top, float* __restrict out,
+                                     float scale = 1.0f) {
+    for (int i = 0; i < count; ++i) out[i] = exp_nonpositive((x[i] - top) * scale);
 }
 
 // The first place that holds the value; without a branch, so that it vectorises.

@@ -82,6 +82,31 @@ const T* row_of(const Matrix& x, int64_t row) {
     return static_cast<const T*>(x.data) + row * x.row_stride;
 }
 
+// Logits become those of a row's terms: forbidden beyond its cut, divided by its temperature. NaN stays.
+[[gnu::noinline]] void temper(const float* __restrict x, int count, float temperature, float cut, int64_t last,
+                              float* __restrict out) {
+    const int32_t after = static_cast<int32_t>(std::clamp<int64_t>(last, -1, count));
+    for (int32_t j = 0; j < count; ++j) {
+        const bool gone = (x[j] < cut) | ((x[j] == cut) & (j > after));
+        out[j] = gone ? -kInf : x[j] / temperature;
+    }
+}
+
+// `count` logits of a row from `begin` on in float32, under the terms of the matrix; in the buffer, or where they are.
+template <class T>
+const float* items_of(const Matrix& x, int64_t row, int64_t begin, int count, float* buffer) {
+    const float* from = fetch(row_of<T>(x, row) + begin, count, buffer);
+    if (!x.terms.temperature) return from;
+    alignas(64) float copy[kTile];
+    if (from == buffer) {
+        std::copy(from, from + count, copy);
+        from = copy;
+    }
+    temper(from, count, x.terms.temperature_of(row), x.terms.cut ? x.terms.cut[row] : -kInf,
+           x.terms.cut ? x.terms.last[row] - begin : count, buffer);
+    return buffer;
+}
+
 template <class T>
 void fill_nan(T* out, int64_t items) {
     for (int64_t i = 0; i < items; ++i) from_float(kNan, out + i);
@@ -102,6 +127,11 @@ void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logit
     for (int l = 0; l < lanes; ++l) {
         const T* from = row_of<T>(x, row + l);
         for (int i = 0; i < n; ++i) logits[i * kLanes + l] = to_float(from[i]);
+        if (x.terms.temperature) {
+            alignas(64) float buffer[kTile];
+            const float* items = items_of<T>(x, row + l, 0, n, buffer);
+            for (int i = 0; i < n; ++i) logits[i * kLanes + l] = items[i];
+        }
     }
 }
 

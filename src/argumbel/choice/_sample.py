@@ -8,12 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import kernels
-from ._core.checks import Rows, can_raise, check_k, sizes
-from .kernels.race import first
-from .noise import KeyedNoise, Shards, draw_like, is_shards, key_for, seed_from
+from .. import kernels
+from .._core.checks import Rows, can_raise, check_k, sizes
+from ..kernels.race import first
+from ..noise import KeyedNoise, Shards, draw_like, is_shards, key_for, seed_from
+from ._terms import Limit, RowTerms, divided, row_terms
 
-__all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"]
+__all__ = [
+    "Choice",
+    "categorical",
+    "gumbel_max",
+    "gumbel_topk",
+    "noise_for",
+    "race",
+    "sample_without_replacement",
+    "summands",
+]
 
 
 class Choice(NamedTuple):
@@ -27,6 +37,10 @@ def categorical(
     logits: Tensor,
     sample_shape: int | Sequence[int] = (),
     *,
+    temperature: float | Tensor = 1,
+    top_k: Limit = None,
+    top_p: Limit = None,
+    min_p: Limit = None,
     dim: int = -1,
     mask: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -41,6 +55,13 @@ def categorical(
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
             A ``DTensor`` may be sharded along any dimension but dim; so is the result then.
         sample_shape: the shape of the independent draws of every row; default one draw.
+        temperature: divides logits; at least 0, where 0 (or below 2^-60) gives the argmax; a number, or a tensor that
+            broadcasts to ``(*batch,)``.
+        top_k: leaves the k largest logits of a row, and all that tie with the k-th; default all.
+        top_p: then leaves the fewest items, largest first, whose probabilities add up to at least top_p, in (0, 1]; of
+            items that tie, the first.
+        min_p: then leaves items whose probability is at least min_p, in [0, 1], times that of the likeliest. Limits are
+            numbers, or tensors that broadcast to ``(*batch,)``; they are applied in this order, after the temperature.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
@@ -49,9 +70,10 @@ def categorical(
         int64 indices, shape ``(*sample_shape, *batch)``, as ``Categorical(logits=logits).sample(sample_shape)``.
 
     Raises:
-        ValueError: NaN or +inf in logits, a row with nothing allowed, a mask of the wrong shape, a generator on another
-            device. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives index -1 instead.
-        TypeError: logits are not a floating tensor, or mask is not bool.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, a mask of the wrong shape, a temperature or limit
+            out of its range, a generator on another device. On an accelerator, under ``torch.compile`` and under
+            ``vmap`` a bad row gives index -1 instead.
+        TypeError: logits are not a floating tensor, mask is not bool, or top_k is not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -67,13 +89,19 @@ def categorical(
     if is_shards(logits):
         shards = Shards(logits, dim)
         own = Rows(shards.local, shards.dim, shards.part(mask, "mask"))
-        return shards.join(_draw(own, shape, shards.own_seed(generator)), front=len(shape), gone=True)
+        terms = row_terms(own, temperature, top_k, top_p, min_p, is_shard=True)
+        return shards.join(_draw(own, shape, terms, shards.own_seed(generator)), front=len(shape), gone=True)
     rows = Rows(logits, dim, mask)
-    return _draw(rows, shape, seed_from(generator, logits.device))
+    terms = row_terms(rows, temperature, top_k, top_p, min_p)
+    return _draw(rows, shape, terms, seed_from(generator, logits.device))
 
 
-def _draw(rows: Rows, shape: torch.Size, seed: Tensor | int) -> Tensor:
-    draws, _, bad = kernels.categorical(rows.x.detach(), shape, False, (seed,))
+def _draw(rows: Rows, shape: torch.Size, terms: RowTerms | None, seed: Tensor | int) -> Tensor:
+    x = rows.x.detach()
+    if terms is None:
+        draws, _, bad = kernels.categorical(x, shape, False, (seed,))
+    else:
+        draws, bad = kernels.tempered_categorical(x, *terms.kernel, shape, (seed,))
     if bad:
         rows.complain()
     return draws
@@ -82,22 +110,35 @@ def _draw(rows: Rows, shape: torch.Size, seed: Tensor | int) -> Tensor:
 def gumbel_max(
     logits: Tensor,
     *,
+    temperature: float | Tensor = 1,
+    top_k: Limit = None,
+    top_p: Limit = None,
+    min_p: Limit = None,
     dim: int = -1,
     mask: Tensor | None = None,
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """``torch.max(logits + noise, dim)`` with standard Gumbel noise: the index is an exact draw from softmax(logits).
+    """``torch.max(logits / temperature + noise, dim)`` with standard Gumbel noise: the index is an exact draw from
+    ``softmax(logits / temperature)``, of the items that the limits leave.
 
     A *keyed* function: the outcome is the argmax under the noise given, item by item. So the same ``KeyedNoise`` gives
-    the same choice in any batch, in any chunk and on any device. The value is a Gumbel at logsumexp(logits), and does
-    not depend on the index.
+    the same choice in any batch, in any chunk and on any device. The value is a Gumbel at the logsumexp of the logits
+    that race, and does not depend on the index. Where sums of probabilities come within rounding of top_p, backends may
+    differ in the last item that it leaves.
 
     Args:
         logits: shape ``(*batch, n)`` for ``dim=-1``, any floating dtype; need not be normalised; -inf forbids an item.
             Half precision is perturbed and compared in float32, so that rounding makes no ties. Far from 0 the exact
             sums of logits and noise are compared, so a large common offset does not change the law.
             A ``DTensor`` may be sharded along any dimension but dim; so are the results then.
+        temperature: divides logits; at least 0, where 0 (or below 2^-60) gives the argmax; a number, or a tensor that
+            broadcasts to ``(*batch,)``.
+        top_k: leaves the k largest logits of a row, and all that tie with the k-th; default all.
+        top_p: then leaves the fewest items, largest first, whose probabilities add up to at least top_p, in (0, 1]; of
+            items that tie, the first.
+        min_p: then leaves items whose probability is at least min_p, in [0, 1], times that of the likeliest. Limits are
+            numbers, or tensors that broadcast to ``(*batch,)``; they are applied in this order, after the temperature.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
@@ -105,13 +146,14 @@ def gumbel_max(
 
     Returns:
         ``(values, indices)``, each of shape ``(*batch,)``: values in the dtype of logits, int64 indices. The gradient
-        of a value with respect to logits is the one-hot vector of its index.
+        of a value with respect to logits is the one-hot vector of its index, over the temperature. At temperature 0 the
+        value is the largest logit.
 
     Raises:
-        ValueError: NaN or +inf in logits, a row with nothing allowed, noise or mask of the wrong shape, both noise and
-            generator. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives value NaN and index
-            -1 instead.
-        TypeError: logits are not a floating tensor, or mask is not bool.
+        ValueError: NaN or +inf in logits, a row with nothing allowed, a temperature or limit out of its range, noise or
+            mask of the wrong shape, both noise and generator. On an accelerator, under ``torch.compile`` and under
+            ``vmap`` a bad row gives value NaN and index -1 instead.
+        TypeError: logits are not a floating tensor, mask is not bool, or top_k is not an integer.
 
     Example:
         >>> import torch, argumbel as ag
@@ -124,21 +166,46 @@ def gumbel_max(
     """
     if is_shards(logits):
         shards = Shards(logits, dim)
-        own = gumbel_max(shards.local, **shards.arguments(mask, noise, generator))
+        arguments = shards.arguments(mask, noise, generator)
+        rows = Rows(shards.local, arguments.pop("dim"), arguments.pop("mask"))
+        terms = row_terms(rows, temperature, top_k, top_p, min_p, is_shard=True)
+        own = _race_of(rows, terms, **arguments)
         return Choice(*(shards.join(x, gone=True) for x in own))
-    return Choice(*race(Rows(logits, dim, mask), noise, generator))
+    rows = Rows(logits, dim, mask)
+    return Choice(*_race_of(rows, row_terms(rows, temperature, top_k, top_p, min_p), noise, generator))
+
+
+def _race_of(
+    rows: Rows,
+    terms: RowTerms | None,
+    noise: Tensor | KeyedNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    if terms is None:
+        return race(rows, noise, generator)
+    x = rows.x.detach()
+    if isinstance(noise, Tensor):
+        g = noise_for(rows, noise, generator)
+        values, indices, bad = first(kernels.tempered(x.to(g.dtype), *terms.kernel), g, None, x.dtype)
+    else:
+        values, indices, bad = kernels.tempered_max(x, *terms.kernel, key_for(x, noise, generator))
+    if bad:
+        rows.complain(noise)
+    return terms.finished(rows.x, values, indices), indices
 
 
 def gumbel_topk(
     logits: Tensor,
     k: int,
     *,
+    temperature: float | Tensor = 1,
     dim: int = -1,
     mask: Tensor | None = None,
     noise: Tensor | KeyedNoise | None = None,
     generator: torch.Generator | None = None,
 ) -> Choice:
-    """``torch.topk(logits + noise, k, dim)`` with standard Gumbel noise: k items without replacement, in order drawn.
+    """``torch.topk(logits / temperature + noise, k, dim)`` with standard Gumbel noise: k items without replacement, in
+    order drawn.
 
     A *keyed* function. The indices in order follow the Plackett-Luce law: the first item is drawn from softmax(logits),
     the second from the softmax over the items that remain, and so on.
@@ -148,6 +215,8 @@ def gumbel_topk(
             Half precision is perturbed and compared in float32, so that rounding makes no ties. Far from 0 the exact
             sums of logits and noise are compared, so a large common offset does not change the law.
         k: how many items, at most the number of allowed items in every row.
+        temperature: divides logits; at least 0, where 0 (or below 2^-60) gives the k largest logits; a number, or a
+            tensor that broadcasts to ``(*batch,)``.
         dim: where the items lie.
         mask: bool, broadcasts to logits; True where an item is allowed.
         noise: a tensor of Gumbel noise in the shape of logits, or a ``KeyedNoise``.
@@ -159,9 +228,9 @@ def gumbel_topk(
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
-            items in some row, noise or mask of the wrong shape, both noise and generator. On an accelerator, under
-            ``torch.compile`` and under ``vmap`` a bad row gives values NaN and indices -1 instead (a row with fewer
-            than k allowed items only in the places after these items).
+            items in some row, a temperature below 0, noise or mask of the wrong shape, both noise and generator. On an
+            accelerator, under ``torch.compile`` and under ``vmap`` a bad row gives values NaN and indices -1 instead (a
+            row with fewer than k allowed items only in the places after these items).
         TypeError: logits are not a floating tensor, mask is not bool, or k is not an integer.
 
     Example:
@@ -175,7 +244,14 @@ def gumbel_topk(
     2019, "Stochastic beams and where to find them".
     """
     rows = Rows(logits, dim, mask)
-    values, indices = race(rows, noise, generator, _check_k(rows, k))
+    k = _check_k(rows, k)
+    racing, frozen = divided(rows, temperature)
+    values, indices = race(racing, noise, generator, k)
+    values = values.to(logits.dtype)
+    if frozen is not None:
+        exact = rows.x.topk(k, -1)
+        values = torch.where(frozen.unsqueeze(-1), exact.values, values)
+        indices = torch.where(frozen.unsqueeze(-1), exact.indices, indices)
     return Choice(rows.back(values), rows.back(indices))
 
 

@@ -1,0 +1,362 @@
+// truncation: which items of a row are left by top_k, top_p and min_p, without a sort of the row.
+//
+// The items that are left are those of the largest logits, so a row is cut at one logit, and among items equal to it at one
+// place. The cut is searched as quickselect searches: a sample guesses where it lies, a pass over the row weighs what lies
+// above each of a few pivots around the guess, and the next pass looks at the items between two of them alone.
+#pragma once
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "envelope.h"
+#include "race.h"
+
+namespace argumbel {
+namespace ARGUMBEL_ARCH {
+namespace {
+
+constexpr int kPivots = 4;
+constexpr int kFew = 64;      // so many are sorted at once
+constexpr int kSample = 512;  // of long rows; of short ones kFew
+constexpr int64_t kLong = 64 * kSample;
+
+// What items weigh: each 1, or e^((x - top) / temperature).
+struct Weights {
+    bool ones;
+    float top, scale;
+    float of(float x) const { return ones ? 1.0f : exp_nonpositive((x - top) * scale); }
+};
+
+[[gnu::noinline]] float sum_above(const float* __restrict x, const float* __restrict weight, int count, float pivot) {
+    return reduce(count, 0.0f, [=](int64_t i) { return x[i] > pivot ? weight[i] : 0.0f; }, plus);
+}
+
+// The weight of all of x, and of what is above each pivot.
+double weigh_above(const float* x, int64_t count, const Weights& weights, const float* pivots, double* above) {
+    alignas(64) float weight[kTile];
+    double total = 0;
+    std::fill_n(above, kPivots, 0.0);
+    std::fill_n(weight, kTile, 1.0f);
+    for (int64_t i = 0; i < count; i += kTile) {
+        const int part = static_cast<int>(std::min<int64_t>(kTile, count - i));
+        if (!weights.ones) exp_of(x + i, part, weights.top, weight, weights.scale);
+        total += static_cast<double>(sum_of(weight, part));
+        for (int p = 0; p < kPivots; ++p) above[p] += static_cast<double>(sum_above(x + i, weight, part, pivots[p]));
+    }
+    return total;
+}
+
+// The place of the first byte of a word that is 1, where all are 0 or 1.
+inline int first_byte(uint64_t eight) {
+    if constexpr (std::endian::native == std::endian::little) {
+        return std::countr_zero(eight) / 8;
+    } else {
+        return std::countl_zero(eight) / 8;
+    }
+}
+
+[[gnu::noinline]] void flag_between(const float* __restrict x, int count, float low, float high,
+                                    uint8_t* __restrict flags) {
+    for (int j = 0; j < count; ++j) flags[j] = static_cast<uint8_t>((x[j] > low) & (x[j] <= high));
+}
+
+// Appends the items of x in (low, high] to `to`.
+void gather_between(const float* x, int64_t count, float low, float high, std::vector<float>& to) {
+    alignas(64) uint8_t flags[kTile];
+    size_t size = to.size();
+    for (int64_t i = 0; i < count; i += kTile) {
+        const int part = static_cast<int>(std::min<int64_t>(kTile, count - i));
+        flag_between(x + i, part, low, high, flags);
+        std::fill(flags + part, flags + (part + 7) / 8 * 8, uint8_t{0});
+        to.resize(size + static_cast<size_t>(part));  // room for all
+        float* out = to.data() + size;
+        for (int j = 0; j < part; j += 8) {  // eight flags are one word, and most words are 0
+            uint64_t eight;
+            std::memcpy(&eight, flags + j, 8);
+            for (; eight; eight &= eight - 1) *out++ = x[i + j + first_byte(eight)];
+        }
+        size = static_cast<size_t>(out - to.data());
+    }
+    to.resize(size);
+}
+
+// The largest number of x such that it and what is above it weigh at least `share` of the whole, and the weight above it.
+struct Quantile {
+    float value;
+    double above, wanted;
+};
+
+class Select {
+public:
+    // With `ones`, share is a count; else it is a part of the weight of x, in (0, 1].
+    Quantile operator()(const float* x, int64_t count, const Weights& weights, double share) {
+        double above = 0, wanted = weights.ones ? share : -1.0;
+        double part = weights.ones ? share / static_cast<double>(count) : share;  // of what is looked at
+        float high = kInf;
+        bool halve = false;
+        for (std::vector<float>*to = &one, *other = &two;; std::swap(to, other)) {
+            if (count <= kFew && wanted >= 0) return among_few(x, count, weights, wanted, above);
+            float pivots[kPivots], low = -kInf;
+            double weight[kPivots], from = above;
+            choose(x, count, weights, part, halve, pivots);
+            double end = above + weigh_above(x, count, weights, pivots, weight);
+            if (wanted < 0) wanted = share * end;
+            for (int p = 0; p < kPivots; ++p) {  // pivots fall
+                if (above + weight[p] >= wanted) {
+                    low = pivots[p], end = above + weight[p];
+                    break;
+                }
+                high = pivots[p], from = above + weight[p];
+            }
+            above = from;
+            part = std::clamp((wanted - above) / std::max(end - above, 1e-300), 0.0, 1.0);
+            to->clear();
+            gather_between(x, count, low, high, *to);
+            const int64_t left = static_cast<int64_t>(to->size());
+            if (left == 0) return {high, above, wanted};  // rounding of sums: nothing is as low as was asked for
+            halve = left == count;
+            x = to->data(), count = left;
+            if (halve && least_of(x, count) == max_of(x, count)) return {*x, above, wanted};
+        }
+    }
+
+private:
+    std::vector<float> one, two;
+
+    static float least_of(const float* x, int64_t count) {
+        return -reduce(count, -kInf, [=](int64_t i) { return -x[i]; }, larger);
+    }
+
+    // Falling pivots around the place above which a part of the weight of x lies, as a sample of x has it: so many standard
+    // deviations of its error away. Or, where such pivots did not divide x, the middle of its range.
+    static void choose(const float* x, int64_t count, const Weights& weights, double part, bool halve, float* pivots) {
+        if (halve) {
+            const float least = least_of(x, count), most = max_of(x, count), middle = least / 2 + most / 2;
+            std::fill_n(pivots, kPivots, middle < most ? middle : least);
+            return;
+        }
+        float sample[kSample];
+        double sums[kSample], squares = 0, total = 0;
+        const int size = count >= kLong ? kSample : kFew;
+        for (int i = 0; i < size; ++i) sample[i] = x[(2 * i + 1) * count / (2 * size)];
+        std::sort(sample, sample + size, [](float a, float b) { return a > b; });
+        for (int i = 0; i < size; ++i) {
+            const double weight = static_cast<double>(weights.of(sample[i]));
+            squares += weight * weight;
+            sums[i] = total += weight;
+        }
+        constexpr double kAway[kPivots] = {-1.2, 0, 1.2, 4};
+        const double error = std::sqrt(part * (1 - part) * squares) / std::max(total, 1e-300);
+        for (int p = 0; p < kPivots; ++p) {
+            const double* at = std::lower_bound(sums, sums + size, (part + kAway[p] * error) * total);
+            pivots[p] = sample[std::min<int64_t>(at - sums, size - 1)];
+        }
+    }
+
+    static Quantile among_few(const float* x, int64_t count, const Weights& weights, double wanted, double above) {
+        float sorted[kFew];
+        std::copy(x, x + count, sorted);
+        std::sort(sorted, sorted + count, [](float a, float b) { return a > b; });
+        for (int64_t i = 0;;) {
+            int64_t end = i + 1;
+            while (end < count && sorted[end] == sorted[i]) ++end;
+            const double these = static_cast<double>(weights.of(sorted[i])) * static_cast<double>(end - i);
+            if (above + these >= wanted || end == count || !(sorted[end] > -kInf)) return {sorted[i], above, wanted};
+            above += these;
+            i = end;
+        }
+    }
+};
+
+// Where a row is cut: items above `value` are left, and of those equal to it the ones up to place `last`.
+struct Kept {
+    float value = -kInf;
+    int64_t last = INT64_MAX;
+};
+
+// The place of the n-th item (n >= 1) that equals the value.
+int64_t place_of(const float* x, int64_t count, float value, int64_t n) {
+    for (int64_t i = 0; i < count; i += kTile) {
+        const int part = static_cast<int>(std::min<int64_t>(kTile, count - i));
+        int64_t here = 0;
+        for (int j = 0; j < part; ++j) here += static_cast<int64_t>(x[i + j] == value);
+        if (n > here) {
+            n -= here;
+            continue;
+        }
+        for (int j = 0; j < part; ++j)
+            if (x[i + j] == value && --n == 0) return i + j;
+    }
+    return count - 1;
+}
+
+struct Limits {
+    float temperature;
+    int64_t top_k;
+    double top_p, min_p;
+};
+
+struct Truncate {
+    Select select;
+    std::vector<float> kept;
+
+    // top is the maximum of the row. Temperature 0 leaves the first of the largest.
+    Kept operator()(const float* x, int64_t n, float top, const Limits& limits) {
+        if (limits.temperature == 0) return {top, place_of(x, n, top, 1)};
+        const Weights weights{false, top, inverse_temperature(limits.temperature)};
+        Kept cut;
+        const float* from = x;
+        int64_t count = n;
+        if (limits.top_k < n) {
+            cut.value = select(x, n, {true, top, 1.0f}, static_cast<double>(limits.top_k)).value;
+            if (limits.top_p < 1) {
+                kept.clear();
+                gather_between(x, n, std::nextafter(cut.value, -kInf), kInf, kept);
+                from = kept.data(), count = static_cast<int64_t>(kept.size());
+            }
+        }
+        if (limits.top_p < 1) {
+            const Quantile found = select(from, count, weights, limits.top_p);
+            const double each = static_cast<double>(weights.of(found.value));
+            const double wanted = std::max(1.0, std::ceil((found.wanted - found.above) / std::max(each, 1e-300)));
+            cut = {found.value, place_of(x, n, found.value, static_cast<int64_t>(std::min(wanted, 0x1p62)))};
+        }
+        if (limits.min_p > 0) {
+            const double lowest = top + static_cast<double>(limits.temperature) * std::log(limits.min_p);
+            float value = static_cast<float>(lowest);
+            if (value < lowest) value = std::nextafter(value, kInf);
+            value = std::min(value, top);
+            if (value > cut.value) cut = {value, INT64_MAX};
+        }
+        return cut;
+    }
+
+    static float inverse_temperature(float t) { return std::min(1.0f / t, std::numeric_limits<float>::max()); }
+};
+
+// The cut of each row. Limits are one for all rows, or one a row: `stride` 0 or 1.
+int64_t truncation(Matrix x, Key, int threads, const float* temperature, int64_t temperature_stride,
+                   const int64_t* top_k, int64_t top_k_stride, const double* top_p, int64_t top_p_stride,
+                   const double* min_p, int64_t min_p_stride, float* cut, int64_t* last) {
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        const int64_t together = std::max<int64_t>(1, kTask / 4 / x.items);
+        row_tasks(x.rows, together, threads, [&](int64_t first, int64_t end) {
+            std::vector<float> space;
+            Truncate truncate;
+            for (int64_t row = first; row < end; ++row) {
+                const float* items;
+                if constexpr (std::is_same_v<T, float>) {
+                    items = row_of<T>(x, row);
+                } else {
+                    space.resize(static_cast<size_t>(x.items));
+                    items = fetch(row_of<T>(x, row), static_cast<int>(x.items), space.data());
+                }
+                const float top = top_of(items, x.items);
+                if (!(top > -kInf && top < kInf)) {
+                    bad.add(row);
+                    cut[row] = kNan, last[row] = -1;
+                    continue;
+                }
+                const Limits limits{temperature[row * temperature_stride], top_k[row * top_k_stride],
+                                    top_p[row * top_p_stride], min_p[row * min_p_stride]};
+                const Kept found = truncate(items, x.items, top, limits);
+                cut[row] = found.value, last[row] = found.last;
+            }
+        });
+    });
+    return bad.result();
+}
+
+// A draw of each row from what its cut leaves, at its temperature: proposals of the envelope of the whole row, until one is
+// left; or, where few of them are, an inversion over the items that are.
+template <class T>
+struct TemperedDraw {
+    Envelope envelope;
+    std::vector<int64_t> places;
+    std::vector<double> sums;
+
+    void gather(const Matrix& x, int64_t row) {
+        places.clear(), sums.clear();
+        alignas(64) float buffer[kTile];
+        double total = 0;
+        for (int64_t i = 0; i < x.items; i += kTile) {
+            const int count = static_cast<int>(std::min<int64_t>(kTile, x.items - i));
+            const float* items = items_of<T>(x, row, i, count, buffer);
+            if (!(max_of(items, count) > -kInf)) continue;
+            for (int j = 0; j < count; ++j) {
+                if (!(items[j] > -kInf)) continue;
+                places.push_back(i + j);
+                sums.push_back(total += static_cast<double>(exp_nonpositive(items[j] - top_of_row)));
+            }
+        }
+    }
+
+    float top_of_row = 0;  // after division by the temperature
+
+    void draw(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int64_t* out, int64_t stride) {
+        constexpr int64_t kTries = 64;
+        places.clear();
+        const auto is_left = [&](int64_t place) {
+            return x.terms.keeps(row, to_float(row_of<T>(x, row)[place]), place);
+        };
+        const int64_t drawn = envelope.draw_some<T>(x, seed, row, draws, out, stride, is_left, kTries);
+        if (drawn == draws) return;
+        top_of_row = envelope.top() / x.terms.temperature_of(row);
+        gather(x, row);
+        double u[kBlocks], unused[kBlocks];
+        for (int64_t first = drawn; first < draws; first += kBlocks) {
+            const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
+            draw_uniforms(seed, row, kAfterProposals + first, count, u, unused);
+            for (int i = 0; i < count; ++i) {
+                auto at = std::upper_bound(sums.begin(), sums.end(), u[i] * sums.back());
+                if (at == sums.end()) at = std::lower_bound(sums.begin(), sums.end(), sums.back());
+                out[(first + i) * stride] = places[static_cast<size_t>(at - sums.begin())];
+            }
+        }
+    }
+
+private:
+    static constexpr int64_t kAfterProposals = int64_t{1} << 53;  // numbers of the stream that no proposal reaches
+};
+
+// out[draw][row]: categorical at a temperature, of what is left of each row.
+int64_t tempered_categorical(Matrix x, Key key, int threads, Terms terms, int64_t draws, int64_t* out) {
+    x.terms = terms;
+    BadRow bad;
+    by_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        const auto one = [&](int64_t row, TemperedDraw<T>& tempered, int inner) {
+            tempered.envelope.scale = Truncate::inverse_temperature(x.terms.temperature_of(row));
+            if (tempered.envelope.template build<T>(x, row, inner)) {
+                tempered.draw(x, key.seed, row, draws, out + row, x.rows);
+            } else {
+                bad.add(row);
+                for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;
+            }
+        };
+        if (few_and_long(x.rows, x.items, threads)) {
+            TemperedDraw<T> tempered;
+            for (int64_t row = 0; row < x.rows; ++row) one(row, tempered, threads);
+            return;
+        }
+        row_tasks(x.rows, std::max<int64_t>(1, kTask / (x.items + draws)), threads, [&](int64_t first, int64_t end) {
+            TemperedDraw<T> tempered;
+            for (int64_t row = first; row < end; ++row) one(row, tempered, 1);
+        });
+    });
+    return bad.result();
+}
+
+// gumbel_max of x / temperature, of what is left of each row.
+int64_t tempered_max(Matrix x, Key key, int threads, Terms terms, void* values, int64_t* indices) {
+    x.terms = terms;
+    return gumbel_max(x, key, threads, values, indices);
+}
+
+}  // namespace
+}  // namespace ARGUMBEL_ARCH
+}  // namespace argumbel
