@@ -66,6 +66,11 @@ def test_functional_gradients(chunks_of_four: None) -> None:
 
     chosen = weight[ag.linear_gumbel_max(hidden, weight, temperature=2, noise=ag.KeyedNoise(1)).indices] / 2
     torch.testing.assert_close(torch.func.grad(lambda x: values(x).sum())(hidden), chosen)
+    own = torch.func.grad(lambda weight, x: ag.linear_gumbel_max(x, weight, noise=ag.KeyedNoise(1)).values)
+    each = torch.vmap(own, (None, 0))(weight, hidden)  # of each sample, with respect to the weight
+    torch.testing.assert_close(each, torch.stack([own(weight, x) for x in hidden]))
+    one = torch.func.grad(lambda x: values(x[None]).sum())
+    torch.testing.assert_close(torch.vmap(one)(hidden), torch.stack([one(x) for x in hidden]))
     tangent = torch.func.jvp(values, (hidden,), (torch.ones_like(hidden),))[1]
     torch.testing.assert_close(tangent, chosen.sum(-1))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch._C._functorch import TransformType
+from torch.autograd import forward_ad
 
-__all__ = ["is_eager", "is_recorded", "is_transformed"]
+__all__ = ["is_differentiated", "is_eager", "is_recorded", "is_transformed"]
 
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes, _jit = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
-_transform = torch._C._functorch.peek_interpreter_stack
+_transform, _transforms = torch._C._functorch.peek_interpreter_stack, torch._C._functorch.get_interpreter_stack
 
 
 def is_recorded() -> bool:
@@ -22,10 +24,20 @@ def is_transformed() -> bool:
     return _transform() is not None
 
 
-# torch.compile asks once, while it traces: it cannot trace the question itself (PyTorch 2.4), or takes no answer for
-# None (2.13). What it compiles is guarded by the transforms. The attribute is that of `assume_constant_result` of
+def _has_derivatives() -> bool:
+    return any(transform.key() in (TransformType.Grad, TransformType.Jvp) for transform in _transforms() or ())
+
+
+# torch.compile asks once, while it traces: it cannot trace the questions themselves (PyTorch 2.4), or takes no answer
+# for None (2.13). What it compiles is guarded by the transforms. The attribute is that of `assume_constant_result` of
 # torch.compiler, whose import of the compiler takes seconds.
-is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _question in is_transformed, _has_derivatives:
+    _question._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def is_differentiated() -> bool:
+    """Whether a derivative is taken by ``torch.func`` (``grad``, ``jvp`` and so on), or by a dual number."""
+    return forward_ad._current_level >= 0 or _has_derivatives()
 
 
 def is_eager() -> bool:

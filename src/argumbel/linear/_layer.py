@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from .._core.checks import can_raise, check_temperature, floating
 from ..kernels.linear import divisor, row_temperatures
@@ -81,9 +82,9 @@ def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:
     """The logit of the winner (plus its noise), computed again so that it has a gradient."""
     hidden, weight, bias, temperature = layer
     work = work_dtype(hidden.dtype)
-    score = (hidden.to(work) * weight[index].to(work)).sum(-1)
+    score = (hidden.to(work) * embedding(index, weight).to(work)).sum(-1)  # no weight[index], which vmap(grad) refuses
     if bias is not None:
-        score = score + bias[index].to(work)
+        score = score + embedding(index, bias.unsqueeze(-1)).squeeze(-1).to(work)
     scale, greedily = divisor(row_temperatures(temperature, hidden).to(hidden.device))
     if scale is not None:
         score = score / scale

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import kernels
+from .._core.modes import is_differentiated
 from ..choice import Choice
 from ..kernels.linear import over_chunks, row_temperatures
 from ..kernels.race import winner
@@ -82,7 +82,7 @@ def linear_gumbel_max(
             values, indices, _ = kernels.linear_gumbel_max(*parts, key)
         values, indices = sound(values, indices, layer, noise)
     needs_grad = any(isinstance(x, Tensor) and x.requires_grad for x in (*layer, g)) and torch.is_grad_enabled()
-    if needs_grad or forward_ad._current_level >= 0:
+    if needs_grad or is_differentiated():
         differentiable = score(layer, g, indices.clamp(min=0))
         values = values + (differentiable - differentiable.detach())
     return Choice(values.to(work_dtype(hidden.dtype)), indices)
