@@ -293,6 +293,20 @@ def test_padded_lists_in_every_dtype(dtype: torch.dtype, ordered: bool) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("ordered", [True, False])
+def test_log_prob_exported_for_any_batch(ordered: bool) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor, items: Tensor) -> Tensor:
+            return topk_log_prob(x, items, ordered=ordered)
+
+    rows, n = torch.export.Dim("rows", min=2, max=10_000), torch.export.Dim("n", min=4, max=10_000)
+    items = torch.tensor([3, 0, 1])
+    shapes = {"x": {0: rows, 1: n}, "items": {0: rows}}
+    exported = torch.export.export(Model(), (torch.randn(3, 6), items.repeat(3, 1)), dynamic_shapes=shapes).module()
+    x, items = torch.randn(1000, 8), items.repeat(1000, 1)
+    torch.testing.assert_close(exported(x, items), topk_log_prob(x, items, ordered=ordered))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 def test_padded_lists_compiled_and_mapped(ordered: bool) -> None:
     x = randn(5, 5)
     expected = row_by_row(x, RAGGED, ordered)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from .modes import is_recorded
+
 __all__ = [
     "FAR",
     "fejer",
@@ -128,16 +130,17 @@ def log_arrived(a: Tensor) -> Tensor:
     return lift + torch.log(-torch.expm1(-w))
 
 
-def _members(u: Tensor) -> int:
-    """How many members are worked on together at the log times u."""
-    return max(1, CHUNK // max(1, u.numel()))
+def _parts(w: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+    """w, as many members together as a temporary at the log times u can hold. A compiler gets w whole: it need not
+    write temporaries, and may have to do with any number of rows."""
+    return (w,) if is_recorded() else w.split(max(1, CHUNK // max(1, u.numel())), -1)
 
 
 def _log_density(w: Tensor, u: Tensor) -> Tensor:
     """phi at the log times u, shape ``(*batch, nodes)``, for weights w, shape ``(*batch, k)``; lifts left out."""
     t = u.exp()
     phi = u - t
-    for part in w.split(_members(u), -1):
+    for part in _parts(w, u):
         phi = phi + torch.log(-torch.expm1(part.unsqueeze(-2) * -t.unsqueeze(-1))).sum(-1)
     return phi
 
@@ -153,7 +156,7 @@ def _window(w: Tensor, drop: float) -> tuple[Tensor, Tensor, Tensor]:
         u = near + width * torch.arange(1, 5, dtype=w.dtype, device=w.device)
         t = u.exp()
         slope = 1 - t
-        for part in w.split(_members(u), -1):
+        for part in _parts(w, u):
             v = part.unsqueeze(-2) * t.unsqueeze(-1)
             slope = slope + (v / torch.expm1(v)).sum(-1)
         near = near + width * (slope > 0).sum(-1, keepdim=True)
