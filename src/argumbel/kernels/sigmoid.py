@@ -25,8 +25,10 @@ def relaxed_coin(values: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tenso
     if isinstance(tau, Tensor):
         frozen = tau < EXACT_BELOW
         soft = torch.where(frozen, exact, sigmoid(over(values, torch.where(frozen, 1, tau))))
+    elif tau == 0:
+        soft = exact + 0 * values.masked_fill(values.isinf(), 0)  # with a gradient, of zero
     else:
-        soft = exact if tau == 0 else sigmoid(over(values, tau))
+        soft = sigmoid(over(values, tau))
     return straight_through(exact, soft) if hard else soft, can_raise(bad) and bool(bad.any())
 
 
@@ -60,13 +62,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if y is None:
         y, _ = gumbel_sigmoid(x, tau, False, key)
     number = tau.to(y.device).reshape(())
-    x_grad = (grad * y * (1 - y) * torch.where(number < EXACT_BELOW, 0, 1 / number)).to(y.dtype)
+    rate = torch.where(number < EXACT_BELOW, 0, 1 / number)
+    dtype = work_dtype(x.dtype)
+    wide = y.to(dtype)
+    slope = grad.to(dtype) * wide * (1 - wide)
+    x_grad = (slope * rate).to(y.dtype)
     if not ctx.needs_input_grad[1]:
         return x_grad, None
-    dtype = work_dtype(x.dtype)
     values = x.to(dtype) + keyed_noise("logistic", x.shape, dtype, x.device, key)[0]
-    moved = torch.where(x_grad == 0, 0, x_grad * values)  # infinite logits are certain at any tau
-    return x_grad, -(moved.sum() / number).reshape(tau.shape)
+    moved = torch.where(slope == 0, 0, slope * values)  # infinite logits are certain at any tau
+    return x_grad, -(moved.sum() * rate * rate).reshape(tau.shape)
 
 
 #: ``gumbel_sigmoid(x, tau, hard, key) -> (y, bad)``; tau of one element, in float32 or, for float64 logits, float64.

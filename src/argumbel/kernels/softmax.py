@@ -24,9 +24,17 @@ __all__ = ["at_winner", "gumbel_softmax", "one_tau", "over", "relaxed", "row_tau
 def over(values: Tensor, tau: float | Tensor) -> Tensor:
     """``values / tau`` for tau > 0, infinite values staying what they are: meeting tau, they would make NaN of an
     infinite one, and of the gradient of any. So would values whose quotient is too large for the dtype."""
-    quotient = values.detach() / (tau.detach() if isinstance(tau, Tensor) else tau)
+    still = tau
+    if isinstance(tau, Tensor):
+        tau = tau.to(torch.promote_types(tau.dtype, values.dtype))
+        still = tau.detach()
+    quotient = values.detach() / still
     infinite = values.isinf() | quotient.isinf()
-    return torch.where(infinite, values.detach() * torch.inf, values.masked_fill(infinite, 0) / tau)
+    finite = values.masked_fill(infinite, 0) / still
+    if isinstance(tau, Tensor):
+        # A factor of 1, for the gradient of tau: that of values / tau takes values / tau^2, which may overflow, first.
+        finite = finite * torch.where(still.isinf(), 1, still / tau)
+    return torch.where(infinite, values.detach() * torch.inf, finite)
 
 
 def tempered(
@@ -150,9 +158,9 @@ def _per_row(tau: Tensor, x: Tensor) -> Tensor:
 
 
 def _backward_reference(y: Tensor, grad: Tensor, tau: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    rows = _per_row(tau, y)
+    rows, (wide, grad) = _per_row(tau, y), (x.to(work_dtype(y.dtype)) for x in (y, grad))
     slope = torch.where(rows > 0, 1 / rows, 0)  # at tau = 0 the sample is exact and does not move
-    return (y * (grad - (y * grad).sum(-1, keepdim=True)) * slope).to(y.dtype), False
+    return (wide * (grad - (wide * grad).sum(-1, keepdim=True)) * slope).to(y.dtype), False
 
 
 def _backward_outputs(y: Tensor, *_: Any) -> Tensor:
@@ -212,13 +220,18 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if ctx.hard and not (again or ctx.needs_input_grad[1]):
         return gumbel_softmax_backward_keyed(saved, grad, tau, key)[0], None
     y = gumbel_softmax(saved, tau, False, key)[0] if ctx.hard else saved
-    x_grad, _ = (_backward_reference if again else gumbel_softmax_backward)(y, grad, tau, ())
+    slope_of = _backward_reference if again else gumbel_softmax_backward
     if not ctx.needs_input_grad[1]:
-        return x_grad, None
-    # values / tau is log y up to a constant of the row, which the gradient (its sum is zero) does not see.
-    log_y = torch.where(y > 0, y, 1).to(work_dtype(y.dtype)).log()
-    tau_grad = -(x_grad * log_y).sum(-1)
-    return x_grad, tau_grad.reshape(tau.shape) if tau.numel() > 1 else tau_grad.sum().reshape(tau.shape)
+        return slope_of(y, grad, tau, ())[0], None
+    # values / tau is log y up to a constant of the row, which the gradient (its sum is zero) does not see. Divided by
+    # tau last of all, and in float32 at least, no infinite terms of both signs meet.
+    wide = y.to(work_dtype(y.dtype))
+    log_y = torch.where(wide > 0, wide, 1).log()
+    x_slope, _ = slope_of(wide, grad.to(wide.dtype), torch.ones_like(tau), ())
+    rows = _per_row(tau, y)
+    rate = torch.where(rows > 0, 1 / rows, 0)
+    tau_grad = -(x_slope * log_y).sum(-1, keepdim=True) * rate
+    return (x_slope * rate).to(y.dtype), (tau_grad if tau.numel() > 1 else tau_grad.sum()).reshape(tau.shape)
 
 
 # --- the sample --------------------------------------------------------------------------------------------------
