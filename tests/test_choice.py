@@ -639,3 +639,19 @@ def test_meta_tensors_have_shapes() -> None:
     assert ag.gumbel_max(x).indices.shape == (2,)
     assert ag.gumbel_topk(x, 2).values.shape == (2, 2)
     assert ag.categorical(x, (5,)).shape == (5, 2)
+
+
+def test_values_that_float16_cannot_hold(backend: str) -> None:
+    """They are infinite, as those of torch; their items are right."""
+    x = torch.tensor([[65504.0, 65504.0, 65472.0, -torch.inf]], dtype=torch.float16)
+    noise = torch.tensor([[16.0, 17.0, 16.0, 0.0]])
+    best = ag.gumbel_max(x, noise=noise)
+    assert best.values.tolist() == [torch.inf]
+    assert best.indices.tolist() == [1]
+    first = ag.gumbel_topk(x, 3, noise=noise)
+    assert first.values.tolist() == [[torch.inf, torch.inf, 65472.0]]
+    assert first.indices.tolist() == [[1, 0, 2]]
+    key = ag.KeyedNoise(0, items=[3, 22_469_883, 5])  # the noise of the second is 16.02
+    for choice in (ag.gumbel_max(x[:, :3], noise=key), ag.gumbel_topk(x[:, :3], 1, noise=key)):
+        assert choice.values.flatten().tolist() == [torch.inf]
+        assert choice.indices.flatten().tolist() == [1]

@@ -145,9 +145,9 @@ def gumbel_max(
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)``, each of shape ``(*batch,)``: values in the dtype of logits, int64 indices. The gradient
-        of a value with respect to logits is the one-hot vector of its index, over the temperature. At temperature 0 the
-        value is the largest logit.
+        ``(values, indices)``, each of shape ``(*batch,)``: values in the dtype of logits (inf where float16 cannot hold
+        a value), int64 indices. The gradient of a value with respect to logits is the one-hot vector of its index, over
+        the temperature. At temperature 0 the value is the largest logit.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, a temperature or limit out of its range, noise or
@@ -223,8 +223,8 @@ def gumbel_topk(
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
-        ``(values, indices)``, each of shape ``(*batch, k)`` for ``dim=-1``: falling values in the dtype of logits,
-        int64 indices.
+        ``(values, indices)``, each of shape ``(*batch, k)`` for ``dim=-1``: falling values in the dtype of logits (inf
+        where float16 cannot hold a value), int64 indices.
 
     Raises:
         ValueError: NaN or +inf in logits, a row with nothing allowed, k negative or larger than the number of allowed
