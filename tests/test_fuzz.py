@@ -1,6 +1,7 @@
 """Any logits, in any layout, in any mode: no crash, no NaN, and the choices of the reference.
 
-A longer search by hand: ``pytest tests/test_fuzz.py --hypothesis-profile=long``.
+A longer search by hand: ``pytest tests/test_fuzz.py --hypothesis-profile=long`` (20,000 cases: ten
+minutes of one core).
 """
 
 from __future__ import annotations
