@@ -14,6 +14,7 @@ from argumbel.kernels import cpu
 
 from . import oracles
 from .statistics import check_draws
+from .versions import newer_compiler
 
 PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
 NEVER = torch.full((1,), torch.inf, dtype=torch.float64)
@@ -127,6 +128,7 @@ def test_the_first_to_arrive_are_a_draw_without_replacement(path: str) -> None:
     check_draws(order[:, 0] * 5 + order[:, 1], [law.get((a, b), 0.0) for a in range(5) for b in range(5)])
 
 
+@newer_compiler
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled(dynamic: bool) -> None:
     """An operator of a size known when it has run."""

@@ -14,6 +14,7 @@ from torch.distributions import TransformedDistribution, kl_divergence
 from torch.distributions.constraint_registry import biject_to, transform_to
 
 import argumbel.distributions as agd
+from tests.versions import newer_compiler
 
 td = torch.distributions
 X = torch.tensor([[0.5, -0.3, 1.2], [0.0, 2.0, -1.0]], dtype=torch.float64)
@@ -82,6 +83,7 @@ def test_dispatch_of_divergences_is_not_ambiguous() -> None:
             kl_divergence(agd.Gumbel(0.0, 1.0), td.Laplace(0.0, 1.0))
 
 
+@newer_compiler
 @pytest.mark.parametrize("name", TORCH)
 def test_divergences_compile(name: str) -> None:
     torch._dynamo.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -18,6 +19,7 @@ from torch._subclasses import FakeTensorMode
 import argumbel as ag
 from argumbel import kernels
 from argumbel.kernels.cpu import _openmp_paths
+from tests.versions import newer_compiler
 
 KEY = ag.KeyedNoise(7)
 
@@ -209,6 +211,7 @@ def test_any_number_of_items_in_one_graph(name: str, dtype: torch.dtype) -> None
         assert torch.equal(results[1], results[2])
 
 
+@newer_compiler
 def test_compiled_with_a_generator_elsewhere() -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(4, 5)
@@ -331,6 +334,7 @@ def run_script(script: str, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer itself needs the memory")
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_running_out_of_memory_is_an_error(threads: str) -> None:
     script = """

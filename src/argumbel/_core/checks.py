@@ -155,14 +155,15 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> None:
 
 def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
     """Whether a tensor of this shape can be expanded to the target."""
-    return len(shape) <= len(target) and all(
-        a in (1, b) for a, b in zip(reversed(shape), reversed(target), strict=False)
-    )
+    ahead = len(target) - len(shape)
+    return ahead >= 0 and all(a in (1, b) for a, b in zip(shape, target[ahead:], strict=True))
 
 
 def broadcasts_with(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether two shapes broadcast. (The first ``torch.broadcast_shapes`` of a process imports sympy: seconds.)"""
-    return all(a == b or 1 in (a, b) for a, b in zip(reversed(shape), reversed(other), strict=False))
+    both = min(len(shape), len(other))  # zip(strict=False) is beyond the compiler of PyTorch 2.4
+    last = zip(shape[len(shape) - both :], other[len(other) - both :], strict=True)
+    return all(a == b or 1 in (a, b) for a, b in last)
 
 
 def number(

@@ -6,7 +6,7 @@ import torch
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
-__all__ = ["is_differentiated", "is_eager", "is_recorded", "is_transformed"]
+__all__ = ["has_autocast", "is_differentiated", "is_eager", "is_recorded", "is_transformed"]
 
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
@@ -28,10 +28,15 @@ def _has_derivatives() -> bool:
     return any(transform.key() in (TransformType.Grad, TransformType.Jvp) for transform in _transforms() or ())
 
 
+def has_autocast(device: str) -> bool:
+    """Whether this type of device knows autocast."""
+    return torch.amp.is_autocast_available(device)
+
+
 # torch.compile asks once, while it traces: it cannot trace the questions themselves (PyTorch 2.4), or takes no answer
 # for None (2.13). What it compiles is guarded by the transforms. The attribute is that of `assume_constant_result` of
 # torch.compiler, whose import of the compiler takes seconds.
-for _question in is_transformed, _has_derivatives:
+for _question in is_transformed, _has_derivatives, has_autocast:
     _question._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

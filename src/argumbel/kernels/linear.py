@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import EXACT_BELOW, can_raise
+from .._core.modes import has_autocast
 from .dispatch import Key, SeedOnly, seed_tensor
 from .law import LAW_RACES, categorical
 from .noise import keyed_noise, work_dtype
@@ -71,7 +72,7 @@ def over_chunks(
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     device = hidden.device.type
-    if not torch.amp.is_autocast_available(device):
+    if not has_autocast(device):
         return torch.nn.functional.linear(hidden, weight, bias)
     with torch.autocast(device, enabled=False):  # it would round them to half precision
         return torch.nn.functional.linear(hidden, weight, bias)

@@ -60,8 +60,8 @@ def best_k(x: Tensor, g: Tensor, k: int) -> tuple[Tensor, Tensor]:
     sums = x + g
     best, indices = sums.topk(k, -1)
     if any_far(best):
-        order = rest_of(x, g, sums).argsort(dim=-1, descending=True, stable=True)
-        order = order.gather(-1, sums.detach().gather(-1, order).argsort(dim=-1, descending=True, stable=True))
+        order = rest_of(x, g, sums).sort(dim=-1, descending=True, stable=True).indices
+        order = order.gather(-1, sums.detach().gather(-1, order).sort(dim=-1, descending=True, stable=True).indices)
         far = is_far(best).any(-1, keepdim=True)
         indices = torch.where(far, order[..., :k], indices)
         best = torch.where(far, sums.gather(-1, indices), best)  # for its gradient

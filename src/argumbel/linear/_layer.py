@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from .._core.checks import can_raise, check_temperature, floating
+from .._core.modes import has_autocast
 from ..kernels.linear import divisor, row_temperatures
 from ..noise import work_dtype
 
@@ -73,7 +74,7 @@ def layer_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: f
 def _is_cast(hidden: Tensor, weight: Tensor) -> bool:
     """Whether autocast brings the two to one dtype; it leaves float64 as it is."""
     device = hidden.device.type
-    if torch.float64 in (hidden.dtype, weight.dtype) or not torch.amp.is_autocast_available(device):
+    if torch.float64 in (hidden.dtype, weight.dtype) or not has_autocast(device):
         return False
     return torch.is_autocast_enabled(device)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import kernels
 from .._core.checks import Rows, check_tau
+from .._core.modes import has_autocast
 from ..choice import summands
 from ..kernels.softmax import relaxed, row_taus, shifted, tempered
 from ..noise import KeyedNoise, Shards, is_shards, key_for
@@ -150,6 +151,6 @@ def soft_dtype(x: Tensor) -> torch.dtype:
     if x.dtype not in HALF:
         return x.dtype
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if has_autocast(device) and torch.is_autocast_enabled(device):
         return torch.softmax(x.new_zeros(1), 0).dtype
     return x.dtype
