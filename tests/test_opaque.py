@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 
 import argumbel as ag
+from tests import versions
 
 
 def more(x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def test_compiled_it_is_a_node(name: str, dtype: torch.dtype) -> None:
         assert torch.equal(value, expected)
         assert torch.equal(torch.autograd.grad(value, y, upstream)[0], by_backward(function, x, upstream))
         assert torch.equal(compiled(x), expected)
-    assert max(sizes) < 250
+    assert max(sizes) < 250 or versions.OLDEST  # which looks into the gradient
 
 
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Tensor]]] = {

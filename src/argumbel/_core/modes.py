@@ -37,7 +37,7 @@ def has_autocast(device: str) -> bool:
 # for None (2.13). What it compiles is guarded by the transforms. The attribute is that of `assume_constant_result` of
 # torch.compiler, whose import of the compiler takes seconds.
 for _question in is_transformed, _has_derivatives, has_autocast:
-    _question._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    setattr(_question, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 def is_differentiated() -> bool:

@@ -31,7 +31,7 @@ def over(values: Tensor, tau: float | Tensor) -> Tensor:
     quotient = values.detach() / still
     infinite = values.isinf() | quotient.isinf()
     finite = values.masked_fill(infinite, 0) / still
-    if isinstance(tau, Tensor):
+    if isinstance(tau, Tensor) and isinstance(still, Tensor):
         # A factor of 1, for the gradient of tau: that of values / tau takes values / tau^2, which may overflow, first.
         finite = finite * torch.where(still.isinf(), 1, still / tau)
     return torch.where(infinite, values.detach() * torch.inf, finite)
