@@ -12,6 +12,7 @@ from pathlib import Path
 import astar_pictures
 import partition_pictures
 import reverse_pictures
+import sequences_pictures
 import subsets_pictures
 import tables_pictures
 import torch
@@ -33,6 +34,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **reverse_pictures.PICTURES,
     **partition_pictures.PICTURES,
     **astar_pictures.PICTURES,
+    **sequences_pictures.PICTURES,
     **tables_pictures.PICTURES,
 }
 

@@ -71,7 +71,7 @@ def test_doctests_fit_into_their_box(name: str) -> None:
     "name",
     [
         *("noise", "choice", "subsets", "relax", "distributions", "estimators", "reverse", "coupling", "partition"),
-        *("lazy", "linear", "astar", "nn", "plots", "data"),
+        *("lazy", "linear", "astar", "nn", "plots", "data", "sequences"),
     ],
 )
 def test_public_names_have_an_example_that_runs(name: str) -> None:

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import argumbel as ag
-from argumbel import astar, choice, coupling, data, lazy, linear, noise, partition, relax, reverse, subsets
+from argumbel import astar, choice, coupling, data, lazy, linear, noise, partition, relax, reverse, sequences, subsets
 
 SIGNATURES = {
     "KeyedNoise": "(seed, rows=None, items=None)",
@@ -82,6 +82,21 @@ MODULES = {
         "maximal_coupling",
     },
     partition: {"Estimate", "PerturbAndMAP", "log_partition", "perturb_and_map"},
+    sequences: {
+        "Beams",
+        "Speculation",
+        "Step",
+        "WatermarkScores",
+        "accepted",
+        "context_rows",
+        "counterfactual_text",
+        "expand",
+        "speculative_decode",
+        "stochastic_beam_search",
+        "watermark",
+        "watermark_p_value",
+        "watermark_scores",
+    },
     data: {"WeightedSampler"},
     lazy: {"LazyDraw", "Top", "lazy_categorical", "search_top"},
     astar: {
@@ -99,6 +114,7 @@ MODULES = {
 RECORDS = {  # what functions return, or protocols: shown where they are used
     *("Choice", "PriorityDraw", "WeightedSum", "Perturbed", "Coupled", "Estimate", "PerturbAndMAP", "LazyDraw", "Top"),
     *("AStarDraw", "AStarDraws", "Box", "Target"),
+    *("Beams", "Speculation", "Step", "WatermarkScores"),
 }
 
 
@@ -149,7 +165,7 @@ def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleT
 
 SUBMODULES = {
     *("astar", "choice", "coupling", "data", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
-    *("partition", "plots", "relax", "reverse", "schedules", "subsets", "tables"),
+    *("partition", "plots", "relax", "reverse", "schedules", "sequences", "subsets", "tables"),
 }
 
 

@@ -17,6 +17,7 @@ ORDER = [
     {"choice", "partition", "astar", "data", "tables"},
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
+    {"sequences"},
     {"estimators", "distributions"},
     {"schedules", "nn", "plots"},
     {"experiments"},

@@ -17,6 +17,9 @@ Reverse: the winner is known; what was the noise? what would have won instead? w
     posterior_gumbel, posterior_gumbel_topk, counterfactual, log_partition, perturb_and_map, astar_sample.
     Modules: reverse, coupling, partition, astar.
 
+Texts of language models: beams without replacement, watermarks, drafts, counterfactual texts.
+    Module: sequences.
+
 Rows of tables and streams, drawn by weight: the same race, in time.
     Module: tables.
 
@@ -59,7 +62,7 @@ from .reverse import posterior_gumbel, posterior_gumbel_topk
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
 if _TYPE_CHECKING:
-    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, tables
+    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, sequences, tables
 
 __version__ = "0.1.0"
 
@@ -105,6 +108,7 @@ __all__ = [  # noqa: RUF022
     "noise",
     "kernels",
     "plots",
+    "sequences",
     "tables",
 ]
 
