@@ -14,7 +14,7 @@ import argumbel as ag
 from argumbel.sequences import expand, stochastic_beam_search
 
 from .oracles import gumbel_cdf, plackett_luce
-from .statistics import Z, check_cdf, check_counts, check_mean
+from .statistics import Z, check_cdf, check_counts, check_frequency, check_mean
 from .texts import bigram, law, trigram
 
 # The golden: three tokens, then three more; token 3 starts a text.
@@ -289,3 +289,62 @@ def test_a_generator_gives_another_draw_each_time() -> None:
 def test_no_prompts() -> None:
     beams = stochastic_beam_search(good, torch.zeros(0, 1, dtype=torch.int64), 3, 2)
     assert beams.tokens.shape == (0, 3, 2)
+
+
+# --- by hand -----------------------------------------------------------------------------------------------------
+
+
+def row_of(prompt: int, prefix: tuple[int, ...]) -> int:
+    """The row id of the noise of a prefix, on Python's integers."""
+    mask = (1 << 64) - 1
+
+    def finish(state: int) -> int:
+        z = state + 0x9E3779B97F4A7C15 & mask
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+        return z ^ z >> 31
+
+    state = finish(prompt)
+    for token in prefix:
+        state = finish(state * 0xBF58476D1CE4E5B9 + token & mask)
+    return state - (state >> 63 << 64)
+
+
+def noise_of(seed: int, prompt: int, prefix: tuple[int, ...], n: int) -> list[float]:
+    noise = ag.KeyedNoise(seed, rows=[row_of(prompt, prefix)])
+    return noise.gumbel((1, n), dtype=torch.float64)[0].tolist()  # type: ignore[no-any-return]
+
+
+def test_all_texts_by_hand() -> None:
+    """The whole tree, with the formula of the maximum in plain arithmetic."""
+    seed, prompt, n, length = 11, 5, 4, 3
+    table = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    log_p = table.log_softmax(-1).tolist()
+    nodes = {(): (0.0, noise_of(seed, prompt, (-1,), 1)[0])}
+    for _ in range(length):
+        below = {}
+        for prefix, (total, value) in nodes.items():
+            own = log_p[prefix[-1] if prefix else 2]
+            race = [total + x + g for x, g in zip(own, noise_of(seed, prompt, prefix, n), strict=True)]
+            for token, v in enumerate(race):
+                left = math.exp(-value) + math.exp(-v) - math.exp(-max(race))
+                below[(*prefix, token)] = (total + own[token], -math.log(left))
+        nodes = below
+    order = sorted(nodes, key=lambda text: -nodes[text][1])
+    noise = ag.KeyedNoise(seed, rows=[prompt])
+    beams = stochastic_beam_search(bigram(table), torch.tensor([2]), n**length, length, noise=noise)
+    assert [tuple(text) for text in beams.tokens.tolist()] == order
+    torch.testing.assert_close(beams.values.tolist(), [nodes[text][1] for text in order], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(beams.log_probs.tolist(), [nodes[text][0] for text in order])
+
+
+def test_values_have_the_tails_of_float64() -> None:
+    """Two children of equal probability. The value of the loser, far above its location, is as rare as it should be:
+    given that the winner is at T, P(loser > t) = (exp(-exp(-T)) - exp(-exp(-t))) / exp(-exp(-T))."""
+    nodes = 400_000
+    x = torch.full((nodes, 2), -math.log(2), dtype=torch.float64)
+    children = expand(torch.full((nodes,), 30.0, dtype=torch.float64), x, noise=ag.KeyedNoise(5))
+    loser = children.amin(-1)
+    for t in (2.0, 6.0, 10.0):
+        p = 1 - math.exp(-math.exp(-t - math.log(2)))
+        check_frequency(int((loser > t).sum()), nodes, p)

@@ -131,8 +131,10 @@ def test_accepted() -> None:
     draft, target = torch.tensor([[1, 2, 3], [1, 9, 3], [0, 2, 3]]), torch.tensor([1, 2, 3])
     assert accepted(draft, target).tolist() == [3, 1, 0]
     assert accepted(draft[:, :0], target[:0]).tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="target must have as many tokens as draft"):
+    with pytest.raises(ValueError, match="target must have the tokens of the positions of draft"):
         accepted(draft, target[:2])
+    with pytest.raises(ValueError, match="target must have the tokens"):
+        accepted(draft, draft[:2])
     with pytest.raises(TypeError, match="draft must be a tensor of integers"):
         accepted(draft.float(), target)
 

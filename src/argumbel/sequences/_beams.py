@@ -14,7 +14,7 @@ from .._core.checks import can_raise, check_logits, count, floating, integer
 from ..kernels.posterior import strictly_below
 from ..noise import KeyedNoise, draw_like
 from ..reverse import condition_max
-from ._texts import Step, TextNoise, check_text, flat_rows, hash_start, mix, next_logits, refuse_bad_logits
+from ._texts import Step, TextNoise, check_text, finish, flat_rows, mix, next_logits, refuse_bad_logits
 
 __all__ = ["Beams", "expand", "stochastic_beam_search"]
 
@@ -162,7 +162,7 @@ def stochastic_beam_search(
     source = TextNoise(noise, generator, batch, device)
     at = torch.arange(texts, device=device)[:, None]
 
-    hashes = hash_start(source.ids)[:, None]  # (texts, beams), as all that follows
+    hashes = finish(source.ids)[:, None]  # (texts, beams), as all that follows
     log_probs = torch.zeros(texts, 1, dtype=torch.float64, device=device)
     # The whole tree is one Gumbel at log 1. Its row is that of a prefix that does not exist.
     root = source.of_rows(mix(hashes, torch.full_like(hashes, -1)))
@@ -175,7 +175,8 @@ def stochastic_beam_search(
         beams = hashes.shape[1]
         x = logits.reshape(texts, beams, logits.shape[-1])
         idle = done | (values == -torch.inf)
-        x = x.masked_fill(idle.unsqueeze(-1), 0)
+        if not can_raise(x) or bool(idle.any()):
+            x = x.masked_fill(idle.unsqueeze(-1), 0)
         refuse_bad_logits(x)
         child, child_log_probs, child_values = _children(x, k, source, hashes, log_probs, values)
         if end is not None:  # a text that is over is its own only child
@@ -220,9 +221,8 @@ def _children(
     _, child, _ = kernels.gumbel_topk(x.detach(), c, noise.key(x.shape, x.device))
     absent = child < 0  # fewer tokens are allowed
     child = child.clamp(min=0)
-    peak = x.detach().amax(-1, keepdim=True)
-    wide = x.to(kernels.work_dtype(x.dtype))
-    log_z = (wide - peak).logsumexp(-1, keepdim=True).double()
+    peak = x.detach().amax(-1, keepdim=True).to(kernels.work_dtype(x.dtype))
+    log_z = (x - peak).exp().sum(-1, keepdim=True).double().log()  # of a float32 sum, not itself in float32
     own = (x.gather(-1, child).double() - peak.double()) - log_z
     own = own.masked_fill(absent, -torch.inf)
     child_log_probs = log_probs.unsqueeze(-1) + own

@@ -9,7 +9,7 @@ from .._core.checks import can_raise, count, integer, integers
 from ..choice import gumbel_max
 from ..coupling import counterfactual
 from ..noise import KeyedNoise
-from ._texts import Step, TextNoise, check_text, flat_rows, next_logits, refuse_bad_logits, stop_after
+from ._texts import Step, TextNoise, check_text, flat_rows, next_logits, refuse_bad_logits
 
 __all__ = ["counterfactual_text"]
 
@@ -88,7 +88,7 @@ def counterfactual_text(
     length = own if length is None else count("length", length)
     end = None if end is None else integer("end", end)
     source = TextNoise(noise, generator, batch, start.device)
-    text, until = stop_after(flat_rows(tokens), end)  # the noise of tokens after the end was never used
+    text, until = _stop_after(flat_rows(tokens), end)  # the noise of tokens after the end was never used
     old = _logits_of_text(step, flat_rows(start), text, until) if own else None
     chosen = _forced(forced, batch, length)
 
@@ -121,6 +121,17 @@ def counterfactual_text(
     if end is not None:
         result = torch.nn.functional.pad(result, (0, length - result.shape[-1]), value=end)
     return result.reshape(*batch, length)
+
+
+def _stop_after(tokens: Tensor, end: int | None) -> tuple[Tensor, Tensor]:
+    """Texts with everything after their first end token replaced by the end token, and how long each text is, the end
+    token included."""
+    length = tokens.shape[-1]
+    if end is None:
+        return tokens, torch.full(tokens.shape[:-1], length, device=tokens.device)
+    ended = (tokens == end).cumsum(-1)
+    over = (ended - (tokens == end).long()) > 0
+    return tokens.masked_fill(over, end), (~over).sum(-1)
 
 
 def _logits_of_text(step: Step, start: Tensor, text: Tensor, until: Tensor) -> Tensor:

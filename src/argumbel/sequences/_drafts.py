@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import count, integer, integers
+from .._core.checks import broadcasts_with, count, integer, integers
 from ..choice import gumbel_max
 from ..noise import KeyedNoise
-from ._texts import Step, TextNoise, check_text, flat_rows, next_logits, stop_after
+from ._texts import Step, TextNoise, check_text, flat_rows, next_logits
 
 __all__ = ["Speculation", "accepted", "speculative_decode"]
 
@@ -48,10 +48,11 @@ def accepted(draft: Tensor, target: Tensor) -> Tensor:
     """
     integers("draft", draft)
     integers("target", target)
-    if draft.ndim == 0 or target.ndim == 0 or draft.shape[-1] != target.shape[-1]:
+    alike = broadcasts_with(draft.shape, target.shape) and draft.shape[-1:] == target.shape[-1:]
+    if not alike or draft.ndim == 0 or target.ndim == 0:
         raise ValueError(
-            f"target must have as many tokens as draft, whose shape is {tuple(draft.shape)}, but its shape is "
-            f"{tuple(target.shape)}; compare tokens of the same positions"
+            f"target must have the tokens of the positions of draft, whose shape is {tuple(draft.shape)}, but its "
+            f"shape is {tuple(target.shape)}; compare texts of the same length"
         )
     return (draft == target).long().cumprod(-1).sum(-1)
 
@@ -136,9 +137,7 @@ def speculative_decode(
             model.forget(text.shape[1] - 1)
         if end is not None and bool((text[:, prompt:] == end).any(-1).all()):
             break
-    tokens, _ = stop_after(text[:, prompt:], end)
-    if end is not None:
-        tokens = torch.nn.functional.pad(tokens, (0, length - written), value=end)
+    tokens = torch.nn.functional.pad(text[:, prompt:], (0, length - written), value=0 if end is None else end)
     return Speculation(tokens.reshape(*batch, length), models[0].calls, models[1].calls)
 
 
@@ -164,9 +163,10 @@ class _Model:
 
 
 def _draw(logits: Tensor, noise: KeyedNoise, text: Tensor, end: int | None) -> Tensor:
-    """The tokens that follow the last tokens of a text. After its end both models draw the same, whatever they say."""
+    """The tokens that follow the last tokens of a text; after its end only ends, whatever the model says."""
     x = logits.detach()
-    if end is not None:
-        over = torch.nn.functional.pad((text == end).long(), (1, 0)).cumsum(-1) > 0
-        x = x.masked_fill(over[:, over.shape[1] - x.shape[1] :, None], 0)
-    return gumbel_max(x, noise=noise).indices
+    if end is None:
+        return gumbel_max(x, noise=noise).indices
+    over = torch.nn.functional.pad((text == end).long(), (1, 0)).cumsum(-1) > 0
+    over = over[:, over.shape[1] - x.shape[1] :]
+    return gumbel_max(x.masked_fill(over.unsqueeze(-1), 0), noise=noise).indices.masked_fill(over, end)

@@ -15,13 +15,12 @@ __all__ = [
     "Step",
     "TextNoise",
     "check_text",
+    "finish",
     "flat_rows",
-    "hash_start",
+    "horner",
     "mix",
-    "mix_all",
     "next_logits",
     "refuse_bad_logits",
-    "stop_after",
 ]
 
 
@@ -131,17 +130,6 @@ class TextNoise:
         return KeyedNoise(seed, rows, items)
 
 
-def stop_after(tokens: Tensor, end: int | None) -> tuple[Tensor, Tensor]:
-    """Texts with everything after their first end token replaced by the end token, and how long each text is, the end
-    token included."""
-    length = tokens.shape[-1]
-    if end is None:
-        return tokens, torch.full(tokens.shape[:-1], length, device=tokens.device)
-    ended = (tokens == end).cumsum(-1)
-    over = (ended - (tokens == end).long()) > 0
-    return tokens.masked_fill(over, end), (~over).sum(-1)
-
-
 def refuse_bad_logits(logits: Tensor) -> None:
     """Raise an error for a row that is NaN, +inf, or -inf throughout, where values may be looked at."""
     if can_raise(logits) and not bool(logits.amax(-1).isfinite().all()):
@@ -158,25 +146,19 @@ FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 SECOND = 0x94D049BB133111EB - (1 << 64)
 
 
-def _finish(z: Tensor) -> Tensor:
+def finish(state: Tensor) -> Tensor:
+    """Numbers that look like random ones, another for each other state."""
+    z = state + GOLDEN
     z = (z ^ (z >> 30 & (1 << 34) - 1)) * FIRST
     z = (z ^ (z >> 27 & (1 << 37) - 1)) * SECOND
     return z ^ (z >> 31 & (1 << 33) - 1)
 
 
-def hash_start(ids: Tensor) -> Tensor:
-    """The hash of no token, one for each id."""
-    return _finish(ids + GOLDEN)
+def horner(state: Tensor, token: Tensor) -> Tensor:
+    """One more token of a polynomial of tokens."""
+    return state * FIRST + token
 
 
 def mix(state: Tensor, token: Tensor) -> Tensor:
     """The hash of what state stands for, followed by one more token. Different tokens give different hashes."""
-    return _finish(state * FIRST + token + GOLDEN)
-
-
-def mix_all(state: Tensor, tokens: Tensor) -> Tensor:
-    """The hash of ``state`` and the tokens ``(*state.shape, width)``: a polynomial, then one finish."""
-    width = tokens.shape[-1]
-    powers = [pow(FIRST, k, 1 << 64) for k in range(width, -1, -1)]
-    first, rest = torch.tensor([p - (p >> 63 << 64) for p in powers], device=tokens.device).split([1, width])
-    return _finish(state * first + (tokens * rest).sum(-1) + GOLDEN)
+    return finish(horner(state, token))

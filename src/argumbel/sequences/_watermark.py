@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.checks import broadcasts_to, can_raise, check_logits, count, floating, integer
 from ..choice import Choice, gumbel_max
 from ..noise import KeyedNoise, as_keyed
-from ._texts import check_text, hash_start, mix_all
+from ._texts import check_text, finish, horner
 
 __all__ = ["WatermarkScores", "context_rows", "watermark", "watermark_p_value", "watermark_scores"]
 
@@ -54,7 +54,10 @@ def context_rows(tokens: Tensor, seed: int | Tensor, *, width: int = 4) -> Tenso
     batch = check_text("tokens", tokens, least=0)
     width = count("width", width, least=1)
     padded = torch.nn.functional.pad(tokens.to(torch.int64), (width, 0), value=-1)
-    return mix_all(hash_start(_seeds(seed, batch, tokens.device)), padded.unfold(-1, width, 1))
+    rows = finish(_seeds(seed, batch, tokens.device))
+    for offset in range(width):
+        rows = horner(rows, padded[..., offset : offset + tokens.shape[-1] + 1])
+    return finish(rows)
 
 
 def watermark(
@@ -214,7 +217,7 @@ def _is_first(rows: Tensor, asked: Tensor) -> Tensor:
     ids, order = torch.where(asked, rows, others).sort(dim=-1, stable=True)
     fresh = torch.ones_like(asked)
     fresh[..., 1:] = ids[..., 1:] != ids[..., :-1]
-    return torch.empty_like(asked).scatter_(-1, order, fresh)
+    return torch.zeros_like(asked).scatter(-1, order, fresh)
 
 
 def _which(name: str, which: Tensor | None, like: Tensor, of: str = "tokens") -> Tensor:
@@ -234,8 +237,8 @@ def _which(name: str, which: Tensor | None, like: Tensor, of: str = "tokens") ->
 def _seeds(seed: int | Tensor, batch: tuple[int, ...], device: torch.device) -> Tensor:
     """The seeds of texts, ``(*batch, 1)``, or one for all, ``(1,)``."""
     if not isinstance(seed, Tensor):
-        seed = KeyedNoise(integer("seed", seed)).seed  # checked, with a sign
-        return torch.tensor([seed], dtype=torch.int64, device=device)
+        signed: Any = KeyedNoise(integer("seed", seed)).seed
+        return torch.full((1,), signed, dtype=torch.int64, device=device)
     if seed.dtype != torch.int64 or not broadcasts_to(seed.shape, batch):
         raise ValueError(
             f"seed must be an integer, or an int64 tensor that broadcasts to {batch}, but it is a {seed.dtype} tensor "
