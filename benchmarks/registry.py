@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import tables
+from . import sequences, tables
 from .ops import OPS, Op
 from .peers import (
     ALIAS,
@@ -98,6 +98,8 @@ CASES: list[Case] = [
     *_cases("gumbel_softmax hard + backward", [HALF]),
     *_cases("posterior_gumbel", [LONG[0]], {OUR_NOISE: 0.5}),
     *_cases("posterior_gumbel", SHORT),
+    *_cases(sequences.SCORES, [Size((126_464,), k=1000)], {sequences.WHOLE_VOCABULARY: 1000}),
+    *_cases(sequences.BEAMS, [Size((50_257,), k=k) for k in (10, 50)], {sequences.FORMULA: 2}),
     *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.SCATTERED, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.FILE, [Size((POPULATION,), k=1000)], {tables.READ: 0.834, tables.DUCKDB: 1.5}),

@@ -136,8 +136,9 @@ def stochastic_beam_search(
     Returns:
         ``(tokens, log_probs, values)``: int64 tokens ``(*batch, k, length)``, filled up by ``end`` after the end of a
         text, and float64 ``(*batch, k)``: log probabilities, differentiable in the logits, and falling values. If a
-        model has fewer than k texts, the missing ones have the log probability and the value -inf. The search stops
-        when all texts are over, which on an accelerator waits for the device after every token.
+        model has fewer than k texts, the missing ones have the log probability and the value -inf (leave out all but
+        one of them for ``threshold_weights``). The search stops when all texts are over; on an accelerator it waits for
+        the device after every token to see whether they are, if ``end`` is given.
 
     Raises:
         ValueError: k or length less than 1, prompts without a token, logits that are NaN or +inf, that allow no token,
