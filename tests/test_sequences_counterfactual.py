@@ -125,6 +125,9 @@ def test_texts_that_end() -> None:
     never[:, 4] = -torch.inf
     longer = counterfactual_text(bigram(OLD), START, text, new_step=bigram(never), end=4, noise=ag.KeyedNoise(0))
     assert not bool((longer == 4).any())
+    for t in (2, 3):  # the first text is over there: fresh noise, that of the key
+        fresh = ag.gumbel_max(never[longer[:1, t - 1]], noise=ag.KeyedNoise(0, rows=[t])).indices
+        assert longer[0, t] == fresh
 
 
 def test_a_text_does_not_depend_on_its_batch() -> None:
