@@ -108,6 +108,16 @@ def test_a_batch_is_its_prompts() -> None:
     assert len({tuple(text) for text in whole.tokens[:, 0].tolist()}) > 1
 
 
+def test_a_seed_for_every_prompt() -> None:
+    table = torch.randn(6, 6, generator=torch.Generator().manual_seed(1))
+    start, seeds = torch.tensor([[1, 2], [1, 2], [5, 0]]), torch.tensor([8, 9, 8])
+    whole = stochastic_beam_search(bigram(table), start, 3, 4, noise=ag.KeyedNoise(seeds))
+    for i in range(3):
+        one = stochastic_beam_search(bigram(table), start[i], 3, 4, noise=ag.KeyedNoise(int(seeds[i])))
+        for a, b in zip(one, whole, strict=True):
+            assert torch.equal(a, b[i])
+
+
 def test_states_are_reordered() -> None:
     """A state in nested containers, and a state that only the caller's function can reorder."""
     table = torch.randn(5, 5, 5, generator=torch.Generator().manual_seed(2))
@@ -253,6 +263,7 @@ def good(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         ({"noise": torch.zeros(3)}, TypeError, "noise must be an argumbel.KeyedNoise, but it is a Tensor"),
         ({"noise": 3}, TypeError, "noise must be"),
         ({"noise": ag.KeyedNoise(0, rows=[1, 2])}, ValueError, "rows must give one id per text"),
+        ({"noise": ag.KeyedNoise([1, 2])}, ValueError, "seed must give one seed per text"),
         ({"noise": ag.KeyedNoise(0, items=[[1, 2, 3]])}, ValueError, "items must give one id per token"),
         ({"noise": ag.KeyedNoise(0), "generator": torch.Generator()}, ValueError, "generator must be left out"),
     ],

@@ -142,6 +142,15 @@ def test_a_text_does_not_depend_on_its_batch() -> None:
     assert torch.equal(grid.squeeze(1), whole)
 
 
+def test_a_seed_for_every_text() -> None:
+    seeds = torch.tensor([8, 9, 8])
+    whole = counterfactual_text(bigram(OLD), START, TEXT, new_step=bigram(NEW), noise=ag.KeyedNoise(seeds))
+    for i in range(3):
+        noise = ag.KeyedNoise(int(seeds[i]))
+        one = counterfactual_text(bigram(OLD), START[i], TEXT[i], new_step=bigram(NEW), noise=noise)
+        assert torch.equal(one, whole[i])
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     table = OLD.to(dtype)

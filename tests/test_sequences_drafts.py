@@ -116,6 +116,20 @@ def test_a_text_does_not_depend_on_its_batch() -> None:
     assert torch.equal(whole[1, 2], one)
 
 
+def test_a_seed_for_every_text() -> None:
+    """The recipe of a server: the seed of the request, the position of the token, the id of the item."""
+    start, seeds = torch.tensor([[1], [1], [2]]), torch.tensor([8, 9, 8])
+    whole = speculative_decode(bigram(TABLE), bigram(DRAFTS["far"]), start, 12, noise=ag.KeyedNoise(seeds)).tokens
+    for i in range(3):
+        one = speculative_decode(bigram(TABLE), bigram(TABLE), start[i], 12, noise=ag.KeyedNoise(int(seeds[i]))).tokens
+        assert torch.equal(one, whole[i])
+    text = start
+    for t in range(12):
+        noise = ag.KeyedNoise(seeds, rows=torch.full((3,), t))
+        text = torch.cat([text, ag.gumbel_max(TABLE[text[:, -1]], noise=noise).indices[:, None]], 1)
+    assert torch.equal(text[:, 1:], whole)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_dtypes_and_generators(dtype: torch.dtype) -> None:
     step = bigram(TABLE.to(dtype))

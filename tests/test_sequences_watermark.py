@@ -85,7 +85,7 @@ def test_p_values_of_texts_that_repeat_themselves_are_uniform() -> None:
     for t in range(60):
         token = ag.gumbel_max(table[text[:, -1]], noise=ag.KeyedNoise(-1, rows=torch.arange(3000) + 3000 * t)).indices
         text = torch.cat([text, token[:, None]], 1)
-    p = [float(watermark_p_value(*watermark_scores(row, seed, width=2))) for seed, row in enumerate(text)]
+    p = watermark_p_value(*watermark_scores(text, torch.arange(3000), width=2))
     check_cdf(p, lambda p: p)
 
 
@@ -221,6 +221,13 @@ def test_a_seed_may_be_a_tensor() -> None:
     logits, text = torch.zeros(2, 30), torch.arange(10).reshape(2, 5)
     assert torch.equal(watermark(logits, text, torch.tensor(4)).indices, watermark(logits, text, 4).indices)
     assert torch.equal(watermark_scores(text, torch.tensor(4)).scores, watermark_scores(text, 4).scores)
+    seeds = torch.tensor([4, -5])
+    drawn, scored = watermark(logits, text, seeds).indices, watermark_scores(text, seeds).scores
+    for i in range(2):
+        assert drawn[i] == watermark(logits[i], text[i], int(seeds[i])).indices
+        assert torch.equal(scored[i], watermark_scores(text[i], int(seeds[i])).scores)
+    grid = watermark_scores(text.expand(3, 2, 5), torch.arange(3)[:, None]).scores
+    assert torch.equal(grid[2], watermark_scores(text, 2).scores)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,8 @@ def stochastic_beam_search(
         reorder: ``reorder(state, rows)`` returns the state of the given rows, an int64 tensor, for the next call; a row
             may occur many times or never. Default: all tensors in the state, in nested tuples, lists and dictionaries,
             are indexed along their first dimension.
-        noise: a ``KeyedNoise``. Its row ids are the ids of the prompts, ``(*batch,)``; default 0, 1, 2, ...
+        noise: a ``KeyedNoise``. Its row ids are the ids of the prompts, ``(*batch,)``; default 0, 1, 2, ..., or 0 for
+            all if it has a seed for each prompt.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:

@@ -51,8 +51,9 @@ def counterfactual_text(
             where a token is free.
         length: how many tokens to write. Default: as many as the text has.
         end: the token after which a text is over.
-        noise: a ``KeyedNoise``. Its row ids are the ids of the texts, ``(*batch,)``; default 0, 1, 2, ... Token t of
-            text i has the row id ``i * 2**32 + t``, with t = 0 for the first token of the text.
+        noise: a ``KeyedNoise``. Its row ids are the ids of the texts, ``(*batch,)``; default 0, 1, 2, ..., or 0 for all
+            if it has a seed for each text. Token t of text i has the row id ``i * 2**32 + t``, with t = 0 for the first
+            token of the text.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:

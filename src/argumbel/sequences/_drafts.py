@@ -89,8 +89,9 @@ def speculative_decode(
         end: the token after which a text is over. Default: every text has the full length.
         crop: ``crop(state, size)`` returns the state of the first ``size`` tokens, for both models. Default: no state
             is kept, and each call gets the whole text.
-        noise: a ``KeyedNoise``. Its row ids are the ids of the texts, ``(*batch,)``; default 0, 1, 2, ... Token t of
-            text i is drawn under the row id ``i * 2**32 + t``, with t = 0 for the first token drawn.
+        noise: a ``KeyedNoise``. Its row ids are the ids of the texts, ``(*batch,)``; default 0, 1, 2, ..., or 0 for all
+            if it has a seed for each text. Token t of text i is drawn under the row id ``i * 2**32 + t``, with t = 0
+            for the first token drawn.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:

@@ -93,23 +93,23 @@ class TextNoise:
             )
         self.seed: Any = keyed.seed
         if isinstance(self.seed, Tensor) and self.seed.ndim:
-            self.seed = self._of_texts("seed", self.seed, batch).to(device)
+            self.seed = self._of_texts("seed", "seed", self.seed, batch).to(device)
         if keyed.rows is not None:
-            self.ids = self._of_texts("rows", keyed.rows, batch).to(device)
+            self.ids = self._of_texts("rows", "id", keyed.rows, batch).to(device)
         else:
             own = isinstance(self.seed, Tensor) and self.seed.ndim > 0
             ids = torch.arange(count, device=device)
             self.ids = torch.zeros_like(ids) if own else ids
 
     @staticmethod
-    def _of_texts(name: str, ids: Tensor, batch: tuple[int, ...]) -> Tensor:
+    def _of_texts(name: str, what: str, given: Tensor, batch: tuple[int, ...]) -> Tensor:
         count = math.prod(batch)
-        if tuple(ids.shape) not in (batch, (count,)):
+        if tuple(given.shape) not in (batch, (count,)):
             raise ValueError(
-                f"{name} must give one id per text: the shape {batch} or ({count},), but its shape is "
-                f"{tuple(ids.shape)}; pass as many ids as there are texts"
+                f"{name} must give one {what} per text: the shape {batch} or ({count},), but its shape is "
+                f"{tuple(given.shape)}; pass as many {what}s as there are texts"
             )
-        return ids.reshape(count)
+        return given.reshape(count)
 
     def at(self, position: int, count: int | None = None) -> KeyedNoise:
         """The noise of logits ``(rows, n)`` at a position, or of logits ``(rows, count, n)`` from a position on."""

@@ -82,7 +82,7 @@ def watermark(
         logits: the scores of the next token, ``(*batch, n)``, any floating dtype, after temperature and truncation;
             -inf forbids a token.
         tokens: the text so far, integers ``(*batch, length)``; a negative id is padding.
-        seed: the secret: any 64-bit integer, or a 0-dimensional int64 tensor.
+        seed: the secret: any 64-bit integer, or an int64 tensor that broadcasts to ``(*batch,)``.
         width: how many tokens make a context. A small number survives more changes of the text, a large number makes
             fewer contexts that repeat.
         drawn: bool, broadcasts to tokens: True where a token was drawn by this function, False for the prompt. Default
@@ -140,7 +140,7 @@ def watermark_scores(
 
     Args:
         tokens: texts, integers ``(*batch, length)``; a negative id is padding.
-        seed: the secret: any 64-bit integer, or a 0-dimensional int64 tensor.
+        seed: the secret: any 64-bit integer, or an int64 tensor that broadcasts to ``(*batch,)``.
         width: how many tokens make a context, as in :func:`watermark`.
         drawn: bool, broadcasts to tokens: True where a token is asked about, False for the prompt. Default True.
 
@@ -248,7 +248,7 @@ def _seeds(seed: int | Tensor, batch: tuple[int, ...], device: torch.device) -> 
 
 
 def _noise(seed: int | Tensor, rows: Tensor, items: Tensor | None = None) -> KeyedNoise:
-    """The noise of rows ``(*batch, m)``: one seed, or seeds that broadcast to ``(*batch,)``."""
+    """The noise of rows ``(*batch, m)`` under one seed, or under seeds that broadcast to ``(*batch,)``."""
     if isinstance(seed, Tensor) and seed.ndim:
         seed = seed.unsqueeze(-1).expand(rows.shape)
     return KeyedNoise(seed, rows, items)
