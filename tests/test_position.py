@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import argumbel as ag
-from argumbel import coupling, relax, reverse, subsets
+from argumbel import coupling, relax, reverse, sequences, subsets
 
 Draw = Callable[[Tensor, int, ag.KeyedNoise], object]
 
@@ -52,6 +52,7 @@ ALONG_THE_LAST: dict[str, Draw] = {
     "gumbel_sigmoid": lambda x, d, k: ag.gumbel_sigmoid(x, 0.7, noise=k),
     "gumbel_sigmoid of a tensor": lambda x, d, k: ag.gumbel_sigmoid(x, torch.full((2, 1, 1), 0.7), noise=k),
     "truncated_gumbel": lambda x, d, k: ag.truncated_gumbel(x, 0.5, noise=k),
+    "expand": lambda x, d, k: sequences.expand(x[..., 0] + 2, x, noise=k),
     **{law: lambda x, d, k, law=law: getattr(k, law)(x.shape, dtype=x.dtype) for law in ("logistic", "gumbel")},
 }
 

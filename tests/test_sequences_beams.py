@@ -359,3 +359,14 @@ def test_values_have_the_tails_of_float64() -> None:
     for t in (2.0, 6.0, 10.0):
         p = 1 - math.exp(-math.exp(-t - math.log(2)))
         check_frequency(int((loser > t).sum()), nodes, p)
+
+
+def test_expand_compiled() -> None:
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(7))
+
+    def children(values: Tensor, log_probs: Tensor) -> Tensor:
+        return expand(values, log_probs, noise=ag.KeyedNoise(1))
+
+    values = torch.tensor([0.5, -torch.inf, 2.0])
+    compiled = torch.compile(children, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(values, x), children(values, x))

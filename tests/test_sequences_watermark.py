@@ -292,3 +292,18 @@ def test_bigram_texts_do_not_depend_on_the_batch() -> None:
     whole = watermark(logits[:, 0], text, 3, noise=noise)
     one = watermark(logits[1, 0], text[1], 3, noise=ag.KeyedNoise(1, rows=[1]))
     assert torch.equal(one.indices, whole.indices[1])
+
+
+def test_compiled_code_draws_and_scores_the_same() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(9))
+    text = torch.randint(0, 5, (3, 12), generator=torch.Generator().manual_seed(9))
+
+    def draw(x: Tensor, tokens: Tensor) -> Tensor:
+        return watermark(x, tokens, 5, width=1, noise=ag.KeyedNoise(1)).indices
+
+    def score(tokens: Tensor) -> Tensor:
+        return watermark_p_value(*watermark_scores(tokens, 5, width=2))
+
+    compiled = torch.compile(draw, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(logits, text), draw(logits, text))
+    assert torch.equal(torch.compile(score, backend="aot_eager", fullgraph=True)(text), score(text))
