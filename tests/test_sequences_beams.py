@@ -370,3 +370,5 @@ def test_expand_compiled() -> None:
     values = torch.tensor([0.5, -torch.inf, 2.0])
     compiled = torch.compile(children, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(values, x), children(values, x))
+    x[0], values[2] = -torch.inf, torch.nan
+    assert compiled(values, x).isnan().all(-1).tolist() == [True, False, True]

@@ -78,13 +78,15 @@ def expand(
         )
     dead = (values == -torch.inf).unsqueeze(-1)
     g = draw_like(log_probs, log_probs.ndim - 1, noise, generator, "gumbel")
+    nowhere = ~(log_probs.amax(-1, keepdim=True).isfinite() | dead)
+    unsound = (values.isnan() | (values == torch.inf)).unsqueeze(-1)
     if can_raise(log_probs) and can_raise(values):
-        if bool((log_probs.amax(-1, keepdim=True).isfinite() | dead).logical_not().any()):
+        if bool(nowhere.any()):
             raise ValueError(
                 "log_probs must not be NaN or +inf, and must allow at least one child of each node, but some row does "
                 "not; give nodes without children the value -inf"
             )
-        if bool((values.isnan() | (values == torch.inf)).any()):
+        if bool(unsound.any()):
             raise ValueError("values must not be NaN or +inf, but some are; find where they come from")
     # One offset for a node: far from 0 the sum would round the noise away.
     x = log_probs.to(g.dtype).masked_fill(dead, 0)
@@ -96,7 +98,7 @@ def expand(
     won = race == race.amax(-1, keepdim=True)
     top = height.unsqueeze(-1)
     result = torch.where(won, top.to(log_probs.dtype), strictly_below(moved, top, log_probs.dtype))
-    return result.masked_fill(dead | (x == -torch.inf), -torch.inf)
+    return result.masked_fill(dead | (x == -torch.inf), -torch.inf).masked_fill(nowhere | unsound, torch.nan)
 
 
 def stochastic_beam_search(
