@@ -19,10 +19,12 @@ SIGNATURES = {
     "astar_sample": (
         "(target, num_samples=1, *, method='a*', keep=False, max_steps=100000, noise=None, generator=None)"
     ),
-    "categorical": "(logits, sample_shape=(), *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, generator=None)",
+    "categorical": "(logits, sample_shape=(), *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, "
+    "generator=None)",
     "counterfactual": "(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, noise=None, generator=None)",
     "gumbel": "(shape, *, generator=None, dtype=None, device=None)",
-    "gumbel_max": "(logits, *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, noise=None, generator=None)",
+    "gumbel_max": "(logits, *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, noise=None, "
+    "generator=None)",
     "gumbel_sigmoid": "(logits, tau=1, hard=False, *, noise=None, generator=None)",
     "gumbel_softmax": ("(logits, tau=1, hard=False, eps=1e-10, dim=-1, *, mask=None, noise=None, generator=None)"),
     "gumbel_topk": "(logits, k, *, temperature=1, dim=-1, mask=None, noise=None, generator=None)",
@@ -95,6 +97,7 @@ MODULES = {
         "stochastic_beam_search",
         "watermark",
         "watermark_p_value",
+        "truncate",
         "watermark_scores",
     },
     data: {"WeightedSampler"},

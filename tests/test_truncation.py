@@ -260,3 +260,21 @@ def test_bad_logits() -> None:
         ag.gumbel_max(torch.full((2, 3), -torch.inf), top_k=2)
     assert ag.categorical(torch.zeros(0, 4), top_p=0.5).shape == (0,)
     assert ag.gumbel_max(torch.zeros(0, 4), temperature=0.5).indices.shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.usefixtures("backend")
+def test_truncate(dtype: torch.dtype) -> None:
+    x = torch.randn(4, 30, generator=seeded()).to(dtype)
+    for limits in LIMITS:
+        ours = ag.sequences.truncate(x, **limits)
+        assert ours.dtype == dtype
+        assert torch.equal(ours > -torch.inf, cut_of(x, **limits))
+        work = x if dtype == torch.float64 else x.float()
+        scaled = (work / limits.get("temperature", 1)).to(dtype)
+        assert torch.equal(ours.masked_fill(ours == -torch.inf, 0), scaled.masked_fill(ours == -torch.inf, 0))
+        assert torch.equal(ag.sequences.truncate(x.T, dim=0, **limits), ours.T)
+    y = x.float().requires_grad_()
+    (grad,) = torch.autograd.grad(ag.sequences.truncate(y, temperature=0.5, top_k=3).exp().sum(), y)
+    assert ((grad != 0).sum(-1) == 3).all()
+    assert torch.equal(ag.sequences.truncate(x), x)

@@ -117,11 +117,11 @@ def astar_sample(
     """
     num_samples = count("num_samples", num_samples)
     if isinstance(noise, KeyedNoise):
-        for what, ids in ("row", noise.rows), ("seed", noise.seed):
-            if isinstance(ids, Tensor) and (what == "row" or ids.ndim) and ids.numel() != num_samples:
+        seeds = noise.seed if isinstance(noise.seed, Tensor) and noise.seed.ndim else None
+        for what, ids in ("row", noise.rows), ("seed", seeds):
+            if ids is not None and ids.numel() != num_samples:
                 raise ValueError(
-                    f"noise must have one {what} per sample, {num_samples}, but it has {ids.numel()}; pass as many, or "
-                    + ("leave rows out" if what == "row" else "one seed for all")
+                    f"noise must have one {what} per sample, {num_samples}, but it has {ids.numel()}; pass as many"
                 )
     stream = astar_stream(target, method=method, keep=keep, max_steps=max_steps, noise=noise, generator=generator)
     draws = list(itertools.islice(stream, num_samples))

@@ -4,6 +4,7 @@ from ._beams import Beams, expand, stochastic_beam_search
 from ._counterfactual import counterfactual_text
 from ._drafts import Speculation, accepted, speculative_decode
 from ._texts import Step
+from ._truncation import truncate
 from ._watermark import WatermarkScores, context_rows, watermark, watermark_p_value, watermark_scores
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "expand",
     "speculative_decode",
     "stochastic_beam_search",
+    "truncate",
     "watermark",
     "watermark_p_value",
     "watermark_scores",

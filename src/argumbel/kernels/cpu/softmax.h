@@ -120,13 +120,15 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, float tau, const Mat
     });
 }
 
-// ys becomes ys (gs - <gs, ys>) rate, lane by lane.
+// ys becomes ys (gs - <gs, ys>) rate, lane by lane. In this order: a huge gradient over a tiny temperature overflows, and
+// an overflow times a sample of 0 would be NaN.
 void lanes_gradient(float* __restrict ys, const float* __restrict gs, int n, const float* __restrict rate) {
     alignas(64) float mean[kLanes] = {};
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) mean[l] += ys[i * kLanes + l] * gs[i * kLanes + l];
     for (int i = 0; i < n; ++i)
-        for (int l = 0; l < kLanes; ++l) ys[i * kLanes + l] *= (gs[i * kLanes + l] - mean[l]) * rate[l];
+        for (int l = 0; l < kLanes; ++l)
+            ys[i * kLanes + l] = ys[i * kLanes + l] * (gs[i * kLanes + l] - mean[l]) * rate[l];
 }
 
 void lanes_rates(const float* tau, int64_t tau_stride, int64_t row, int lanes, float (*rate_of)(float), float* rate) {
@@ -195,7 +197,7 @@ void soft_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, co
             if (grad) {
                 const float* g = fetch(row_of<T>(*grad, row), n, gradient);
                 const float mean = dot_of(keys, g, n) * share, rate = share * slope(at);
-                for (int j = 0; j < n; ++j) keys[j] *= (g[j] - mean) * rate;
+                for (int j = 0; j < n; ++j) keys[j] = keys[j] * (g[j] - mean) * rate;
             } else {
                 for (int j = 0; j < n; ++j) keys[j] *= share;
             }
