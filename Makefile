@@ -8,7 +8,7 @@ SANITIZED := $(foreach idea,kernels arrivals reference position golden choice no
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo build test test-fast test-clusters slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo build test test-fast test-clusters test-models slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -27,6 +27,9 @@ slow: .venv/test.stamp  ## run and time all tests, and write tests/slow.txt agai
 
 test-clusters: .venv/clusters.stamp  ## samples of tables of Spark (needs Java 17) and Ray, on this machine: some minutes
 	ARGUMBEL_TEST_CLUSTERS=1 $(BIN)/python -m pytest tests/test_tables_clusters.py tests/test_tables_sql.py
+
+test-models: .venv/models.stamp  ## the adapter for Hugging Face transformers, on small models
+	$(BIN)/python -m pytest tests/test_sequences_transformers.py
 
 # Installs over the usual build; the stamps are removed, so that the next command installs the usual build again. Code that
 # Inductor compiles is left out: it takes long there, and calls the same kernels.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import sequences, tables
+from . import diffusion, sequences, tables
 from .ops import OPS, Op
 from .peers import (
     ALIAS,
@@ -64,6 +64,7 @@ SHORT = [Size((4096, 128)), Size((30_000, 10))]
 SMALL = [Size((100, 30, 10)), Size((10,))]
 HALF = Size((64, 32_000), dtype=torch.bfloat16)
 HALF_LONG = Size((8, 128_256), dtype=torch.bfloat16)
+LLADA = Size((16, 126_464), dtype=torch.bfloat16)
 POPULATION = 10_000_000
 
 
@@ -100,6 +101,8 @@ CASES: list[Case] = [
     *_cases("posterior_gumbel", SHORT),
     *_cases(sequences.SCORES, [Size((126_464,), k=1000)], {sequences.WHOLE_VOCABULARY: 1000}),
     *_cases(sequences.BEAMS, [Size((50_257,), k=k) for k in (10, 50)], {sequences.FORMULA: 2}),
+    *_cases(diffusion.DRAW, [LLADA], {diffusion.LLADA: 20}),
+    *_cases(diffusion.STEP, [LLADA], {diffusion.LLADA: 10}),
     *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.SCATTERED, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.FILE, [Size((POPULATION,), k=1000)], {tables.READ: 0.834, tables.DUCKDB: 1.5}),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import astar_pictures
+import diffusion_pictures
 import partition_pictures
 import reverse_pictures
 import sequences_pictures
@@ -36,6 +37,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **astar_pictures.PICTURES,
     **sequences_pictures.PICTURES,
     **tables_pictures.PICTURES,
+    **diffusion_pictures.PICTURES,
 }
 
 

@@ -88,16 +88,19 @@ MODULES = {
         "Beams",
         "Speculation",
         "Step",
+        "Unmasked",
         "WatermarkScores",
         "accepted",
         "context_rows",
         "counterfactual_text",
         "expand",
+        "next_tokens",
         "speculative_decode",
         "stochastic_beam_search",
+        "truncate",
+        "unmask",
         "watermark",
         "watermark_p_value",
-        "truncate",
         "watermark_scores",
     },
     data: {"WeightedSampler"},
@@ -118,6 +121,7 @@ RECORDS = {  # what functions return, or protocols: shown where they are used
     *("Choice", "PriorityDraw", "WeightedSum", "Perturbed", "Coupled", "Estimate", "PerturbAndMAP", "LazyDraw", "Top"),
     *("AStarDraw", "AStarDraws", "Box", "Target"),
     *("Beams", "Speculation", "Step", "WatermarkScores"),
+    "Unmasked",
 }
 
 

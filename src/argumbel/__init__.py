@@ -23,6 +23,9 @@ Texts of language models: beams without replacement, watermarks, drafts, counter
 Rows of tables and streams, drawn by weight: the same race, in time.
     Module: tables.
 
+Texts of language models: the same race, token by token.
+    Module: sequences.
+
 Noise, the randomness of every race, is a pure function of a key:
     KeyedNoise, gumbel, truncated_gumbel.
     Modules: noise, kernels; plots draws pictures.

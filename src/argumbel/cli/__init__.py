@@ -21,6 +21,7 @@ from ._evaluate import evaluate
 from ._plot import plot
 from ._sample import sample
 from ._sweep import sweep
+from ._text import text, train_text
 from ._train import train
 
 __all__ = ["app"]
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Random discrete choices: sample the rows of a table, train and evaluate a categorical VAE, compare gradient "
-    "estimators, draw figures.",
+    "estimators, train a small language model and draw texts, draw figures.",
 )
 
 
@@ -54,5 +55,7 @@ app.command()(sample)
 app.command()(train)
 app.command()(evaluate)
 app.command()(sweep)
+app.command("train-text")(train_text)
 app.command()(compare)
+app.add_typer(text, name="text")
 app.add_typer(plot, name="plot")

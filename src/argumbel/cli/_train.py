@@ -17,22 +17,22 @@ from ..experiments.settings import Setting
 from ._evaluate import evaluate_and_report
 from ._terminal import errors_on_one_line, numbers, progress_bar, words
 
-__all__ = ["signature", "train"]
+__all__ = ["option", "signature", "train"]
 
 
-def _option(panel: str, text: str, *names: str) -> Any:
+def option(panel: str, text: str, *names: str) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
 def train(
     run: Annotated[
         Path | None,
-        _option(FOLDER, "Folder to write the run to. Default: runs/DATASET-ESTIMATOR, with a number if it exists."),
+        option(FOLDER, "Folder to write the run to. Default: runs/DATASET-ESTIMATOR, with a number if it exists."),
     ] = None,
-    overwrite: Annotated[bool, _option(FOLDER, "Replace the run in the folder of --run.", "--overwrite")] = False,
-    resume: Annotated[Path | None, _option(FOLDER, "Continue the run in this folder from its checkpoint.")] = None,
+    overwrite: Annotated[bool, option(FOLDER, "Replace the run in the folder of --run.", "--overwrite")] = False,
+    resume: Annotated[Path | None, option(FOLDER, "Continue the run in this folder from its checkpoint.")] = None,
     samples: Annotated[
-        str, _option(FOLDER, "Numbers of samples for the bounds of the final evaluation. Default: 64,1000.")
+        str, option(FOLDER, "Numbers of samples for the bounds of the final evaluation. Default: 64,1000.")
     ] = "64,1000",
     **options: Any,
 ) -> None:
@@ -87,9 +87,9 @@ def _parameter(name: str, setting: Setting) -> inspect.Parameter:
     kind: Any = Path if setting.path else str if setting.kind is tuple else setting.kind
     flag = _flag(name)
     names = [f"{flag}/--no-{flag[2:]}" if setting.value else flag] if kind is bool else [flag]
-    option = _option(setting.panel, setting.help, *names)
+    shown = option(setting.panel, setting.help, *names)
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, shown]
     )
 
 

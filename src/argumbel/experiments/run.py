@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -34,8 +34,9 @@ class Run:
         return self.path / "report.html"
 
     @classmethod
-    def create(cls, path: Path, config: Config, *, overwrite: bool = False) -> Run:
-        """A new folder with ``config`` in it. A folder that holds a run is a ``ValueError``, unless ``overwrite``."""
+    def create(cls, path: Path, config: Any, *, overwrite: bool = False) -> Self:
+        """A new folder with ``config``, a dataclass, in it. A folder that holds a run is a ``ValueError``, unless
+        ``overwrite``."""
         run = cls(path)
         if (path / "config.json").exists():
             if not overwrite:
