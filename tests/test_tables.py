@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import argumbel as ag
 from argumbel import kernels
-from argumbel.tables import Reservoir, Sample, sample
+from argumbel.tables import Reservoir, Sample, _sources, sample
 
 from .statistics import FAILURE_RATE, Z, check_counts
 
@@ -132,6 +132,40 @@ def test_files(tmp_path: Path, kind: str) -> None:
         assert sample(source, weights="w", key="id", budget="1kB").table.num_rows > 0
         with pytest.raises(ValueError, match="have the column 'price'"):
             sample(source, 60, weights="price")
+    with pytest.MonkeyPatch.context() as one_core:
+        one_core.setattr(pa, "cpu_count", lambda: 1)
+        assert sample(tmp_path / f"all.{kind}", 60, **WANTED).table.equals(theirs.table)
+
+
+def test_columns_of_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pass keeps what it reads of the rows drawn; the second reads other columns, where a row was drawn."""
+    seen: list[tuple[Any, int]] = []
+    read = _sources._read
+
+    def spy(rows: Any, columns: Any, *more: Any) -> Any:
+        for batch in read(rows, columns, *more):
+            seen.append((columns, len(batch)))
+            yield batch
+
+    monkeypatch.setattr(_sources, "_read", spy)
+    twice = pa.concat_tables([TABLE.set_column(0, "id", pa.array(range(3000))), TABLE]).drop_columns(["group"])
+    views = twice.set_column(1, "name", twice["name"].cast(pa.string_view()))
+    pyarrow.parquet.write_table(views, tmp_path / "t.parquet", row_group_size=1000)
+    pyarrow.feather.write_feather(views, tmp_path / "t.arrow")
+    drawn = sample(tmp_path / "t.parquet", 2, **WANTED)
+    groups = len(set((drawn.positions // 1000).tolist()))
+    assert seen[:6] == [(["w", "id"], 1000)] * 6
+    assert seen[6:] == [(["name", "x", "cost"], 1000)] * groups
+    assert drawn.table.column_names == [*twice.column_names, "_key", "_weight"]
+    expected = sample(twice, 2, **WANTED)
+    for name in twice.column_names:
+        assert drawn.table[name].to_pylist() == expected.table[name].to_pylist()
+    assert sample(tmp_path / "t.arrow", 2, **WANTED).table.to_pylist() == expected.table.to_pylist()
+    # A sample may be sampled again: what this draw adds stands beside what the table has.
+    again = expected.table.append_column("y", pa.array([1, 2]))
+    pyarrow.parquet.write_table(again, tmp_path / "s.parquet")
+    names = ["_weight", "y", "_weight"]
+    assert sample(tmp_path / "s.parquet", 1, weights="_weight", columns=names).table.num_columns == 5
 
 
 @given(

@@ -95,13 +95,16 @@ def sample(
     files = rows if isinstance(rows, Files) and is_wide and not isinstance(budget, str) else None
     reservoir = Reservoir(
         k, weights=weights, key=key, by=by, seed=seed, method=method, scale=scale, budget=budget, unit=unit,
-        nulls=nulls, columns=wanted if files is None else (),
+        nulls=nulls, columns=wanted if files is None else [name for name in narrow if wanted is None or name in wanted],
     )  # fmt: skip
     more = () if files is not None else wanted
     for batch in watch(rows.batches(None if more is None else list(dict.fromkeys([*narrow, *more])))):
         reservoir.update(batch)
     found = reservoir.result()
-    return found if files is None else found.with_rows(files.take(found.positions, wanted))
+    if files is None:
+        return found
+    kept = found.table.select(range(found.table.num_columns - 2))  # without _key and _weight
+    return found.with_rows(files.complete(kept, found.positions, wanted))
 
 
 class _Watch:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset as ds
+import pyarrow.fs
 
-from ._columns import as_table
+from ._columns import as_table, take
 
 __all__ = ["Files", "Source", "open_source"]
 
@@ -93,40 +94,64 @@ class Files(Source):
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         self.check(columns)
-        for batch in self._dataset.to_batches(columns=columns, batch_size=BATCH, fragment_readahead=2):
-            yield as_table(batch)
+        return map(as_table, _read(self._dataset, columns))
 
     def count(self) -> int | None:
         kind = getattr(self._dataset, "format", None)
         return self._dataset.count_rows() if isinstance(kind, (ds.ParquetFileFormat, ds.IpcFileFormat)) else None
 
-    def take(self, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
+    def complete(self, rows: pa.Table, positions: np.ndarray, columns: list[str] | None) -> pa.Table:
+        """These columns (default all) of the rows of these numbers; what ``rows`` holds of them is not read again."""
+        names = self._dataset.schema.names if columns is None else columns
+        missing = [name for name in dict.fromkeys(names) if name not in rows.column_names]
+        read = self._take(positions, missing) if missing else rows
+        parts = [rows if name in rows.column_names else read for name in names]
+        schema = pa.schema([part.schema.field(name) for part, name in zip(parts, names, strict=True)])
+        return pa.table([part.column(name) for part, name in zip(parts, names, strict=True)], schema)
+
+    def _take(self, positions: np.ndarray, columns: list[str]) -> pa.Table:
         """The rows of these numbers, in the order of ``positions``."""
         order = np.argsort(positions, kind="stable")
-        wanted, found, start = positions[order], [], 0
-        for piece, rows in self._pieces():
-            table = None
-            if rows is None:  # a file that does not say how many rows it has
-                table = piece.to_table(columns=columns)
-                rows = len(table)
-            here = wanted[(wanted >= start) & (wanted < start + rows)] - start
-            if len(here):
-                found.append((piece.to_table(columns=columns) if table is None else table).take(pa.array(here)))
+        wanted, start, schema = positions[order], 0, self._dataset.schema
+        found = [as_table(pa.schema([schema.field(name) for name in columns]).empty_table())]
+        for fragment in self._dataset.get_fragments():
+            here, rows = wanted[np.searchsorted(wanted, start) :] - start, 0
+            if isinstance(fragment, ds.ParquetFileFragment):
+                fragment, here, rows = _row_groups(fragment, here, schema)
+            if fragment is not None:
+                seen = 0
+                for batch in _read(fragment, columns, schema):
+                    first, last = np.searchsorted(here, (seen, seen + len(batch)))
+                    if last > first:
+                        found.append(take(as_table(batch), here[first:last] - seen))
+                    seen += len(batch)
+                rows = rows or seen
             start += rows
-        schema = self._dataset.schema
-        table = pa.concat_tables(found) if found else schema.empty_table().select(columns or schema.names)
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
-        return table.take(pa.array(back))
+        return take(pa.concat_tables(found), back)
 
-    def _pieces(self) -> Iterator[tuple[Any, int | None]]:
-        """The row groups of Parquet files, with their numbers of rows; else whole files."""
-        for fragment in self._dataset.get_fragments():
-            if isinstance(fragment, ds.ParquetFileFragment):
-                for group in fragment.row_groups:
-                    yield fragment.subset(row_group_ids=[group.id], schema=self._dataset.schema), group.num_rows
-            else:
-                yield fragment, None
+
+def _row_groups(
+    fragment: ds.ParquetFileFragment, rows: np.ndarray, schema: pa.Schema
+) -> tuple[ds.ParquetFileFragment | None, np.ndarray, int]:
+    """The part of a file that holds some of these rows, their numbers in this part, and the rows of the whole file."""
+    groups = fragment.row_groups
+    ends = np.cumsum([0, *(group.num_rows for group in groups)])
+    rows = rows[: np.searchsorted(rows, ends[-1])]
+    of = np.searchsorted(ends, rows, side="right") - 1
+    held = np.unique(of)
+    starts = np.cumsum([0, *np.diff(ends)[held]])
+    part = fragment.subset(row_group_ids=[groups[i].id for i in held], schema=schema) if len(held) else None
+    return part, rows - ends[of] + starts[np.searchsorted(held, of)], int(ends[-1])
+
+
+def _read(rows: ds.Dataset | ds.Fragment, columns: list[str] | None, schema: pa.Schema | None = None) -> Any:
+    """Batches, in order. A thread of its own reads ahead only where there is a core for it."""
+    more = {} if schema is None else {"schema": schema}
+    return rows.to_batches(
+        columns=columns, batch_size=BATCH, fragment_readahead=2, use_threads=pa.cpu_count() > 1, **more
+    )
 
 
 def open_source(source: Any) -> Source:
@@ -172,6 +197,8 @@ def _dataset(source: Any) -> ds.Dataset:
             f"source must be files of one kind, named {', '.join(FORMATS)}, but they are {sorted(paths)[:3]}; pass "
             "pyarrow.dataset.dataset(...)"
         )
+    form: Any = kind
     if kind == "csv" and paths[0].lower().endswith(".tsv"):
-        return ds.dataset(sorted(paths), format=ds.CsvFileFormat(pyarrow.csv.ParseOptions(delimiter="\t")))
-    return ds.dataset(sorted(paths), format=kind)
+        form = ds.CsvFileFormat(pyarrow.csv.ParseOptions(delimiter="\t"))
+    # Mapped memory spares a copy of all bytes of the file.
+    return ds.dataset(sorted(paths), format=form, filesystem=pyarrow.fs.LocalFileSystem(use_mmap=True))
