@@ -262,6 +262,7 @@ def sample_cluster(
     budget: tuple[str, float] | str | None,
     nulls: str,
     columns: Names,
+    decay: tuple[str, float] | None,
     **others: Any,
 ) -> Sample:
     """:func:`sample` of a table of an engine."""
@@ -278,10 +279,10 @@ def sample_cluster(
     wanted = None if columns is None else list(as_names("columns", columns))
     states = Reservoirs(
         k=k, weights=weights, key=key, by=by, method=method, scale=scale, budget=budget, nulls=nulls, columns=wanted,
-        **others,
+        decay=decay, **others,
     )  # fmt: skip
     states.new()  # says what is wrong before any work begins
-    read = None if wanted is None else list(dict.fromkeys([*needed(weights, key, by, budget), *wanted]))
+    read = None if wanted is None else list(dict.fromkeys([*needed(weights, key, by, budget, decay), *wanted]))
     return _reduced(cluster, states, read).result()
 
 

@@ -43,10 +43,17 @@ def as_names(what: str, names: Names) -> tuple[str, ...]:
     return names
 
 
-def needed(weights: str | None, key: Names, by: Names, budget: tuple[str, float] | str | None) -> list[str]:
+def needed(
+    weights: str | None,
+    key: Names,
+    by: Names,
+    budget: tuple[str, float] | str | None,
+    decay: tuple[str, float] | None,
+) -> list[str]:
     """The columns that a draw looks at, each once."""
     cost = None if budget is None or isinstance(budget, str) else budget[0]
-    names = [*(name for name in (weights, cost) if name), *as_names("key", key), *as_names("by", by)]
+    time = None if decay is None else decay[0]
+    names = [*(name for name in (weights, cost, time) if name), *as_names("key", key), *as_names("by", by)]
     return list(dict.fromkeys(names))
 
 

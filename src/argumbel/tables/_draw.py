@@ -10,6 +10,7 @@ import pyarrow as pa
 from .._core.checks import count
 from ._clusters import open_cluster, sample_cluster
 from ._columns import Names, as_names, needed
+from ._decay import as_decay
 from ._reservoir import Reservoir
 from ._sample import Sample
 from ._scale import Scale
@@ -31,6 +32,7 @@ def sample(
     unit: str = "row",
     nulls: str = "error",
     columns: Names = None,
+    decay: tuple[str, float] | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Sample:
     """k rows of a table without replacement, each next one with probability ``w_i / sum of w over the rows left``.
@@ -57,6 +59,7 @@ def sample(
         nulls: ``"error"``, or ``"zero"``: a null weight counts as 0.
         columns: the columns of the sample; default all. Of files the other columns are read for the drawn rows alone;
             on a cluster these columns and those that the draw needs are read.
+        decay: ``(column of times, rate)``, weights of ``w exp(rate t)``: see :class:`Reservoir`.
         progress: called after each batch with the number of rows read so far, and that of all rows to read, which is
             None where the source does not say. What is read twice counts twice. A cluster reports its own progress.
 
@@ -76,18 +79,19 @@ def sample(
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Vieira 2014, "Gumbel-max trick
     and weighted reservoir sampling".
     """
+    decay = as_decay(decay)
     cluster = open_cluster(source)
     if cluster is not None:
         return sample_cluster(
             cluster, k, weights=weights, key=key, by=by, seed=seed, method=method, budget=budget, unit=unit,
-            nulls=nulls, columns=columns,
+            nulls=nulls, columns=columns, decay=decay,
         )  # fmt: skip
     rows = open_source(source)
     scale, read_twice = None, method in ("poisson", "pareto")
     watch = _Watch(progress, rows, 2 if read_twice else 1)
     if read_twice:
         scale = _scale(rows, count("k", k, least=1), weights, nulls, watch)
-    narrow = needed(weights, key, by, budget)
+    narrow = needed(weights, key, by, budget, decay)
     wanted = None if columns is None else list(as_names("columns", columns))
     rows.check(wanted)
     # Files of many columns: one pass over the few that the race needs, then the winners' rows.
@@ -96,6 +100,7 @@ def sample(
     reservoir = Reservoir(
         k, weights=weights, key=key, by=by, seed=seed, method=method, scale=scale, budget=budget, unit=unit,
         nulls=nulls, columns=wanted if files is None else [name for name in narrow if wanted is None or name in wanted],
+        decay=decay,
     )  # fmt: skip
     more = () if files is not None else wanted
     for batch in watch(rows.batches(None if more is None else list(dict.fromkeys([*narrow, *more])))):

@@ -15,12 +15,12 @@ __all__ = ["Groups"]
 class Groups:
     """The values of the columns ``names`` that have come, numbered as they came; without columns one group, ().
 
-    ``rows``, ``weight``, ``bars``: of each group the number of rows, the sum of their weights, and the time from which
-    on a row is of no use to the sample.
+    ``rows``, ``weight``, ``bars``: of each group the number of rows, the sum of their weights (``in_logs``: its
+    logarithm), and the time from which on a row is of no use to the sample.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.names = names
+    def __init__(self, names: tuple[str, ...], in_logs: bool = False) -> None:
+        self.names, self.in_logs = names, in_logs
         self.values: dict[tuple[object, ...], int] = {}
         self.kinds: list[pa.DataType] = []
         self.rows, self.weight, self.bars = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
@@ -34,7 +34,7 @@ class Groups:
         found = self.values.get(value)
         if found is None:
             found = self.values[value] = len(self.values)
-            self.rows, self.weight = np.append(self.rows, 0), np.append(self.weight, 0.0)
+            self.rows, self.weight = np.append(self.rows, 0), np.append(self.weight, -np.inf if self.in_logs else 0.0)
             self.bars = np.append(self.bars, np.inf)
         return found
 
@@ -62,7 +62,10 @@ class Groups:
         return torch.from_numpy(numbers[inverse])
 
     def count(self, weights: Tensor, of: Tensor | None) -> None:
-        """Add rows of these weights."""
+        """Add rows of these weights (``in_logs``: logarithms of weights)."""
+        if self.in_logs:
+            self._count_logs(weights.numpy(), of)
+            return
         w = weights.double()
         if of is None:
             self.rows[0] += len(w)
@@ -71,13 +74,25 @@ class Groups:
         self.rows += np.bincount(of.numpy(), minlength=len(self))
         self.weight += np.bincount(of.numpy(), w.numpy(), minlength=len(self))
 
+    def _count_logs(self, logs: np.ndarray, of: Tensor | None) -> None:
+        code = np.zeros(len(logs), np.int64) if of is None else of.numpy()
+        largest = np.full(len(self), -np.inf)
+        np.maximum.at(largest, code, logs)
+        base = np.where(np.isfinite(largest), largest, 0)
+        with np.errstate(divide="ignore"):
+            added = base + np.log(np.bincount(code, np.exp(logs - base[code]), minlength=len(self)))
+        self.rows += np.bincount(code, minlength=len(self))
+        self.weight = np.logaddexp(self.weight, added)
+
     def merge(self, other: Groups) -> np.ndarray:
         """Add what other has counted; the numbers here of its groups."""
         if any(map(pa.types.is_null, self.kinds or [pa.null()])):  # no value came here yet, or nothing but nulls
             self.kinds = other.kinds
         to = np.array([self._number(value) for value in other.values], np.int32)
         self.rows[to] += other.rows
-        self.weight[to] += other.weight
+        self.weight[to] = (
+            np.logaddexp(self.weight[to], other.weight) if self.in_logs else self.weight[to] + other.weight
+        )
         return to
 
     def to_table(self) -> pa.Table:
@@ -87,8 +102,8 @@ class Groups:
         return pa.table([*columns, self.rows, self.weight, self.bars], names)
 
     @classmethod
-    def from_table(cls, names: tuple[str, ...], table: pa.Table) -> Groups:
-        groups = cls(names)
+    def from_table(cls, names: tuple[str, ...], table: pa.Table, in_logs: bool = False) -> Groups:
+        groups = cls(names, in_logs)
         inner = table.columns[: len(table.columns) - 3]
         groups.kinds = [column.type for column in inner]
         for value in zip(*(column.to_pylist() for column in inner), strict=True) if inner else [()]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .. import kernels
 from .._core.checks import count, integer, number, one_of
 from ._columns import Names, as_names, as_table, column_of, ids_of, raise_bad_weights, row_bytes, take, weights_of
+from ._decay import arrivals_of_logs, as_decay, log_weights
 from ._groups import Groups
 from ._sample import Sample
 
@@ -28,13 +29,28 @@ FIELDS = {
     "item": np.int64,  # the id: a number of 64 bits, or the first half of 128
     "row": np.int64,  # 0, or the second half
     "group": np.int32,
-    "weight": np.float64,
+    "weight": np.float64,  # with decay its logarithm
+    "grown": np.float64,  # rate t, with decay
     "position": np.int64,  # the number of the row in the stream
     "cost": np.float64,
 }
 NULLS = ("error", "zero")
 PREFIX = "__argumbel_"  # of the columns that a reservoir adds when it becomes bytes
-SETTINGS = ("k", "seed", "method", "scale", "weights", "key", "by", "columns", "budget", "cost", "unit", "nulls")
+SETTINGS = (
+    "k",
+    "seed",
+    "method",
+    "scale",
+    "weights",
+    "key",
+    "by",
+    "columns",
+    "budget",
+    "cost",
+    "unit",
+    "nulls",
+    "decay",
+)
 
 
 class Reservoir:
@@ -65,6 +81,10 @@ class Reservoir:
             of an id must have the same weight.
         nulls: ``"error"``, or ``"zero"``: a null weight counts as 0.
         columns: the columns that the sample keeps; default all.
+        decay: ``(column of times, rate)``: the weight of a row is ``w exp(rate t)``, so what is older counts less, by
+            half every ``log(2) / rate``. Times are numbers, or timestamps and dates in seconds; they may come in any
+            order. For ``"gumbel"`` and ``"priority"``. All is done in logarithms: ``_key`` is then that of the time of
+            arrival, ``log E - log w - rate t``, which nothing rescales and which no time overflows.
 
     Raises:
         ValueError: a weight that is negative, NaN, infinite or null; an id that is null, or that came twice; a column
@@ -82,7 +102,8 @@ class Reservoir:
 
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir"; Duffield, Lund and Thorup 2007,
     "Priority sampling for estimation of arbitrary subset sums"; Rosén 1997, "On sampling with probability proportional
-    to size" (Pareto); Ting 2017, "Adaptive threshold sampling" (budgets).
+    to size" (Pareto); Ting 2017, "Adaptive threshold sampling" (budgets); Cormode, Shkapenyuk, Srivastava and Xu 2009,
+    "Forward decay: a practical time decay model for streaming systems".
     """
 
     def __init__(
@@ -99,6 +120,7 @@ class Reservoir:
         unit: str = "row",
         nulls: str = "error",
         columns: Names = None,
+        decay: tuple[str, float] | None = None,
     ) -> None:
         one_of("method", method, LAWS)
         one_of("unit", unit, ("row", "key"))
@@ -122,7 +144,12 @@ class Reservoir:
         self.key, self.by = as_names("key", key), as_names("by", by)
         self.columns = None if columns is None else as_names("columns", columns)
         self.cost, self.budget = _budget(budget)
-        self.groups = Groups(self.by)
+        self.decay = as_decay(decay)
+        if decay is not None and scale is not None:
+            raise ValueError(
+                f"decay must be for 'gumbel' or 'priority', but the method is {method!r}; choose one of these"
+            )
+        self.groups = Groups(self.by, in_logs=decay is not None)
         self.rows_seen = 0
         self._fixed_bar = 1.0 if method == "poisson" else np.inf
         # What was kept, in order, and what came since; of each row its numbers here, and what is kept of its columns.
@@ -148,6 +175,9 @@ class Reservoir:
         table = as_table(batch)
         first = self.rows_seen if first is None else integer("first", first)
         weights = torch.ones(len(table)) if self.weights is None else weights_of(table, self.weights, self.nulls, first)
+        grown = None
+        if self.decay is not None:
+            weights, grown = log_weights(table, weights, self.weights or "", self.decay, first)
         items, rows = ids_of(table, self.key) if self.key else (None, None)
         codes = self.groups.codes(table)
         for name in self.columns or ():
@@ -159,7 +189,7 @@ class Reservoir:
             # No more than all rows before: the bar cannot fall far while these are looked at.
             size = max(least, self.rows_seen + done)
             part = slice(done, min(len(table), done + size))
-            self._look(table, payload, weights, items, rows, codes, part, first)
+            self._look(table, payload, weights, grown, items, rows, codes, part, first)
             done = part.stop
         self.rows_seen += len(table)
         return self
@@ -175,6 +205,7 @@ class Reservoir:
         table: pa.Table,
         payload: pa.Table,
         weights: Tensor,
+        grown: np.ndarray | None,
         items: Tensor | None,
         rows: Tensor | None,
         codes: Tensor | None,
@@ -182,15 +213,12 @@ class Reservoir:
         first: int,
     ) -> None:
         w = weights[part]
-        bars = torch.from_numpy(self._bars())
         key = (self.seed, None if rows is None else rows[part], None if items is None else items[part])
-        odds, sure = self._effective(w)
         of = None if codes is None else codes[part]
-        times, at, bad = kernels.arrivals(odds, LAWS[self.method], 0.0, bars, of, first + part.start, key)
-        if bad:
-            raise_bad_weights(w, self.weights or "", first + part.start)
-        if sure is not None and len(sure):
-            times, at = torch.cat([torch.zeros(len(sure), dtype=torch.float64), times]), torch.cat([sure, at])
+        if grown is not None:
+            times, at = arrivals_of_logs(w, LAWS[self.method], self._bars(), of, first + part.start, key)
+        else:
+            times, at = self._arrivals(w, of, first + part.start, key)
         self.groups.count(w, of)
         if not len(at):
             return
@@ -204,6 +232,7 @@ class Reservoir:
                 "row": np.zeros_like(place) if rows is None else rows.numpy()[absolute],
                 "group": np.zeros(len(place), np.int32) if codes is None else codes.numpy()[absolute],
                 "weight": w[at].double().numpy(),
+                "grown": np.zeros(len(place)) if grown is None else grown[absolute],
                 "position": first + absolute,
                 "cost": self._costs(table, absolute),
             }
@@ -212,6 +241,19 @@ class Reservoir:
         if sum(len(part["time"]) for part in self._parts) >= 2 * self._kept + 4096:
             self._trim()
             self._kept = sum(len(part["time"]) for part in self._parts)
+
+    def _arrivals(
+        self, w: Tensor, of: Tensor | None, first: int, key: tuple[int, Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Times and places of the rows that may be in the sample."""
+        odds, sure = self._effective(w)
+        bars = torch.from_numpy(self._bars())
+        times, at, bad = kernels.arrivals(odds, LAWS[self.method], 0.0, bars, of, first, key)
+        if bad:
+            raise_bad_weights(w, self.weights or "", first)
+        if sure is not None and len(sure):
+            times, at = torch.cat([torch.zeros(len(sure), dtype=torch.float64), times]), torch.cat([sure, at])
+        return times, at
 
     def _bars(self) -> np.ndarray:
         """The time of each group that no row of the sample can exceed."""
@@ -325,6 +367,7 @@ class Reservoir:
             self.groups,
             self.method,
             self.scale,
+            None if self.decay is None else self.decay[1],
         )
 
     def merge(self, other: Reservoir) -> Reservoir:
@@ -377,7 +420,7 @@ class Reservoir:
         limit = None if budget is None else (cost, budget) if cost else f"{Decimal(budget):f}B"
         reservoir = cls(**settings, budget=limit)
         reservoir.rows_seen = rows_seen
-        reservoir.groups = Groups.from_table(reservoir.by, groups)
+        reservoir.groups = Groups.from_table(reservoir.by, groups, reservoir.groups.in_logs)
         inner = [name for name in table.column_names if name.startswith(PREFIX)]
         reservoir._parts = [
             {name: table[PREFIX + name].to_numpy().astype(kind, copy=False) for name, kind in FIELDS.items()}

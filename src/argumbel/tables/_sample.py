@@ -31,11 +31,12 @@ class Sample:
     """Rows that were drawn, in the order of arrival (with groups: group after group), and what they stand for.
 
     Attributes:
-        table: the rows. Two columns are added: ``_key``, the time of arrival, and ``_weight``, how many rows of the
-            whole a row stands for: one over its probability to be drawn, given the threshold. The sum of ``_weight``
-            times x estimates the sum of x, without bias.
+        table: the rows. Two columns are added: ``_key``, the time of arrival (with decay its logarithm), and
+            ``_weight``, how many rows of the whole a row stands for: one over its probability to be drawn, given the
+            threshold. The sum of ``_weight`` times x estimates the sum of x, without bias.
         thresholds: of each group, the least time that was not drawn; infinite where all rows were.
-        groups: of each group, its values, the number of rows and the sum of weights of the whole; a table.
+        groups: of each group, its values, the number of rows and the sum of weights of the whole (``weight``; with
+            decay its logarithm, ``log_weight``); a table.
         method: how rows were drawn.
     """
 
@@ -47,16 +48,26 @@ class Sample:
         groups: Groups,
         method: str,
         scale: float | None,
+        rate: float | None = None,
     ) -> None:
         self.method = method
         self.thresholds = bars
-        self.groups = groups.to_table().drop_columns(["bar"])
+        counted = groups.to_table()
+        names = [*counted.column_names[:-2], "weight" if rate is None else "log_weight"]
+        self.groups = counted.drop_columns(["bar"]).rename_columns(names)
         self.positions = drawn["position"]
         self._weights, self._group = drawn["weight"], drawn["group"]
         self._ids = np.stack([drawn["row"], drawn["item"]])
         self._totals = groups.weight.copy()
         w, bar = self._weights, bars[self._group]
-        if method == "gumbel":
+        self._rate, self._grown = rate, drawn["grown"]
+        if rate is not None:
+            reach = np.exp(np.minimum(w + bar, 700))  # the greatest noise with which the row is drawn
+            self._p = np.minimum(1.0, reach) if method == "priority" else -np.expm1(-reach)
+            # Estimates need weights in proportion to the sum of their group only.
+            self._totals = np.where(np.isneginf(groups.weight), 0.0, 1.0)
+            self._weights = np.exp(w - groups.weight[self._group])
+        elif method == "gumbel":
             self._p = np.where(np.isinf(bar), 1.0, -np.expm1(-w * np.where(np.isinf(bar), 0, bar)))
         elif method == "priority":
             self._p = np.minimum(1.0, w * bar)
@@ -89,10 +100,13 @@ class Sample:
         return len(self.table)
 
     def __repr__(self) -> str:
-        rows, weight = int(self.groups["rows"].to_numpy().sum()), float(self.groups["weight"].to_numpy().sum())
-        return f"Sample({len(self):,} of {rows:,} rows, of total weight {weight:g}, method={self.method!r})"
+        rows, weights = int(self.groups["rows"].to_numpy().sum()), self.groups.column(-1).to_numpy()
+        weight = f"weight {weights.sum():g}" if self._rate is None else f"log weight {np.logaddexp.reduce(weights):g}"
+        return f"Sample({len(self):,} of {rows:,} rows, of total {weight}, method={self.method!r})"
 
-    def estimate(self, column: str | None, by: Names = None, *, calibrate: bool = True) -> Estimate | pa.Table:
+    def estimate(
+        self, column: str | None, by: Names = None, *, calibrate: bool = True, at: float | None = None
+    ) -> Estimate | pa.Table:
         """``sum_i x_i`` over all rows of the table, from the rows drawn: ``sum over drawn rows of x_i / p_i``.
 
         Calibrated, the estimate is multiplied, in each group of the sample, by the known sum of weights over its own
@@ -103,6 +117,8 @@ class Sample:
             column: the column x of numbers; null counts as 0. None: x = 1, so that the sum is a number of rows.
             by: columns; one sum for each of their values.
             calibrate: use the known sum of weights. False: the Horvitz-Thompson estimate, exactly unbiased.
+            at: a time (of timestamps, seconds since 1970), of a sample with decay: the sum as it is then, that is, the
+                sum of ``x_i exp(rate (t_i - at))``.
 
         Returns:
             :class:`Estimate`; with ``by`` a table of the columns of ``by``, ``value``, ``stderr`` and ``rows``.
@@ -112,7 +128,7 @@ class Sample:
                 more often than not.
 
         Raises:
-            ValueError: the sample has no such column.
+            ValueError: the sample has no such column; ``at`` of a sample without decay.
 
         Example:
             >>> import pyarrow as pa
@@ -129,6 +145,10 @@ class Sample:
             x = np.ones(len(self))
         else:
             x = pc.fill_null(column_of(self.table, "column", column).cast(pa.float64()), 0.0).to_numpy()
+        if at is not None:
+            if self._rate is None:
+                raise ValueError(f"at must be for a sample with decay, but it is {at} for one without; leave it out")
+            x = x * np.exp(self._grown - self._rate * at)
         names = as_names("by", by)
         if not names:
             return self._warned(self._sum(x, np.ones(len(self), bool), calibrate), "the estimate")
