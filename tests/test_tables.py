@@ -296,6 +296,12 @@ def test_a_budget_takes_the_longest_prefix_that_fits() -> None:
         assert len(drawn) == fits
         assert drawn.table["id"].to_pylist() == order.table["id"].to_pylist()[:fits]
         assert drawn.thresholds[0] == (order.table["_key"][fits].as_py() if fits < len(order) else np.inf)
+    each = sample(TABLE, **WANTED, budget=("cost", 200), by="group")
+    for group, bar in zip(each.groups["group"].to_pylist(), each.thresholds, strict=True):
+        alone = sample(TABLE.filter(pa.compute.equal(TABLE["group"], group)), **WANTED, budget=("cost", 200))
+        mine = pa.compute.equal(each.table["group"], group)
+        assert each.table.filter(mine).to_pylist() == alone.table.to_pylist()
+        assert bar == alone.thresholds[0]
     both = sample(TABLE, 5, **WANTED, budget=("cost", 200))
     assert len(both) == 5
     rows = sample(TABLE.select(["id", "w", "name"]), **WANTED, budget="1kB")
@@ -428,8 +434,8 @@ def test_errors() -> None:
         sample(TABLE, 1, method="best")
     with pytest.raises(ValueError, match="budget must be like"):
         sample(TABLE, budget="much")
-    with pytest.raises(ValueError, match="by must be without"):
-        sample(TABLE, budget=("cost", 1), by="group")
+    with pytest.raises(ValueError, match="by must be for 'gumbel' or 'priority'"):
+        sample(TABLE, 3, method="pareto", by="group")
     with pytest.raises(ValueError, match="scale must be given"):
         Reservoir(1, method="poisson")
     with pytest.raises(FileNotFoundError, match="none at 'nowhere"):

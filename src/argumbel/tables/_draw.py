@@ -50,7 +50,7 @@ def sample(
         weights: the column of weights, numbers of at least 0; a row of weight 0 is never drawn. Default: all weights 1.
         key: the column, or columns, that tell rows apart. Default: the number of the row in the source, so a source in
             another order gives another sample.
-        by: the column, or columns, of groups: k rows of each.
+        by: the column, or columns, of groups: k rows of each, or a budget for each.
         seed: 64 bits. Tables sampled with the same seed, and whose rows share ids, share their noise.
         method: ``"gumbel"``, ``"priority"``, ``"poisson"`` (k rows on average) or ``"pareto"`` (k rows, row i with
             probability about ``min(1, c w_i)``): see :class:`Reservoir`. The last two read the weights twice.

@@ -68,7 +68,7 @@ class Reservoir:
         key: the column, or columns, that tell rows apart: integers (a date counts as its number of days, a timestamp in
             microseconds of UTC), strings, bytes, decimals. Default: the number of the row in the stream, so the stream
             must then always come in the same order.
-        by: the column, or columns, of groups: each group has its own sample of k rows.
+        by: the column, or columns, of groups: each group has its own sample of k rows, or its own budget.
         seed: 64 bits. Tables sampled with the same seed share the noise of ids they share (coordinated samples).
         method: ``"gumbel"``, the draw above; ``"priority"``, times ``u_i / w_i`` with u uniform, whose estimates of
             sums have nearly the least variance; ``"poisson"``, each row by itself with probability
@@ -132,8 +132,11 @@ class Reservoir:
                 f"scale must be given for 'poisson' and 'pareto', and for them alone, but it is {scale} for "
                 f"{method!r}; argumbel.tables.sample finds it"
             )
-        if (budget is not None or scale is not None) and as_names("by", by):
-            raise ValueError("by must be without a budget and a scale, but one is given; sample each group by itself")
+        if scale is not None and as_names("by", by):
+            raise ValueError(
+                f"by must be for 'gumbel' or 'priority', but the method is {method!r}, whose scale is that of one group; "
+                "sample each group by itself"
+            )
         if budget is not None and scale is not None:
             raise ValueError(
                 f"budget must be for 'gumbel' or 'priority', but the method is {method!r}; choose one of these"
@@ -321,7 +324,9 @@ class Reservoir:
             beyond |= rank >= self.k
         if self.budget is not None:
             last = np.flatnonzero(np.append(is_new[1:], True))  # the last row of each id: an id is taken whole
-            total = np.cumsum(state["cost"][order])[last]
+            # Group by group: a sum that began elsewhere would be rounded elsewhere.
+            costs = np.split(state["cost"][order], np.flatnonzero(opens[1:]) + 1)
+            total = np.concatenate([np.cumsum(part) for part in costs])[last]
             beyond |= np.repeat(total > self.budget, np.diff(np.append(-1, last)))
         # Of those beyond, the first of each group is kept: the threshold.
         starts = beyond.copy()
