@@ -26,6 +26,7 @@ class Groups:
         self.rows, self.weight, self.bars = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
         if not names:
             self._number(())
+        self._grow()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -34,9 +35,15 @@ class Groups:
         found = self.values.get(value)
         if found is None:
             found = self.values[value] = len(self.values)
-            self.rows, self.weight = np.append(self.rows, 0), np.append(self.weight, -np.inf if self.in_logs else 0.0)
-            self.bars = np.append(self.bars, np.inf)
         return found
+
+    def _grow(self) -> None:
+        """Room for the groups that have got a number: once for many, since it copies what there is."""
+        more = len(self) - len(self.rows)
+        if more:
+            self.rows = np.append(self.rows, np.zeros(more, np.int64))
+            self.weight = np.append(self.weight, np.full(more, -np.inf if self.in_logs else 0.0))
+            self.bars = np.append(self.bars, np.full(more, np.inf))
 
     def codes(self, table: pa.Table) -> Tensor | None:
         """The group of each row, int32; None where there are no columns."""
@@ -59,6 +66,7 @@ class Groups:
                 code, place = divmod(code, len(dictionary))
                 value.append(dictionary[place])
             numbers[i] = self._number(tuple(reversed(value)))
+        self._grow()
         return torch.from_numpy(numbers[inverse])
 
     def count(self, weights: Tensor, of: Tensor | None) -> None:
@@ -89,6 +97,7 @@ class Groups:
         if any(map(pa.types.is_null, self.kinds or [pa.null()])):  # no value came here yet, or nothing but nulls
             self.kinds = other.kinds
         to = np.array([self._number(value) for value in other.values], np.int32)
+        self._grow()
         self.rows[to] += other.rows
         self.weight[to] = (
             np.logaddexp(self.weight[to], other.weight) if self.in_logs else self.weight[to] + other.weight
