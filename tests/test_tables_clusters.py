@@ -165,7 +165,7 @@ def test_only_needed_columns_are_moved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_task_that_runs_again_makes_the_same_bytes() -> None:
     """And who merges the bytes of one partition twice is told so."""
-    states = _clusters.Reservoirs(k=20, **WANTED)
+    states = _clusters.States(Reservoir, k=20, **WANTED)
     first, again = (_clusters.partition_bytes(states, TABLE.to_batches(max_chunksize=500)) for _ in range(2))
     assert first == again
     with pytest.raises(ValueError, match="or a batch came twice"):

@@ -25,40 +25,20 @@ GATHER = 1 << 17  # rows that are looked at together: engines hand out small bat
 STATE = "state"  # the column of bytes
 
 
-class Reservoirs:
-    """Makes, reads and merges reservoirs of the same arguments; can be sent to a worker."""
+class States:
+    """Makes, reads and merges reservoirs, or scales, of the same arguments; can be sent to a worker."""
 
-    def __init__(self, **arguments: Any) -> None:
-        self.arguments = arguments
-
-    def new(self) -> Reservoir:
-        return Reservoir(**self.arguments)
-
-    def read(self, data: bytes) -> Reservoir:
-        return Reservoir.from_bytes(data)
-
-    def merge(self, one: Reservoir, other: Reservoir) -> Reservoir:
-        """Together; a column that holds nothing but nulls in one of them takes the type it has in the other."""
-        payloads = [*one._payloads, *other._payloads]
-        schema = pa.unify_schemas([payload.schema for payload in payloads], promote_options="permissive")
-        one._payloads, other._payloads = [[payload.cast(schema)] for payload in payloads]
-        return one.merge(other)
-
-
-class Scales(Reservoirs):
-    """The same of the scale that some methods need."""
+    def __init__(self, kind: type[Reservoir] | type[Scale], **arguments: Any) -> None:
+        self.kind, self.arguments = kind, arguments
 
     def new(self) -> Any:
-        return Scale(**self.arguments)
+        return self.kind(**self.arguments)
 
     def read(self, data: bytes) -> Any:
-        return Scale.from_bytes(data)
-
-    def merge(self, one: Any, other: Any) -> Any:
-        return one.merge(other)
+        return self.kind.from_bytes(data)
 
 
-def partition_bytes(states: Reservoirs, batches: Iterable[Any]) -> bytes | None:
+def partition_bytes(states: States, batches: Iterable[Any]) -> bytes | None:
     """The state of a partition; None if it has no rows: the types of its columns are then often unknown."""
     state: Any = None
     try:
@@ -71,13 +51,13 @@ def partition_bytes(states: Reservoirs, batches: Iterable[Any]) -> bytes | None:
     return None if state is None else state.to_bytes()
 
 
-def merge_bytes(states: Reservoirs, parts: Iterable[bytes | None]) -> bytes | None:
+def merge_bytes(states: States, parts: Iterable[bytes | None]) -> bytes | None:
     """The state of several partitions together."""
     merged: Any = None
     for part in parts:
         if part is not None:
             state = states.read(part)
-            merged = state if merged is None else states.merge(merged, state)
+            merged = state if merged is None else merged.merge(state)
     return None if merged is None else merged.to_bytes()
 
 
@@ -116,7 +96,7 @@ class Cluster(Protocol):
         """No rows, with these columns."""
         ...
 
-    def reduce(self, states: Reservoirs, columns: list[str] | None) -> Iterable[bytes | None]:
+    def reduce(self, states: States, columns: list[str] | None) -> Iterable[bytes | None]:
         """A few states that together are the state of all partitions; of these columns alone (default all)."""
         ...
 
@@ -140,7 +120,7 @@ class Dask:
     def empty(self, columns: list[str] | None) -> pa.Table:
         return _plain(self._select(columns)._meta)
 
-    def reduce(self, states: Reservoirs, columns: list[str] | None) -> list[bytes | None]:
+    def reduce(self, states: States, columns: list[str] | None) -> list[bytes | None]:
         import dask
 
         of_partition, of_parts = dask.delayed(_partition_of_dask), dask.delayed(merge_bytes)
@@ -150,7 +130,7 @@ class Dask:
         return list(dask.compute(*parts))
 
 
-def _partition_of_dask(states: Reservoirs, frame: Any) -> bytes | None:
+def _partition_of_dask(states: States, frame: Any) -> bytes | None:
     return partition_bytes(states, [frame])
 
 
@@ -169,7 +149,7 @@ class Spark:
     def empty(self, columns: list[str] | None) -> pa.Table:
         return _plain(self._select(columns).limit(0).toArrow())
 
-    def reduce(self, states: Reservoirs, columns: list[str] | None) -> list[bytes | None]:
+    def reduce(self, states: States, columns: list[str] | None) -> list[bytes | None]:
         frame = self._select(columns)
         made = frame.mapInArrow(partial(_partition_of_spark, states), f"{STATE} binary")
         # One row a task, which goes where the number of its partition says: so, too, if the task is run again.
@@ -177,11 +157,11 @@ class Spark:
         return [bytes(row[0]) for row in merged.collect()]
 
 
-def _partition_of_spark(states: Reservoirs, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _partition_of_spark(states: States, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield from _batch(partition_bytes(states, batches))
 
 
-def _merge_of_spark(states: Reservoirs, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _merge_of_spark(states: States, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     yield from _batch(merge_bytes(states, (part.as_py() for batch in batches for part in batch.column(0))))
 
 
@@ -204,7 +184,7 @@ class Ray:
             [(name, kinds[name] if isinstance(kinds[name], pa.DataType) else pa.float64()) for name in columns or kinds]
         ).empty_table()
 
-    def reduce(self, states: Reservoirs, columns: list[str] | None) -> Iterable[bytes | None]:
+    def reduce(self, states: States, columns: list[str] | None) -> Iterable[bytes | None]:
         dataset = self._dataset
         if columns is not None:
             _check_columns(columns, dataset.columns() or columns)
@@ -214,11 +194,11 @@ class Ray:
         return (bytes(row[STATE]) for row in merged.iter_rows())
 
 
-def _partition_of_ray(states: Reservoirs, block: pa.Table) -> pa.Table:
+def _partition_of_ray(states: States, block: pa.Table) -> pa.Table:
     return pa.Table.from_batches(_batch(partition_bytes(states, [block])), _STATES)
 
 
-def _merge_of_ray(states: Reservoirs, block: pa.Table) -> pa.Table:
+def _merge_of_ray(states: States, block: pa.Table) -> pa.Table:
     return pa.Table.from_batches(_batch(merge_bytes(states, block.column(STATE).to_pylist())), _STATES)
 
 
@@ -275,17 +255,17 @@ def sample_cluster(
     if method in ("poisson", "pareto"):
         arguments = {"k": count("k", k, least=1), "weights": weights, "nulls": nulls}
         # Without weights any column will do: it counts the rows.
-        scale = _reduced(cluster, Scales(**arguments), [weights or as_names("key", key)[0]]).value()
+        scale = _reduced(cluster, States(Scale, **arguments), [weights or as_names("key", key)[0]]).value()
     wanted = None if columns is None else list(as_names("columns", columns))
-    states = Reservoirs(
-        k=k, weights=weights, key=key, by=by, method=method, scale=scale, budget=budget, nulls=nulls, columns=wanted,
-        decay=decay, **others,
+    states = States(
+        Reservoir, k=k, weights=weights, key=key, by=by, method=method, scale=scale, budget=budget, nulls=nulls,
+        columns=wanted, decay=decay, **others,
     )  # fmt: skip
     states.new()  # says what is wrong before any work begins
     read = None if wanted is None else list(dict.fromkeys([*needed(weights, key, by, budget, decay), *wanted]))
     return _reduced(cluster, states, read).result()
 
 
-def _reduced(cluster: Cluster, states: Reservoirs, columns: list[str] | None) -> Any:
+def _reduced(cluster: Cluster, states: States, columns: list[str] | None) -> Any:
     data = merge_bytes(states, cluster.reduce(states, columns))
     return states.new().update(cluster.empty(columns)) if data is None else states.read(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from .._core.checks import number
 from ..kernels import xxh64
 
 __all__ = [
     "Names",
+    "as_budget",
     "as_names",
     "as_table",
     "column_of",
@@ -41,6 +44,19 @@ def as_names(what: str, names: Names) -> tuple[str, ...]:
                 f"{what} must be the name of a column, or several, but a name is a {type(name).__name__}; pass strings"
             )
     return names
+
+
+def as_budget(budget: tuple[str, float] | str | None) -> tuple[str | None, float | None]:
+    """The column of costs (None: bytes) and their greatest sum."""
+    if budget is None:
+        return None, None
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)B\s*", budget)
+        if match is None:
+            raise ValueError(f"budget must be like '100MB' or (column, total), but it is {budget!r}; write '1.5GB'")
+        return None, float(match[1]) * 1000 ** " kMGT".index(match[2] or " ")
+    column, total = budget
+    return column, number("budget", total, least=0)
 
 
 def needed(

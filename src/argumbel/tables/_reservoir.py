@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +13,18 @@ from torch import Tensor
 
 from .. import kernels
 from .._core.checks import count, integer, number, one_of
-from ._columns import Names, as_names, as_table, column_of, ids_of, raise_bad_weights, row_bytes, take, weights_of
+from ._columns import (
+    Names,
+    as_budget,
+    as_names,
+    as_table,
+    column_of,
+    ids_of,
+    raise_bad_weights,
+    row_bytes,
+    take,
+    weights_of,
+)
 from ._decay import arrivals_of_logs, as_decay, log_weights
 from ._groups import Groups
 from ._sample import Sample
@@ -134,8 +144,8 @@ class Reservoir:
             )
         if scale is not None and as_names("by", by):
             raise ValueError(
-                f"by must be for 'gumbel' or 'priority', but the method is {method!r}, whose scale is that of one group; "
-                "sample each group by itself"
+                f"by must be for 'gumbel' or 'priority', but the method is {method!r}, whose scale is that of one "
+                "group; sample each group by itself"
             )
         if budget is not None and scale is not None:
             raise ValueError(
@@ -146,7 +156,7 @@ class Reservoir:
         self.weights, self.scale = weights, None if scale is None else number("scale", scale, least=0)
         self.key, self.by = as_names("key", key), as_names("by", by)
         self.columns = None if columns is None else as_names("columns", columns)
-        self.cost, self.budget = _budget(budget)
+        self.cost, self.budget = as_budget(budget)
         self.decay = as_decay(decay)
         if decay is not None and scale is not None:
             raise ValueError(
@@ -392,7 +402,11 @@ class Reservoir:
         if other._parts:
             self._begin(other._payloads[0])
             theirs = {**other._parts[0], "group": to[other._parts[0]["group"]]}
-            self._parts, self._payloads = [*self._parts, theirs], [*self._payloads, other._payloads[0]]
+            self._parts = [*self._parts, theirs]
+            # A column that holds nothing but nulls in one of them takes the type that it has in the other.
+            payloads = [*self._payloads, other._payloads[0]]
+            schema = pa.unify_schemas([payload.schema for payload in payloads], promote_options="permissive")
+            self._payloads = [payload.cast(schema) for payload in payloads]
             self._cut()
         self.rows_seen += other.rows_seen
         return self
@@ -434,16 +448,3 @@ class Reservoir:
         metadata = {name: value for name, value in table.schema.metadata.items() if name != b"argumbel"}
         reservoir._payloads = [table.drop_columns(inner).replace_schema_metadata(metadata or None)]
         return reservoir
-
-
-def _budget(budget: tuple[str, float] | str | None) -> tuple[str | None, float | None]:
-    """The column of costs (None: bytes) and their greatest sum."""
-    if budget is None:
-        return None, None
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)B\s*", budget)
-        if match is None:
-            raise ValueError(f"budget must be like '100MB' or (column, total), but it is {budget!r}; write '1.5GB'")
-        return None, float(match[1]) * 1000 ** " kMGT".index(match[2] or " ")
-    column, total = budget
-    return column, number("budget", total, least=0)

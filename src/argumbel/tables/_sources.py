@@ -13,15 +13,12 @@ import pyarrow.csv
 import pyarrow.dataset as ds
 import pyarrow.fs
 
+from .._core.files import SUFFIXES
 from ._columns import as_table, take
 
 __all__ = ["Files", "Source", "open_source"]
 
 BATCH = 1 << 20  # rows that are read at a time
-FORMATS = {
-    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv",
-    ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
-}  # fmt: skip
 
 
 class Source:
@@ -184,21 +181,20 @@ def _dataset(source: Any) -> ds.Dataset:
     for path in [source] if isinstance(source, (str, Path)) else source:
         path = str(path)
         if Path(path).is_dir():
-            matches = [str(p) for p in Path(path).rglob("*") if p.is_file() and p.suffix in FORMATS]
+            matches = [str(p) for p in Path(path).rglob("*") if p.is_file() and p.suffix in SUFFIXES]
         else:
             matches = [path] if Path(path).is_file() else glob.glob(path, recursive=True)
         if not matches:
             raise FileNotFoundError(f"source must be files, but there is none at {path!r}; check the path")
         paths += matches
-    kinds = {FORMATS.get(Path(path).suffix.lower()) for path in paths}
+    kinds = {SUFFIXES.get(Path(path).suffix.lower()) for path in paths}
     kind = kinds.pop()
     if kinds or kind is None:
         raise ValueError(
-            f"source must be files of one kind, named {', '.join(FORMATS)}, but they are {sorted(paths)[:3]}; pass "
+            f"source must be files of one kind, named {', '.join(SUFFIXES)}, but they are {sorted(paths)[:3]}; pass "
             "pyarrow.dataset.dataset(...)"
         )
-    form: Any = kind
-    if kind == "csv" and paths[0].lower().endswith(".tsv"):
-        form = ds.CsvFileFormat(pyarrow.csv.ParseOptions(delimiter="\t"))
+    tabs = ds.CsvFileFormat(pyarrow.csv.ParseOptions(delimiter="\t"))
+    form: Any = {"tsv": tabs, "arrow": "ipc"}.get(kind, kind)
     # Mapped memory spares a copy of all bytes of the file.
     return ds.dataset(sorted(paths), format=form, filesystem=pyarrow.fs.LocalFileSystem(use_mmap=True))
