@@ -29,6 +29,7 @@ ORDER, BUCKET = "data.WeightedSampler", "data.WeightedSampler, made before"
 # Names that targets refer to.
 DUCKDB = "select ... order by -ln(random()) / w limit k"
 READ = "read the columns of the sample"
+MAPPED = "read the columns of the sample, from mapped memory"
 MULTINOMIAL = "multinomial(w, k)"
 
 BATCH = 1_000_000
@@ -212,14 +213,18 @@ def _(p: Problem) -> Call:
     return call
 
 
-def read(p: Problem, names: list[str] | None) -> Call:
+def read(p: Problem, names: list[str] | None, mapped: bool = False) -> Call:
+    """As PyArrow reads by default; or as `tables` does: from mapped memory, and without more threads than cores."""
+    import pyarrow as pa
     import pyarrow.dataset as ds
+    import pyarrow.fs
 
     use_threads()
-    dataset = ds.dataset(file(p))
+    dataset = ds.dataset(file(p), filesystem=pyarrow.fs.LocalFileSystem(use_mmap=mapped))
+    threads = pa.cpu_count() > 1 or not mapped
 
     def call() -> Any:
-        batches = dataset.to_batches(columns=names, batch_size=1 << 20, fragment_readahead=2)
+        batches = dataset.to_batches(columns=names, batch_size=1 << 20, fragment_readahead=2, use_threads=threads)
         return np.int64(sum(len(batch) for batch in batches))
 
     return call
@@ -233,6 +238,16 @@ def _(p: Problem) -> Call:
 @peer(READ, WHOLE_FILE, library="pyarrow", floor=True)
 def _(p: Problem) -> Call:
     return read(p, None)
+
+
+@peer(MAPPED, FILE, library="pyarrow", floor=True)
+def _(p: Problem) -> Call:
+    return read(p, ["w"], mapped=True)
+
+
+@peer(MAPPED, WHOLE_FILE, library="pyarrow", floor=True)
+def _(p: Problem) -> Call:
+    return read(p, None, mapped=True)
 
 
 @peer(MULTINOMIAL, ORDER, BUCKET)
