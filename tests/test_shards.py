@@ -59,7 +59,8 @@ for shape, dim in (((5, 4, 30), -1), ((5, 4, 30), 1), ((1, 30), 1), ((30, 6), 0)
     for where, placements in places:
         parts = distribute_tensor(x, where, placements)
         keys = key, ag.KeyedNoise(3, rows, items), ag.KeyedNoise(rows * 3, rows)
-        for given in (*(dict(noise=k) for k in keys), dict(noise=noise), dict(mask=mask)):
+        limits = dict(temperature=0.7, top_k=20, min_p=0.01, noise=key)
+        for given in (*(dict(noise=k) for k in keys), dict(noise=noise), dict(mask=mask), limits):
             best = ag.gumbel_max(x, dim=dim, **{"generator": seeded(), **given} if "mask" in given else given)
             part = ag.gumbel_max(parts, dim=dim, **{"generator": own(), **given} if "mask" in given else given)
             for mine, whole in zip(part, best):
