@@ -10,8 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from argumbel.sequences import next_tokens
-from argumbel.sequences.transformers import GumbelProcessor
+import argumbel as ag
+from argumbel.sequences import (
+    counterfactual_text,
+    next_tokens,
+    speculative_decode,
+    stochastic_beam_search,
+    truncate,
+)
+from argumbel.sequences.transformers import CausalStep, GumbelProcessor
 
 transformers = pytest.importorskip("transformers")  # `make test-models` installs it
 
@@ -165,7 +172,7 @@ def test_assisted_generation_gives_the_text_of_no_assistant(make: Any) -> None:
 
 @pytest.mark.parametrize("rules", [{"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.1}, {"top_k": 20, "top_p": 0.7}])
 def test_the_cut_is_the_cut_of_transformers(rules: dict[str, Any]) -> None:
-    """The same tokens are left, ties too, and their probabilities are the same."""
+    """As many tokens are left, of the same scores. (Of tokens that tie at the end of top_p transformers leaves any.)"""
     scores = torch.randn(50, VOCABULARY, generator=torch.Generator().manual_seed(1)).mul(2).round(decimals=1)
     want = scores / 0.8
     process = transformers.generation.logits_process
@@ -176,14 +183,17 @@ def test_the_cut_is_the_cut_of_transformers(rules: dict[str, Any]) -> None:
     ):
         if name in rules:
             want = warper(rules[name])(None, want)
+    ours = truncate(scores, temperature=0.8, **rules)
+    assert torch.equal(ours.sort(-1).values, want.sort(-1).values)
+    if "top_p" not in rules:
+        assert torch.equal(ours, want)
     rows = torch.arange(400).repeat(50, 1)
     tokens = next_tokens(scores.unsqueeze(1).expand(50, 400, -1), 3, rows, temperature=0.8, **rules)
-    allowed = want > -torch.inf
-    assert bool(allowed.gather(-1, tokens).all())
+    assert bool((ours > -torch.inf).gather(-1, tokens).all())
     ids = torch.zeros(50, 1, dtype=torch.int64)
     got = GumbelProcessor(list(range(50)), temperature=0.8, **rules)(ids, scores)
     own = got.argmax(-1, keepdim=True)
-    torch.testing.assert_close(got.gather(-1, own), want.log_softmax(-1).gather(-1, own))
+    torch.testing.assert_close(got.gather(-1, own), ours.log_softmax(-1).gather(-1, own))
 
 
 def test_beams_are_refused_or_not_samples() -> None:
@@ -212,3 +222,56 @@ def test_an_encoder_and_a_decoder() -> None:
     one = {name: x[2:3] for name, x in inputs.items()}
     alone = model.generate(**one, logits_processor=[GumbelProcessor(3)], **arguments)
     assert torch.equal(alone[0], whole[2])
+
+
+@MODELS
+def test_beams_with_a_cache_are_the_beams_without(make: Any) -> None:
+    """And their log probabilities are those of the whole texts."""
+    model, start = make(), torch.stack([p[:2] for p in prompts(3)])
+    step, key = CausalStep(model), ag.KeyedNoise(4)
+    with torch.no_grad():
+        beams = stochastic_beam_search(step, start, 5, 6, reorder=step.reorder, noise=key)
+        plain = stochastic_beam_search(_without_cache(model, start), start, 5, 6, noise=key)
+        assert torch.equal(beams.tokens, plain.tokens)
+        torch.testing.assert_close(beams.log_probs, plain.log_probs, rtol=0, atol=1e-5)
+        whole = torch.cat([start[:, None].expand(3, 5, 2), beams.tokens], -1).flatten(0, 1)
+        law = model(input_ids=whole).logits[:, 1:-1].log_softmax(-1)
+    exact = law.gather(-1, whole[:, 2:, None]).squeeze(-1).sum(-1).reshape(3, 5)
+    torch.testing.assert_close(beams.log_probs, exact, rtol=0, atol=1e-4)
+
+
+def _without_cache(model: Any, start: Tensor) -> Any:
+    def step(tokens: Tensor, seen: Any) -> tuple[Tensor, Any]:
+        text = tokens if seen is None else torch.cat([seen, tokens], -1)
+        return model(input_ids=text).logits[:, -tokens.shape[-1] :], text
+
+    return step
+
+
+@MODELS
+def test_drafts_with_caches(make: Any) -> None:
+    """The text is that of the target alone, and the target is called less often. A draft that is the target guesses
+    every token."""
+    large, small = make(), make(seed=1, layers=1)
+    start, key = torch.stack([p[:2] for p in prompts(2)]), ag.KeyedNoise(2)
+    with torch.no_grad():
+        alone = speculative_decode(CausalStep(large), CausalStep(small), start, 20, lookahead=0, noise=key)
+        for draft in small, large:
+            steps = CausalStep(large), CausalStep(draft)
+            fast = speculative_decode(*steps, start, 20, lookahead=3, crop=CausalStep.crop, noise=key)
+            assert torch.equal(fast.tokens, alone.tokens)
+            assert fast.target_calls <= alone.target_calls == 20
+        assert fast.target_calls == 5
+
+
+@MODELS
+def test_counterfactual_text(make: Any) -> None:
+    model, start = make(), torch.stack([p[:2] for p in prompts(2)])
+    with torch.no_grad():
+        text = speculative_decode(CausalStep(model), CausalStep(model), start, 10, noise=ag.KeyedNoise(1)).tokens
+        same = counterfactual_text(CausalStep(model), start, text, noise=ag.KeyedNoise(8))
+        other = counterfactual_text(
+            CausalStep(model), start, text, new_step=CausalStep(model, temperature=5), noise=ag.KeyedNoise(8)
+        )
+    assert torch.equal(same, text)
+    assert not torch.equal(other, text)

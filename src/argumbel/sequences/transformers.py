@@ -1,4 +1,5 @@
-"""An adapter for the ``generate`` of Hugging Face transformers, which this module does not import."""
+"""Adapters for Hugging Face transformers, which this module does not import: a processor for its ``generate``, and its
+models as steps of the searches here."""
 
 from __future__ import annotations
 
@@ -8,11 +9,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_temperature, integers
+from .._core.checks import check_temperature, integers, number
 from ..choice import gumbel_max
 from ._tokens import request_noise, truncate
 
-__all__ = ["GumbelProcessor"]
+__all__ = ["CausalStep", "GumbelProcessor"]
+
+
+class CausalStep:
+    """``step(tokens, cache) -> (logits, cache)``: a causal language model of transformers with its cache, as
+    :func:`argumbel.sequences.stochastic_beam_search`, :func:`argumbel.sequences.speculative_decode` and
+    :func:`argumbel.sequences.counterfactual_text` call a model.
+
+    Prompts of one call have the same length: nothing is padded. A cache goes on where the last call ended; a search
+    that keeps other rows, or fewer tokens, says so by :meth:`reorder` and :meth:`crop`.
+
+    Args:
+        model: a causal language model of transformers: ``model(input_ids=, past_key_values=, use_cache=True)`` returns
+            ``logits`` and ``past_key_values``. Put it into evaluation mode; call the search under ``torch.no_grad`` if
+            no gradient is wanted.
+        temperature: divides the logits; above 0.
+
+    Raises:
+        ValueError: temperature is not above 0.
+
+    Example:
+        With models of transformers over one vocabulary::
+
+            step, small = CausalStep(model), CausalStep(small_model)
+            prompt = tokenizer("The race is", return_tensors="pt")["input_ids"]
+            beams = stochastic_beam_search(step, prompt, 10, 20, reorder=step.reorder)
+            text = speculative_decode(step, small, prompt, 100, crop=step.crop)
+
+    Source: the ``Cache`` of transformers.
+    """
+
+    def __init__(self, model: Any, *, temperature: float = 1) -> None:
+        self.model = model
+        self.temperature = number("temperature", temperature, least=0)
+        if self.temperature == 0:
+            raise ValueError("temperature must be above 0, but it is 0; take the argmax of the logits")
+
+    def __call__(self, tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        out = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)
+        logits = out.logits if self.temperature == 1 else out.logits / self.temperature
+        return logits, out.past_key_values
+
+    @staticmethod
+    def reorder(cache: Any, rows: Tensor) -> Any:
+        """The cache of the given rows, which may occur many times or never."""
+        cache.reorder_cache(rows)
+        return cache
+
+    @staticmethod
+    def crop(cache: Any, size: int) -> Any:
+        """The cache of the first ``size`` tokens."""
+        surplus = cache.get_seq_length() - size
+        if surplus > 0:
+            cache.crop(-surplus)
+        return cache
 
 
 class GumbelProcessor:
