@@ -110,14 +110,10 @@ class Groups:
         names = [*(self.names if self.kinds else ()), "rows", "weight", "bar"]
         return pa.table([*columns, self.rows, self.weight, self.bars], names)
 
-    @classmethod
-    def from_table(cls, names: tuple[str, ...], table: pa.Table, in_logs: bool = False) -> Groups:
-        groups = cls(names, in_logs)
+    def fill(self, table: pa.Table) -> None:
+        """Take what :meth:`to_table` wrote, where nothing was counted yet."""
         inner = table.columns[: len(table.columns) - 3]
-        groups.kinds = [column.type for column in inner]
-        for value in zip(*(column.to_pylist() for column in inner), strict=True) if inner else [()]:
-            if names and not inner:
-                break
-            groups._number(value)
-        groups.rows, groups.weight, groups.bars = (c.to_numpy().copy() for c in table.columns[-3:])
-        return groups
+        self.kinds = [column.type for column in inner]
+        for value in zip(*(column.to_pylist() for column in inner), strict=True):
+            self._number(value)
+        self.rows, self.weight, self.bars = (c.to_numpy().copy() for c in table.columns[-3:])

@@ -27,6 +27,7 @@ from ._columns import (
 )
 from ._decay import arrivals_of_logs, as_decay, log_weights
 from ._groups import Groups
+from ._kept import Kept
 from ._sample import Sample
 
 __all__ = ["Reservoir"]
@@ -34,18 +35,7 @@ __all__ = ["Reservoir"]
 # The law of a row's time times its weight, by the method of sampling.
 LAWS = {"gumbel": "exponential", "priority": "uniform", "poisson": "uniform", "pareto": "odds"}
 SLICE = 1 << 12  # so many rows are looked at first, before there is a bar that spares most rows their logarithm
-FIELDS = {
-    "time": np.float64,
-    "item": np.int64,  # the id: a number of 64 bits, or the first half of 128
-    "row": np.int64,  # 0, or the second half
-    "group": np.int32,
-    "weight": np.float64,  # with decay its logarithm
-    "grown": np.float64,  # rate t, with decay
-    "position": np.int64,  # the number of the row in the stream
-    "cost": np.float64,
-}
 NULLS = ("error", "zero")
-PREFIX = "__argumbel_"  # of the columns that a reservoir adds when it becomes bytes
 SETTINGS = (
     "k",
     "seed",
@@ -165,11 +155,7 @@ class Reservoir:
         self.groups = Groups(self.by, in_logs=decay is not None)
         self.rows_seen = 0
         self._fixed_bar = 1.0 if method == "poisson" else np.inf
-        # What was kept, in order, and what came since; of each row its numbers here, and what is kept of its columns.
-        self._parts: list[dict[str, np.ndarray]] = []
-        self._payloads: list[pa.Table] = []
-        self._kept = 0  # rows, when last some were dropped
-        self._beyond = np.zeros(0, bool)  # of the rows kept: the thresholds, which are not in the sample
+        self._kept = Kept(self.groups, None if method == "poisson" else self.k, self.budget, unit, self.key)
 
     def __repr__(self) -> str:
         size = f"k={self.k}" if self.budget is None else f"budget={self.budget:g}"
@@ -196,7 +182,7 @@ class Reservoir:
         for name in self.columns or ():
             column_of(table.slice(0, 0), "columns", name)  # raises where there is none
         payload = table if self.columns is None else table.select(list(self.columns))
-        self._begin(payload)
+        self._kept.begin(payload)
         done, least = 0, max(SLICE, 2 * (self.k or 0))
         while done < len(table):
             # No more than all rows before: the bar cannot fall far while these are looked at.
@@ -206,12 +192,6 @@ class Reservoir:
             done = part.stop
         self.rows_seen += len(table)
         return self
-
-    def _begin(self, payload: pa.Table) -> None:
-        """Before the first rows, which have these columns: none are kept."""
-        if not self._parts:
-            self._parts = [{name: np.zeros(0, kind) for name, kind in FIELDS.items()}]
-            self._payloads = [payload.slice(0, 0)]
 
     def _look(
         self,
@@ -238,7 +218,7 @@ class Reservoir:
         place = at.numpy()
         absolute = place + part.start
         item = first + absolute if items is None else items.numpy()[absolute]
-        self._parts.append(
+        self._kept.add(
             {
                 "time": times.numpy(),
                 "item": item,
@@ -248,12 +228,9 @@ class Reservoir:
                 "grown": np.zeros(len(place)) if grown is None else grown[absolute],
                 "position": first + absolute,
                 "cost": self._costs(table, absolute),
-            }
+            },
+            take(payload, absolute),
         )
-        self._payloads.append(take(payload, absolute))
-        if sum(len(part["time"]) for part in self._parts) >= 2 * self._kept + 4096:
-            self._trim()
-            self._kept = sum(len(part["time"]) for part in self._parts)
 
     def _arrivals(
         self, w: Tensor, of: Tensor | None, first: int, key: tuple[int, Tensor | None, Tensor | None]
@@ -293,97 +270,15 @@ class Reservoir:
             )
         return cost
 
-    # --- the first k -----------------------------------------------------------------------------------------------
-
-    def _trim(self) -> None:
-        """Drop rows that have become useless. In the plain case without a sort: twice as fast as :meth:`_cut`."""
-        if self.by or self.budget is not None or self.unit == "key" or self.k is None or self.method == "poisson":
-            self._cut()
-            return
-        state, payload = self._together()
-        if len(state["time"]) > self.k:
-            bar = np.partition(state["time"], self.k)[self.k]
-            keep = np.flatnonzero(state["time"] <= bar)
-            state, payload = {name: values[keep] for name, values in state.items()}, take(payload, keep)
-            self.groups.bars[0] = bar
-        # As rows that are new: what is in order, and what is beyond, is for the next cut to say.
-        self._parts, self._payloads = [self._parts[0], state], [self._payloads[0], payload.combine_chunks()]
-        self._parts[0] = {name: values[:0] for name, values in state.items()}
-        self._payloads[0] = payload.slice(0, 0)
-
-    def _together(self) -> tuple[dict[str, np.ndarray], pa.Table]:
-        state = {name: np.concatenate([part[name] for part in self._parts]) for name in FIELDS}
-        return state, pa.concat_tables(self._payloads)
-
-    def _cut(self) -> None:
-        """Keep the first k rows of each group, and the first beyond them, whose time is the new bar."""
-        if len(self._parts) < 2:
-            return
-        state, payload = self._together()
-        order = np.lexsort((state["row"], state["item"], state["time"], state["group"]))
-        ids = [state[name][order] for name in ("group", "time", "item", "row")]
-        is_new = np.ones(len(order), bool)
-        is_new[1:] = np.logical_or.reduce([a[1:] != a[:-1] for a in ids])
-        self._check_ids(state)
-        opens = np.ones(len(order), bool)
-        opens[1:] = ids[0][1:] != ids[0][:-1]
-        rank = np.cumsum(is_new)
-        rank -= np.maximum.accumulate(np.where(opens, rank, 0))  # ids before this one, in its group
-        beyond = np.zeros(len(order), bool)
-        if self.k is not None and self.method != "poisson":
-            beyond |= rank >= self.k
-        if self.budget is not None:
-            last = np.flatnonzero(np.append(is_new[1:], True))  # the last row of each id: an id is taken whole
-            # Group by group: a sum that began elsewhere would be rounded elsewhere.
-            costs = np.split(state["cost"][order], np.flatnonzero(opens[1:]) + 1)
-            total = np.concatenate([np.cumsum(part) for part in costs])[last]
-            beyond |= np.repeat(total > self.budget, np.diff(np.append(-1, last)))
-        # Of those beyond, the first of each group is kept: the threshold.
-        starts = beyond.copy()
-        starts[1:] &= ~beyond[:-1] | opens[1:]
-        bars = np.full(len(self.groups.bars), np.inf)
-        bars[ids[0][starts]] = ids[1][starts]
-        self.groups.bars = bars
-        stays = ~beyond | starts
-        keep, self._beyond = order[stays], beyond[stays]
-        self._parts = [{name: values[keep] for name, values in state.items()}]
-        self._payloads = [take(payload, keep).combine_chunks()]
-
-    def _check_ids(self, state: dict[str, np.ndarray]) -> None:
-        items = np.sort(state["item"])
-        if not (items[1:] == items[:-1]).any():  # nearly always, and much sooner known than what follows
-            return
-        by_id = np.lexsort((state["time"], state["row"], state["item"]))
-        item, row, time = (state[name][by_id] for name in ("item", "row", "time"))
-        same = (item[1:] == item[:-1]) & (row[1:] == row[:-1])
-        names = " and ".join(self.key) or "number"
-        if self.unit == "row" and same.any():
-            raise ValueError(
-                f"key must tell rows apart, but two rows have the same {names} (or a batch came twice)"
-                "; name the columns that do, or pass unit='key' to draw ids with all their rows"
-            )
-        if self.unit == "key" and (same & (time[1:] != time[:-1])).any():
-            raise ValueError(
-                f"weights must be the same for all rows of one {names}, but they differ; sum them up first"
-            )
-
     # --- out, and together -----------------------------------------------------------------------------------------
 
     def result(self) -> Sample:
         """The sample of the rows seen so far; the reservoir goes on."""
-        self._cut()
-        if not self._parts:
+        if not self._kept.has_begun:
             raise ValueError("a sample must be of rows, but no batch came; call update first")
-        drawn = ~self._beyond
-        return Sample(
-            take(self._payloads[0], np.flatnonzero(drawn)),
-            {name: values[drawn] for name, values in self._parts[0].items()},
-            self._bars(),
-            self.groups,
-            self.method,
-            self.scale,
-            None if self.decay is None else self.decay[1],
-        )
+        rows, numbers = self._kept.first()
+        rate = None if self.decay is None else self.decay[1]
+        return Sample(rows, numbers, self._bars(), self.groups, self.method, self.scale, rate)
 
     def merge(self, other: Reservoir) -> Reservoir:
         """Add what another reservoir, of the same arguments, has seen. Returns this one."""
@@ -396,30 +291,17 @@ class Reservoir:
                     f"reservoirs must have the same {name} to be merged, but here it is {mine!r} and there "
                     f"{theirs!r}; make both alike"
                 )
-        self._cut()
-        other._cut()
-        to = self.groups.merge(other.groups)
-        if other._parts:
-            self._begin(other._payloads[0])
-            theirs = {**other._parts[0], "group": to[other._parts[0]["group"]]}
-            self._parts = [*self._parts, theirs]
-            # A column that holds nothing but nulls in one of them takes the type that it has in the other.
-            payloads = [*self._payloads, other._payloads[0]]
-            schema = pa.unify_schemas([payload.schema for payload in payloads], promote_options="permissive")
-            self._payloads = [payload.cast(schema) for payload in payloads]
-            self._cut()
+        self._kept.cut()
+        other._kept.cut()
+        self._kept.merge(other._kept, self.groups.merge(other.groups))
         self.rows_seen += other.rows_seen
         return self
 
     def to_bytes(self) -> bytes:
         """The reservoir as bytes (an Arrow stream), for another process: about what its rows take."""
-        self._cut()
-        if not self._parts:
+        if not self._kept.has_begun:
             raise ValueError("a reservoir must have seen a batch to be bytes, but it has not; call update first")
-        state, table = self._parts[0], self._payloads[0]
-        for name in FIELDS:
-            table = table.append_column(PREFIX + name, pa.array(state[name]))
-        table = table.append_column(PREFIX + "beyond", pa.array(self._beyond))
+        table = self._kept.to_table()
         settings = {name: getattr(self, name) for name in SETTINGS} | {"rows_seen": self.rows_seen}
         groups = self.groups.to_table()
         about = {b"argumbel": json.dumps(settings).encode()}
@@ -439,12 +321,7 @@ class Reservoir:
         limit = None if budget is None else (cost, budget) if cost else f"{Decimal(budget):f}B"
         reservoir = cls(**settings, budget=limit)
         reservoir.rows_seen = rows_seen
-        reservoir.groups = Groups.from_table(reservoir.by, groups, reservoir.groups.in_logs)
-        inner = [name for name in table.column_names if name.startswith(PREFIX)]
-        reservoir._parts = [
-            {name: table[PREFIX + name].to_numpy().astype(kind, copy=False) for name, kind in FIELDS.items()}
-        ]
-        reservoir._beyond = table[PREFIX + "beyond"].to_numpy()
+        reservoir.groups.fill(groups)
         metadata = {name: value for name, value in table.schema.metadata.items() if name != b"argumbel"}
-        reservoir._payloads = [table.drop_columns(inner).replace_schema_metadata(metadata or None)]
+        reservoir._kept.fill(table.replace_schema_metadata(metadata or None))
         return reservoir
