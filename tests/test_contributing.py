@@ -68,10 +68,11 @@ namespace argumbel {{ namespace contributing {{ namespace recipe {{
 }} }} }}
 using namespace argumbel;
 extern "C" int64_t gumbel_min(const void* data, int64_t rows, int64_t items, int64_t row_stride, Dtype dtype,
-                              uint64_t seed, const int64_t* row_ids, const int64_t* item_ids, int64_t items_row_stride,
-                              int threads, void* values, int64_t* indices) {{
+                              uint64_t seed, const int64_t* row_seeds, const int64_t* row_ids, const int64_t* item_ids,
+                              int64_t items_row_stride, int threads, void* values, int64_t* indices) {{
     return contributing::recipe::gumbel_min({{data, rows, items, row_stride, dtype}},
-                                            {{seed, row_ids, item_ids, items_row_stride}}, threads, values, indices);
+                                            {{seed, row_ids, item_ids, items_row_stride, row_seeds}},
+                                            threads, values, indices);
 }}
 """
 
@@ -88,8 +89,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     subprocess.run([*command, "library.cpp", "-o", "library.so"], cwd=folder, check=True)
     function = ctypes.CDLL(str(folder / "library.so")).gumbel_min
     number, address = ctypes.c_int64, ctypes.c_void_p
-    function.argtypes = [address, *[number] * 3, ctypes.c_int, number, address, address, number, ctypes.c_int]
-    function.argtypes += [address, address]
+    function.argtypes = [address, *[number] * 3, ctypes.c_int, number]
+    function.argtypes += [*[address] * 3, number, ctypes.c_int, address, address]
     function.restype = number
     return SimpleNamespace(gumbel_min=function, paths=list, active=str, use=str)
 
