@@ -18,8 +18,8 @@ from argumbel.kernels.triton import law, linear, race, softmax, topk
 from argumbel.kernels.triton import noise as tiles
 
 INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
-KEY = {"seed": LONG, "rows": None, "items": None, "stride": INT}
-IDS = {**KEY, "rows": LONG, "items": LONG}
+KEY = {"seed": LONG, "seeds": None, "rows": None, "items": None, "stride": INT}
+IDS = {**KEY, "seeds": LONG, "rows": LONG, "items": LONG}
 SIZES = dict.fromkeys(
     ("lines", "n", "blocks", "groups", "parts", "steps", "depth", "count", "sources", "x_stride", "grad_stride"), INT
 )
