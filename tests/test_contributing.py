@@ -124,7 +124,7 @@ def test_triton(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monk
     kernel = follow("src/argumbel/kernels/triton/race.py", tmp_path, tile=noise.tile, within=noise.within)
     monkeypatch.setattr(triton, "gumbel_min", kernel["gumbel_min"], raising=False)
     monkeypatch.setattr(recipe["gumbel_min"], "triton", True)
-    rows_for_min = follow("tests/test_kernels.py", tmp_path)["rows_for_min"]
-    names = follow("tests/test_triton.py", tmp_path, SHAPES=on_triton.SHAPES, rows_for_min=rows_for_min)
+    cases_for_min = follow("tests/test_kernels.py", tmp_path)["cases_for_min"]
+    names = follow("tests/test_triton.py", tmp_path, SHAPES=on_triton.SHAPES, cases_for_min=cases_for_min)
     with kernels.use(None if torch.cuda.is_available() else "triton"):
         names["test_gumbel_min_is_the_reference_to_the_bit"](torch.float32)

@@ -1,7 +1,7 @@
 """The kernels on a GPU, in Triton: the functions of ``cpu/`` that it has, with the same arguments.
 
-Seeds are 0-dimensional tensors on the device, and nothing here looks at a value there, so no call waits for the device
-and all can be captured in a CUDA graph. Bad rows are marked (NaN, -1), never reported.
+Seeds are tensors on the device, 0-dimensional or in the shape of the rows, and nothing here looks at a value there, so
+no call waits for the device and all can be captured in a CUDA graph. Bad rows are marked (NaN, -1), never reported.
 
 ``noise.py`` is the noise contract; ``race.py``, ``topk.py`` and ``softmax.py`` the keyed operations; ``law.py`` exact
 draws; ``linear.py`` both in the epilogue of a matrix product.
