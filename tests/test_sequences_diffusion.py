@@ -328,7 +328,8 @@ def test_compiled_and_under_vmap() -> None:
     want = unmask(logits, tokens, 2, mask_id=MASK, noise=ag.KeyedNoise(3, rows))
 
     def step(x: Tensor, t: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        return unmask(x, t, 2, mask_id=MASK, noise=ag.KeyedNoise(3, r))[:2]
+        found = unmask(x, t, 2, mask_id=MASK, noise=ag.KeyedNoise(3, r))
+        return found.tokens, found.chosen
 
     compiled = torch.compile(step, backend="eager", fullgraph=True)
     for a, b in zip(compiled(logits, tokens, rows), want, strict=False):

@@ -52,8 +52,7 @@ def _truncation_reference(
     dtype, n = work_dtype(x.dtype), x.shape[-1]
     x = x.to(dtype)
     t, k, p, m = (_one_a_row(x, limit.to(x.device)) for limit in (temperature.double(), top_k, top_p, min_p))
-    order = x.argsort(dim=-1, descending=True, stable=True)
-    falling = x.gather(-1, order)
+    falling, order = x.sort(dim=-1, descending=True, stable=True)
     top = falling[..., :1]
     bad = ~top.isfinite() | x.isnan().any(-1, keepdim=True)
     kth = falling.gather(-1, (k.clamp(1, n) - 1).broadcast_to(top.shape))

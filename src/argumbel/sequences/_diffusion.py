@@ -283,7 +283,7 @@ def _log_z(x: Tensor) -> Tensor:
 
 def _are_first(race: Tensor, k: int | Tensor) -> Tensor:
     """Where the k largest of every row are; of equal ones the first."""
-    rank = race.argsort(dim=-1, descending=True, stable=True).argsort(-1)
+    rank = race.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     return rank < (k.unsqueeze(-1) if isinstance(k, Tensor) else k)
 
 
