@@ -13,7 +13,19 @@ import torch
 from typer.testing import CliRunner, Result
 
 from argumbel import cli
-from argumbel.experiments.text import Alphabet, Corpus, TextConfig, TextModel, TextRun, fit_text, sample_texts
+from argumbel.experiments.text import (
+    Alphabet,
+    Corpus,
+    TextConfig,
+    TextModel,
+    TextRun,
+    beam_texts,
+    detect_watermark,
+    fit_text,
+    rewrite_text,
+    sample_texts,
+    watermark_texts,
+)
 
 SMALL: dict[str, Any] = {
     "width": 16, "layers": 1, "heads": 2, "window": 12, "steps": 30, "batch": 4, "log_every": 10, "valid_every": 10,
@@ -136,6 +148,75 @@ def test_a_text_is_a_function_of_its_seed(finished: TextRun) -> None:
         sample_texts(model, alphabet, "", [0], 5)
 
 
+def test_beams_are_different_texts_with_their_probabilities(finished: TextRun) -> None:
+    model, alphabet, _ = finished.language_model()
+    model = model.double()
+    rules: dict[str, Any] = {"temperature": 1.5, "top_k": 5}
+    texts = beam_texts(model, alphabet, "the ", 6, 8, seed=3, end=" ", **rules)
+    assert len({one.text for one in texts}) == 6
+    assert all(" " not in one.text[:-1] and (len(one.text) == 8 or one.text[-1] == " ") for one in texts)
+    assert [one.value for one in texts] == sorted((one.value for one in texts), reverse=True)
+    fewer = beam_texts(model, alphabet, "the ", 2, 8, seed=3, end=" ", **rules)
+    assert [one.text for one in fewer] == [one.text for one in texts[:2]]
+    for one in texts:  # the probability is the product over the characters
+        tokens = alphabet.encode("the " + one.text).unsqueeze(0)
+        logits = model(tokens)[0][0, 3:-1].detach() / 1.5
+        kept = logits.masked_fill(logits < logits.topk(5).values[:, -1:], -torch.inf).log_softmax(-1)
+        expected = kept.gather(1, tokens[0, 4:, None]).sum()
+        assert one.log_prob == pytest.approx(float(expected), rel=1e-6)
+    (only,) = beam_texts(model, alphabet, "the ", 6, 8, temperature=0)
+    assert only.log_prob == pytest.approx(0)
+    assert only.weight == pytest.approx(1)
+    assert only.text == sample_texts(model, alphabet, "the ", [0], 8, temperature=0)[0]
+    with pytest.raises(ValueError, match="end must be one character, but it is 'ab'"):
+        beam_texts(model, alphabet, "the ", 6, 8, end="ab")
+
+
+def test_a_watermark_is_found_by_its_secret_alone(finished: TextRun) -> None:
+    model, alphabet, _ = finished.language_model()
+    model = model.double()
+    own: dict[str, Any] = {"temperature": 3, "width": 3}
+    texts = watermark_texts(model, alphabet, "the ", [5, 6], 150, secret=9, **own)
+    assert len(set(texts)) == 2
+    assert watermark_texts(model, alphabet, "the ", [6], 150, secret=9, **own) == texts[1:]
+    # Until a context is complete, a text is that of text sample.
+    plain = sample_texts(model, alphabet, "the ", [5, 6], 3, temperature=3)
+    assert [text[:3] for text in texts] == plain
+    for text in texts:
+        found = detect_watermark(alphabet, text, secret=9, width=3)
+        assert found.p_value() < 1e-9
+        assert found.p_value(0) == 1
+        assert found.p_value() < found.p_value(20) < 1e-2
+        assert detect_watermark(alphabet, text, secret=8, width=3).p_value() > 1e-3
+        # Characters that the model does not know are no reason to fail: they, and the contexts with them, do not count.
+        changed = detect_watermark(alphabet, text[:70] + "Ω" + text[71:], secret=9, width=3)
+        assert not changed.counted[70:74].any()
+        assert changed.p_value() < 1e-9
+
+
+def test_a_text_is_written_again_with_the_same_luck(finished: TextRun) -> None:
+    model, alphabet, _ = finished.language_model()
+    model = model.double()
+    # Luck that is known: the noise of each place, whatever the prompt.
+    (old,) = sample_texts(model, alphabet, "the ", [4], 60, temperature=1.2)
+    assert sample_texts(model, alphabet, "the quick ", [4], 60, temperature=1.2, first=4) != [old]
+    assert sample_texts(model, alphabet, "e ", [4], 1, first=4, temperature=1e9) == sample_texts(
+        model, alphabet, "the ", [4], 1, temperature=1e9
+    )
+    # Luck that is drawn given the text.
+    rules = {"temperature": 1.2}
+    assert rewrite_text(model, alphabet, "the ", old, rules=rules) == old
+    warmer = rewrite_text(model, alphabet, "the ", old, rules=rules, new_rules={"temperature": 2})
+    assert len(warmer) == len(old)
+    assert warmer != old
+    assert warmer != rewrite_text(model, alphabet, "the ", old, rules=rules, new_rules={"temperature": 2}, seed=1)
+    assert rewrite_text(model, alphabet, "the ", old, rules=rules, new_prompt="the ") == old
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        other = finished.config().model(alphabet).double()
+    assert rewrite_text(model, alphabet, "the ", old, rules=rules, new_model=other) != old
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +236,9 @@ def test_the_commands(finished: TextRun) -> None:
     page = Path("mine/report.html").read_text()
     assert re.findall("<h3>temperature ([^<]+)</h3>", page) == ["0", "0.5", "0.8", "1", "1.3"]
     assert '<img alt="Learning" src="data:image/png;base64,' in page
+    assert page.count("<section>") == 5
+    assert re.search(r"with the watermark: p = [0-9.e-]+<", page)
+    assert re.search("<b>sum</b></td><td><b>[0-9.e-]+</b>", page)
     assert "trained on fox.txt" in page
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script', page)
     refused = call("train-text", "--data", "fox.txt", *words, "--run", "mine")
@@ -169,3 +253,78 @@ def test_the_commands(finished: TextRun) -> None:
     assert re.findall(r"--- seed (\d+)", several.output) == ["7", "8"]
     assert call("text", "sample", Path("nowhere")).exit_code == 2
     assert "not one of them" in " ".join(call(*arguments[:-1], "Ω").output.split())
+
+
+def test_the_command_beam(finished: TextRun) -> None:
+    result = call("text", "beam", finished.path, "--prompt", "the ", "-k", "4", "--length", "12", "--end", " ")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("After the␣")
+    assert len(re.findall(r"│ +\d │ \S+ +│ +[0-9.e-]+ │ +[0-9.e-]+ │", result.output)) == 4
+    assert "The probabilities add up to" in result.output
+    few = call("text", "beam", finished.path, "--temperature", "0")
+    assert "There is no more than 1 text." in few.output
+    refused = call("text", "beam", finished.path, "--end", "ab")
+    assert refused.exit_code == 2
+    assert "end must be one character" in " ".join(refused.output.split())
+
+
+def test_the_commands_watermark_and_detect(finished: TextRun) -> None:
+    rules = ["--secret", "9", "--width", "3"]
+    marked = call("text", "watermark", finished.path, "--temperature", "3", "--length", "200", *rules)
+    assert marked.exit_code == 0, marked.output
+    assert re.search(r"Seed 0: \d+ of 200 characters count; p-value \d", marked.stderr)
+    assert "p-value" not in marked.stdout
+    Path("marked.txt").write_text(marked.stdout)
+    found = call("text", "detect", finished.path, "marked.txt", *rules)
+    assert "This text carries the watermark." in found.output
+    assert "marked.txt, secret 9" in found.output
+    arguments = ["text", "detect", str(finished.path)]
+    piped = CliRunner().invoke(cli.app, [*arguments, *rules], input=marked.stdout)
+    assert piped.output.splitlines()[1:] == found.output.splitlines()[1:]
+    other = CliRunner().invoke(cli.app, [*arguments, "-", "--secret", "8"], input=marked.stdout)
+    assert "No sign of the watermark." in other.output
+    empty = CliRunner().invoke(cli.app, arguments, input="\n")
+    assert empty.exit_code == 2
+    assert "the text must have at least one character" in " ".join(empty.output.split())
+    assert call(*arguments, "nowhere.txt").exit_code == 2
+    Path("bytes").write_bytes(b"\xff\xfe")
+    assert "the text must be in UTF-8" in " ".join(call(*arguments, "bytes").output.split())
+
+
+def test_the_command_counterfactual(finished: TextRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["text", "counterfactual", finished.path, "--prompt", "the ", "--length", "90"]
+    same = call(*arguments, "--new-temperature", "0.8")
+    assert same.exit_code == 0, same.output
+    assert "The texts are the same." in same.output
+    (drawn,) = re.findall("the (.*)", call("text", "sample", *arguments[2:-1], "40").stdout)[:1]
+    assert f"│ {drawn[:30]}" in same.output
+
+    warmer = call(*arguments, "--new-temperature", "2")
+    differ, total, first = re.findall(
+        r"(\d+) of (\d+) characters differ \(\^\), the first at\splace\s(\d+)", warmer.output
+    )[0]
+    assert (int(total), warmer.output.count("^")) == (90, 2 * int(differ) + 1)
+    rows = [line.split("│") for line in warmer.output.splitlines() if line.startswith("│")]
+    old, new = ("".join(row[i][1:-1] for row in rows[::2]) for i in (1, 2))
+    assert [a != b for a, b in zip(old, new, strict=True)].index(True) + 1 == int(first)
+    assert "with prompt quick␣" in call(*arguments, "--new-prompt", "quick ").output
+    assert "The texts are the same." in call(*arguments, "--new-run", finished.path).output
+
+    Path("fox.txt").write_text("the quick brown dog jumps\n")
+    own = call(*arguments, "--new-temperature", "1", "--temperature", "1", "--text", "fox.txt")
+    assert "│ quick brown dog jumps " in own.output
+    assert "The texts are the same." in own.output
+
+    for more, words in (
+        ([], "the question must change something"),
+        (["--new-run", "nowhere"], "nowhere"),
+        (["--new-prompt", ""], "prompt must have at least one character"),
+    ):
+        refused = call(*arguments, *more)
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.output.split())
+    Path("abc.txt").write_text("abc" * 500)
+    config = TextConfig(data="abc.txt", **(SMALL | {"steps": 1}))
+    other = fit_text(config, Path("other"))
+    refused = call(*arguments, "--new-run", other.path)
+    assert "--new-run must have the characters of RUN" in " ".join(refused.output.split())
