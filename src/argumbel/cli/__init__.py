@@ -1,5 +1,5 @@
 """The command line: ``argumbel sample``, ``train``, ``evaluate``, ``compare``, ``sweep`` and ``plot``, one file for
-each.
+each, and ``argumbel train-text`` and ``text`` in one file.
 
 Only this package needs typer and rich. A command imports what else it needs when it runs.
 """
