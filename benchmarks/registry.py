@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import diffusion, sequences, tables
+from . import diffusion, sequences, tables, tokens
 from .ops import OPS, Op
 from .peers import (
     ALIAS,
@@ -65,6 +65,7 @@ SMALL = [Size((100, 30, 10)), Size((10,))]
 HALF = Size((64, 32_000), dtype=torch.bfloat16)
 HALF_LONG = Size((8, 128_256), dtype=torch.bfloat16)
 LLADA = Size((16, 126_464), dtype=torch.bfloat16)
+REQUESTS = Size((64, 128_256))
 POPULATION = 10_000_000
 
 
@@ -101,6 +102,10 @@ CASES: list[Case] = [
     *_cases("posterior_gumbel", SHORT),
     *_cases(sequences.SCORES, [Size((126_464,), k=1000)], {sequences.WHOLE_VOCABULARY: 1000}),
     *_cases(sequences.BEAMS, [Size((50_257,), k=k) for k in (10, 50)], {sequences.FORMULA: 2}),
+    *_cases(tokens.PEAKED, [REQUESTS], {tokens.WARPERS: 20, tokens.SORTED: 20, tokens.PLAIN: 0.2}),
+    *_cases(tokens.FLAT, [REQUESTS], {tokens.WARPERS: 20, tokens.PLAIN: 0.2}),
+    *_cases(tokens.KEYED, [REQUESTS], {tokens.HASHED: 20}),
+    *_cases(tokens.KEYED_LIMITS, [REQUESTS]),
     *_cases(diffusion.DRAW, [LLADA], {diffusion.LLADA: 20}),
     *_cases(diffusion.STEP, [LLADA], {diffusion.LLADA: 10}),
     *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
