@@ -1,5 +1,6 @@
-"""The next token of every request of a batch: our calls, their checks, and what servers and transformers compute. Logits
-of a vocabulary are taken as four times standard normal numbers: peaked, as a language model's are."""
+"""The next token of every request of a batch: our calls, their checks, and what servers and transformers compute.
+
+Logits are four times standard normal numbers, peaked as a language model's are; or standard normal, called flat."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def flat(p: Problem) -> Tensor:
     return p.logits
 
 
-# ------------------------------------------------------------------------------------------------------- truncated draws
+# ------------------------------------------------------------------------------------------------------ truncated draws
 
 
 def check_few_tokens(draw: Callable[[Tensor], Tensor]) -> None:
@@ -119,7 +120,7 @@ _truncated(PEAKED, peaked)
 _truncated(FLAT, flat)
 
 
-# ----------------------------------------------------------------------------------------------------- a request's token
+# ---------------------------------------------------------------------------------------------------- a request's token
 
 
 def requests(p: Problem) -> tuple[Tensor, Tensor]:
