@@ -2,7 +2,8 @@
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
 One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``,
-``truncation``), with the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and ``triton/``.
+``sums``, ``truncation``), with the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and
+``triton/``.
 ``operator.py`` says how a call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
@@ -17,6 +18,7 @@ from .posterior import posterior_gumbel
 from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .softmax import gumbel_softmax
+from .sums import exact_sums
 from .truncation import Terms, tempered, tempered_categorical, tempered_max, truncation
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Terms",
     "arrivals",
     "categorical",
+    "exact_sums",
     "explain",
     "gumbel_max",
     "gumbel_sigmoid",

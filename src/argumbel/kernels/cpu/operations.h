@@ -20,7 +20,8 @@
       const double* top_p, int64_t top_p_stride, const double* min_p, int64_t min_p_stride, float* cut, int64_t* last) \
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)                                           \
     X(arrivals, Law law, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first,          \
-      double* times, int64_t* positions, int64_t* count)
+      double* times, int64_t* positions, int64_t* count)                                                               \
+    X(exact_sums, const int32_t* groups, int64_t n_groups, int64_t* counts, int64_t* limbs, int64_t* range)
 
 #endif
 
@@ -32,6 +33,7 @@
 #include "race.h"
 #include "sigmoid.h"
 #include "softmax.h"
+#include "sums.h"
 #include "topk.h"
 #include "truncation.h"
 #include "without_replacement.h"
