@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import argumbel as ag
 from argumbel import kernels
 from argumbel.tables import Reservoir, Sample, _sources, sample
+from argumbel.tables._scale import Scale
 
 from .statistics import FAILURE_RATE, Z, check_counts
 
@@ -198,8 +199,49 @@ def test_batches_orders_and_merges_do_not_matter(data: st.DataObject, k: int, me
     assert merged.table.sort_by(order).equals(whole.table.sort_by(order))
     assert sorted(merged.thresholds) == sorted(whole.thresholds)
     mine, theirs = (s.groups.sort_by([(name, "ascending") for name in s.groups.column_names]) for s in (merged, whole))
-    assert mine.drop_columns("weight").equals(theirs.drop_columns("weight"))
-    np.testing.assert_allclose(mine["weight"], theirs["weight"])
+    assert mine.equals(theirs)  # sums of weights, too, to the last bit
+
+
+@pytest.mark.parametrize("by", ["group", ("group", "cost"), None])
+@pytest.mark.parametrize("method", ["poisson", "pareto"])
+@pytest.mark.parametrize("weights", ["w", None])
+def test_groups_have_scales_of_their_own(method: str, by: Any, weights: str | None) -> None:
+    """Parts, in another order, merged, and once as bytes: to the bit what one pass gives, and each group alone."""
+    k, wanted = 4, {"weights": weights, "key": "id", "seed": 3, "method": method, "by": by}
+    whole = sample(TABLE, k, **wanted)
+    shuffled = TABLE.take(pa.array(np.random.default_rng(2).permutation(len(TABLE))))
+    parts = [shuffled.slice(start, 800) for start in range(0, len(TABLE), 800)]
+    first, *others = (Scale.from_bytes(Scale(k, weights, "error", by).update(part).to_bytes()) for part in parts)
+    for other in others:
+        first.merge(other)
+    scale: Any = first.value()
+    assert scale == Scale(k, weights, "error", by).update(TABLE).value()
+    if by == "group":  # as a user writes it
+        scale = {group: value for (group,), value in scale.items()}
+    one, *more = (
+        Reservoir.from_bytes(Reservoir(k, **wanted, scale=scale).update(part).to_bytes()) for part in reversed(parts)
+    )
+    for other in more:
+        one.merge(other)
+    merged = Reservoir.from_bytes(one.to_bytes()).update(TABLE.slice(0, 0)).result()
+    order = [(name, "ascending") for name in ("group", "cost", "_key", "id")][0 if by else 2 :]
+    assert merged.table.sort_by(order).equals(whole.table.sort_by(order))
+    for group in "abc" if by == "group" else "":
+        alone = sample(TABLE.filter(pa.compute.equal(TABLE["group"], group)), k, **(wanted | {"by": None}))
+        assert whole.table.filter(pa.compute.equal(whole.table["group"], group)).to_pylist() == alone.table.to_pylist()
+
+
+def test_groups_of_numbers_that_are_nan() -> None:
+    table = TABLE.append_column("part", pa.array([np.nan, 1.5, None] * 1000, from_pandas=False))
+    drawn = sample(pyarrow.dataset.dataset(table), 5, **WANTED, by="part", method="pareto")
+    assert drawn.groups["rows"].to_pylist() == [1000] * 3
+    assert len(drawn) == 15
+    scale = {np.nan: 1e-4, 1.5: 1e-4, None: 1e-4}
+    reservoir = Reservoir(**WANTED, by="part", method="poisson", scale=scale)
+    again = Reservoir.from_bytes(reservoir.update(table.slice(0, 900)).to_bytes()).update(table.slice(900))
+    whole = reservoir.update(table.slice(900)).result()
+    assert again.result().table["id"].to_pylist() == whole.table["id"].to_pylist()
+    assert len(again.result().groups) == 3
 
 
 def test_backends_agree(backend: str) -> None:
@@ -434,10 +476,14 @@ def test_errors() -> None:
         sample(TABLE, 1, method="best")
     with pytest.raises(ValueError, match="budget must be like"):
         sample(TABLE, budget="much")
-    with pytest.raises(ValueError, match="by must be for 'gumbel' or 'priority'"):
-        sample(TABLE, 3, method="pareto", by="group")
     with pytest.raises(ValueError, match="scale must be given"):
         Reservoir(1, method="poisson")
+    with pytest.raises(
+        TypeError, match="scale must be a mapping of groups to numbers where by is given, but it is a f"
+    ):
+        Reservoir(3, method="pareto", by="group", scale=0.1)
+    with pytest.raises(ValueError, match=r"scale must be a mapping of all groups, but it has none for '[bc]'"):
+        Reservoir(3, method="pareto", by="group", scale={"a": 0.1}).update(TABLE)
     with pytest.raises(FileNotFoundError, match="none at 'nowhere"):
         sample("nowhere/*.parquet", 1)
     with pytest.raises(TypeError, match="source must be a path"):
@@ -500,3 +546,20 @@ def test_poisson_and_pareto_probabilities() -> None:
         assert isinstance(draws[0], Sample)
         error = np.abs(counts / 3000 - expected) - (0.03 if method == "pareto" else 0)
         assert (error < Z * np.sqrt(expected * (1 - expected) / 3000) + 1e-12).all()
+
+
+@pytest.mark.parametrize("method", ["poisson", "pareto"])
+def test_probabilities_in_groups(method: str) -> None:
+    """20,000 groups of two kinds, whose weights differ by a factor: ``min(1, c w)`` with the c of each group."""
+    table = repeated(WEIGHTS, 20_000)
+    grown = pa.array(table["w"].to_numpy() * np.where(table["group"].to_numpy() % 2, 7.0, 1.0))
+    drawn = sample(table.set_column(2, "w", grown), 3, weights="w", key=["group", "item"], by="group", method=method)
+    w = np.array(WEIGHTS)
+    expected = np.minimum(1, w * 2 / (w.sum() - 8))  # the row of weight 8 is in for sure
+    for kind in (0, 1):
+        mine = drawn.table.filter(pa.array(drawn.table["group"].to_numpy() % 2 == kind))
+        frequency = np.bincount(mine["item"].to_numpy(), minlength=7) / 10_000
+        error = np.abs(frequency - expected) - (0.03 if method == "pareto" else 0)
+        assert (error < Z * np.sqrt(expected * (1 - expected) / 10_000) + 1e-12).all()
+        np.testing.assert_allclose(mine["_weight"], 1 / expected[mine["item"].to_numpy()])
+    assert method == "poisson" or len(drawn) == 60_000

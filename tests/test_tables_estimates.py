@@ -45,6 +45,7 @@ CASES = {
     "budget": lambda: sample(ROWS, **WANTED, seed=4, budget=("cost", 17)),
     "merged": merged,
     "decay": lambda: sample(ROWS, 8, **WANTED, seed=6, decay=("t", 0.3)),
+    "poisson": lambda: sample(ROWS, 6, **WANTED, seed=8, method="poisson"),
 }
 
 

@@ -253,9 +253,10 @@ def sample_cluster(
         )
     scale = None
     if method in ("poisson", "pareto"):
-        arguments = {"k": count("k", k, least=1), "weights": weights, "nulls": nulls}
+        arguments = {"k": count("k", k, least=1), "weights": weights, "nulls": nulls, "by": by}
         # Without weights any column will do: it counts the rows.
-        scale = _reduced(cluster, States(Scale, **arguments), [weights or as_names("key", key)[0]]).value()
+        first = list(dict.fromkeys([weights or as_names("key", key)[0], *as_names("by", by)]))
+        scale = _reduced(cluster, States(Scale, **arguments), first).value()
     wanted = None if columns is None else list(as_names("columns", columns))
     states = States(
         Reservoir, k=k, weights=weights, key=key, by=by, method=method, scale=scale, budget=budget, nulls=nulls,

@@ -22,11 +22,13 @@ __all__ = [
     "as_names",
     "as_table",
     "column_of",
+    "from_bytes",
     "ids_of",
     "needed",
     "raise_bad_weights",
     "row_bytes",
     "take",
+    "to_bytes",
     "weights_of",
 ]
 
@@ -224,6 +226,23 @@ def _hashed(text: pa.Array) -> tuple[Tensor, Tensor]:
 def take(table: pa.Table, places: np.ndarray) -> pa.Table:
     """The rows at these places. (Without columns Arrow forgets how many there are.)"""
     return table.take(pa.array(places)) if table.num_columns else table
+
+
+def to_bytes(*tables: pa.Table) -> bytes:
+    """Tables as streams of Arrow, one after another."""
+    out = pa.BufferOutputStream()
+    for table in tables:
+        with pa.ipc.new_stream(out, table.schema) as writer:
+            writer.write_table(table)
+    return out.getvalue().to_pybytes()
+
+
+def from_bytes(data: bytes) -> list[pa.Table]:
+    """The tables of :func:`to_bytes`."""
+    stream, tables = pa.BufferReader(data), []
+    while stream.tell() < stream.size():
+        tables.append(pa.ipc.open_stream(stream).read_all())
+    return tables
 
 
 def row_bytes(table: pa.Table) -> np.ndarray:

@@ -13,7 +13,7 @@ from ._columns import Names, as_names, needed
 from ._decay import as_decay
 from ._reservoir import Reservoir
 from ._sample import Sample
-from ._scale import Scale
+from ._scale import Scale, Scales
 from ._sources import Files, Source, open_source
 
 __all__ = ["sample"]
@@ -90,7 +90,7 @@ def sample(
     scale, read_twice = None, method in ("poisson", "pareto")
     watch = _Watch(progress, rows, 2 if read_twice else 1)
     if read_twice:
-        scale = _scale(rows, count("k", k, least=1), weights, nulls, watch)
+        scale = _scale(rows, Scale(count("k", k, least=1), weights, nulls, by), watch)
     narrow = needed(weights, key, by, budget, decay)
     wanted = None if columns is None else list(as_names("columns", columns))
     rows.check(wanted)
@@ -127,14 +127,13 @@ class _Watch:
                 self._progress(self._done, self._total)
 
 
-def _scale(rows: Source, k: int, weights: str | None, nulls: str, watch: _Watch) -> float:
+def _scale(rows: Source, scale: Scale, watch: _Watch) -> Scales:
     """What multiplies the weights, by a pass over them."""
     if not rows.can_repeat:
         raise ValueError(
             "source must be a table that can be read twice for 'poisson' and 'pareto', but it is a stream; write it to "
             "a file first, or pass scale= to a Reservoir"
         )
-    scale = Scale(k, weights, nulls)
-    for batch in watch(rows.batches([weights] if weights else None)):
+    for batch in watch(rows.batches([*([scale.weights] if scale.weights else []), *scale.by] or None)):
         scale.update(batch)
     return scale.value()

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ._columns import column_of
+from ._sums import Sums
 
-__all__ = ["Groups"]
+__all__ = ["Groups", "as_group"]
+
+
+def as_group(value: Iterable[object]) -> tuple[object, ...]:
+    """The values of a group, as they are looked up: NaN is one object, or it would not be found again."""
+    return tuple(math.nan if v != v else v for v in value)
 
 
 class Groups:
     """The values of the columns ``names`` that have come, numbered as they came; without columns one group, ().
 
-    ``rows``, ``weight``, ``bars``: of each group the number of rows, the sum of their weights (``in_logs``: its
-    logarithm), and the time from which on a row is of no use to the sample.
+    ``sums``, ``bars``: of each group the number of rows and the sum of their weights, and the time from which on a row
+    is of no use to the sample. With ``in_logs`` weights come as logarithms, and ``logs`` are those of the sums.
     """
 
     def __init__(self, names: tuple[str, ...], in_logs: bool = False) -> None:
         self.names, self.in_logs = names, in_logs
         self.values: dict[tuple[object, ...], int] = {}
         self.kinds: list[pa.DataType] = []
-        self.rows, self.weight, self.bars = np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+        self.sums, self.logs, self.bars = Sums(), np.zeros(0), np.zeros(0)
         if not names:
             self._number(())
         self._grow()
@@ -32,6 +41,7 @@ class Groups:
         return len(self.values)
 
     def _number(self, value: tuple[object, ...]) -> int:
+        value = as_group(value)
         found = self.values.get(value)
         if found is None:
             found = self.values[value] = len(self.values)
@@ -39,11 +49,21 @@ class Groups:
 
     def _grow(self) -> None:
         """Room for the groups that have got a number: once for many, since it copies what there is."""
-        more = len(self) - len(self.rows)
+        more = len(self) - len(self.bars)
         if more:
-            self.rows = np.append(self.rows, np.zeros(more, np.int64))
-            self.weight = np.append(self.weight, np.full(more, -np.inf if self.in_logs else 0.0))
+            self.sums.resize(len(self))
+            self.logs = np.append(self.logs, np.full(more, -np.inf))
             self.bars = np.append(self.bars, np.full(more, np.inf))
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The number of rows of each group."""
+        return self.sums.rows
+
+    @property
+    def weight(self) -> np.ndarray:
+        """The sum of weights of each group; with ``in_logs`` its logarithm."""
+        return self.logs if self.in_logs else self.sums.values()
 
     def codes(self, table: pa.Table) -> Tensor | None:
         """The group of each row, int32; None where there are no columns."""
@@ -74,13 +94,8 @@ class Groups:
         if self.in_logs:
             self._count_logs(weights.numpy(), of)
             return
-        w = weights.double()
-        if of is None:
-            self.rows[0] += len(w)
-            self.weight[0] += float(w.sum())
-            return
-        self.rows += np.bincount(of.numpy(), minlength=len(self))
-        self.weight += np.bincount(of.numpy(), w.numpy(), minlength=len(self))
+        bad = self.sums.add(weights, of)
+        assert not bad  # who counts has looked at the weights
 
     def _count_logs(self, logs: np.ndarray, of: Tensor | None) -> None:
         code = np.zeros(len(logs), np.int64) if of is None else of.numpy()
@@ -89,8 +104,8 @@ class Groups:
         base = np.where(np.isfinite(largest), largest, 0)
         with np.errstate(divide="ignore"):
             added = base + np.log(np.bincount(code, np.exp(logs - base[code]), minlength=len(self)))
-        self.rows += np.bincount(code, minlength=len(self))
-        self.weight = np.logaddexp(self.weight, added)
+        self.sums.rows += np.bincount(code, minlength=len(self))
+        self.logs = np.logaddexp(self.logs, added)
 
     def merge(self, other: Groups) -> np.ndarray:
         """Add what other has counted; the numbers here of its groups."""
@@ -98,10 +113,8 @@ class Groups:
             self.kinds = other.kinds
         to = np.array([self._number(value) for value in other.values], np.int32)
         self._grow()
-        self.rows[to] += other.rows
-        self.weight[to] = (
-            np.logaddexp(self.weight[to], other.weight) if self.in_logs else self.weight[to] + other.weight
-        )
+        self.sums.merge(other.sums, to)
+        self.logs[to] = np.logaddexp(self.logs[to], other.logs)
         return to
 
     def to_table(self) -> pa.Table:
@@ -110,10 +123,23 @@ class Groups:
         names = [*(self.names if self.kinds else ()), "rows", "weight", "bar"]
         return pa.table([*columns, self.rows, self.weight, self.bars], names)
 
-    def fill(self, table: pa.Table) -> None:
-        """Take what :meth:`to_table` wrote, where nothing was counted yet."""
-        inner = table.columns[: len(table.columns) - 3]
+    def to_state(self) -> pa.Table:
+        """All there is to know, for :meth:`fill`."""
+        limbs = {str(self.sums.lowest + place): column for place, column in enumerate(self.sums.limbs.T)}
+        table = self.to_table()
+        table = table.append_column("logs", pa.array(self.logs))
+        for name, column in limbs.items():
+            table = table.append_column(name, pa.array(column))
+        return table.replace_schema_metadata({"values": str(len(self.kinds)), "lowest": str(self.sums.lowest)})
+
+    def fill(self, state: pa.Table) -> None:
+        """Take what :meth:`to_state` wrote, where nothing was counted yet."""
+        about = {name.decode(): int(value) for name, value in state.schema.metadata.items()}
+        inner, (rows, _, bars, logs, *limbs) = state.columns[: about["values"]], state.columns[about["values"] :]
         self.kinds = [column.type for column in inner]
         for value in zip(*(column.to_pylist() for column in inner), strict=True):
             self._number(value)
-        self.rows, self.weight, self.bars = (c.to_numpy().copy() for c in table.columns[-3:])
+        self.sums.rows, self.bars, self.logs = (column.to_numpy().copy() for column in (rows, bars, logs))
+        self.sums.lowest, self.sums.limbs = about["lowest"], np.zeros((len(self), len(limbs)), np.int64)
+        for place, column in enumerate(limbs):
+            self.sums.limbs[:, place] = column.to_numpy()

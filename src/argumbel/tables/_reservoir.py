@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,23 +14,26 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from .._core.checks import count, integer, number, one_of
+from .._core.checks import count, integer, one_of
 from ._columns import (
     Names,
     as_budget,
     as_names,
     as_table,
     column_of,
+    from_bytes,
     ids_of,
     raise_bad_weights,
     row_bytes,
     take,
+    to_bytes,
     weights_of,
 )
 from ._decay import arrivals_of_logs, as_decay, log_weights
 from ._groups import Groups
 from ._kept import Kept
 from ._sample import Sample
+from ._scale import as_scale
 
 __all__ = ["Reservoir"]
 
@@ -73,8 +78,9 @@ class Reservoir:
         method: ``"gumbel"``, the draw above; ``"priority"``, times ``u_i / w_i`` with u uniform, whose estimates of
             sums have nearly the least variance; ``"poisson"``, each row by itself with probability
             ``min(1, scale w_i)`` (the number of rows is random); ``"pareto"``, k rows, nearly with these probabilities.
-        scale: for ``"poisson"`` and ``"pareto"``: what multiplies weights to give these probabilities. (:func:`sample`
-            finds it by a first pass.)
+        scale: for ``"poisson"`` and ``"pareto"``: what multiplies weights to give these probabilities; with ``by`` a
+            mapping, ``{group: scale}``, where a group of several columns is a tuple. (:func:`sample` finds it by a
+            first pass.)
         budget: the greatest total cost of the rows, ``(column, total)``, or bytes of memory, ``"100MB"``: the sample is
             the longest sequence of first rows whose cost is within the budget.
         unit: ``"row"``, ids must differ; ``"key"``, k ids are drawn, and all rows that have these ids are taken. Rows
@@ -115,7 +121,7 @@ class Reservoir:
         by: Names = None,
         seed: int = 0,
         method: str = "gumbel",
-        scale: float | None = None,
+        scale: float | Mapping[Any, float] | None = None,
         budget: tuple[str, float] | str | None = None,
         unit: str = "row",
         nulls: str = "error",
@@ -132,19 +138,14 @@ class Reservoir:
                 f"scale must be given for 'poisson' and 'pareto', and for them alone, but it is {scale} for "
                 f"{method!r}; argumbel.tables.sample finds it"
             )
-        if scale is not None and as_names("by", by):
-            raise ValueError(
-                f"by must be for 'gumbel' or 'priority', but the method is {method!r}, whose scale is that of one "
-                "group; sample each group by itself"
-            )
         if budget is not None and scale is not None:
             raise ValueError(
                 f"budget must be for 'gumbel' or 'priority', but the method is {method!r}; choose one of these"
             )
         self.k = None if k is None else count("k", k, least=1)
         self.seed, self.method, self.unit, self.nulls = integer("seed", seed), method, unit, nulls
-        self.weights, self.scale = weights, None if scale is None else number("scale", scale, least=0)
         self.key, self.by = as_names("key", key), as_names("by", by)
+        self.weights, self.scale = weights, as_scale(scale, self.by)
         self.columns = None if columns is None else as_names("columns", columns)
         self.cost, self.budget = as_budget(budget)
         self.decay = as_decay(decay)
@@ -154,6 +155,7 @@ class Reservoir:
             )
         self.groups = Groups(self.by, in_logs=decay is not None)
         self.rows_seen = 0
+        self._group_scales: list[float] = []
         self._fixed_bar = 1.0 if method == "poisson" else np.inf
         self._kept = Kept(self.groups, None if method == "poisson" else self.k, self.budget, unit, self.key)
 
@@ -190,6 +192,7 @@ class Reservoir:
             part = slice(done, min(len(table), done + size))
             self._look(table, payload, weights, grown, items, rows, codes, part, first)
             done = part.stop
+        self.groups.count(weights, codes)
         self.rows_seen += len(table)
         return self
 
@@ -212,7 +215,6 @@ class Reservoir:
             times, at = arrivals_of_logs(w, LAWS[self.method], self._bars(), of, first + part.start, key)
         else:
             times, at = self._arrivals(w, of, first + part.start, key)
-        self.groups.count(w, of)
         if not len(at):
             return
         place = at.numpy()
@@ -236,7 +238,7 @@ class Reservoir:
         self, w: Tensor, of: Tensor | None, first: int, key: tuple[int, Tensor | None, Tensor | None]
     ) -> tuple[Tensor, Tensor]:
         """Times and places of the rows that may be in the sample."""
-        odds, sure = self._effective(w)
+        odds, sure = self._effective(w, of)
         bars = torch.from_numpy(self._bars())
         times, at, bad = kernels.arrivals(odds, LAWS[self.method], 0.0, bars, of, first, key)
         if bad:
@@ -249,11 +251,26 @@ class Reservoir:
         """The time of each group that no row of the sample can exceed."""
         return np.minimum(self.groups.bars, self._fixed_bar)
 
-    def _effective(self, w: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _scales(self) -> np.ndarray:
+        """The scale of each group; without one, none."""
+        if not isinstance(self.scale, dict):
+            return np.zeros(0) if self.scale is None else np.array([self.scale])
+        for group in islice(self.groups.values, len(self._group_scales), None):
+            if group not in self.scale:
+                value = group[0] if len(group) == 1 else group
+                raise ValueError(
+                    f"scale must be a mapping of all groups, but it has none for {value!r}; add it, or leave out its "
+                    "rows"
+                )
+            self._group_scales.append(self.scale[group])
+        return np.array(self._group_scales)
+
+    def _effective(self, w: Tensor, of: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What the times are divided by, and which rows are in the sample for sure."""
         if self.scale is None:
             return w, None
-        p = w.double() * self.scale
+        scales = torch.from_numpy(self._scales())
+        p = w.double() * (scales[0] if of is None else scales[of.long()])
         sure = ((p >= 1) & p.isfinite()).nonzero().squeeze(-1)
         p[sure] = 0
         return (p / (1 - p) if self.method == "pareto" else p), sure
@@ -278,7 +295,7 @@ class Reservoir:
             raise ValueError("a sample must be of rows, but no batch came; call update first")
         rows, numbers = self._kept.first()
         rate = None if self.decay is None else self.decay[1]
-        return Sample(rows, numbers, self._bars(), self.groups, self.method, self.scale, rate)
+        return Sample(rows, numbers, self._bars(), self.groups, self.method, self._scales(), rate)
 
     def merge(self, other: Reservoir) -> Reservoir:
         """Add what another reservoir, of the same arguments, has seen. Returns this one."""
@@ -303,20 +320,27 @@ class Reservoir:
             raise ValueError("a reservoir must have seen a batch to be bytes, but it has not; call update first")
         table = self._kept.to_table()
         settings = {name: getattr(self, name) for name in SETTINGS} | {"rows_seen": self.rows_seen}
-        groups = self.groups.to_table()
+        groups = self.groups.to_state()
+        more = []
+        if isinstance(self.scale, dict):
+            columns = [pa.array(values) for values in zip(*self.scale, strict=True)]
+            more = [
+                pa.table(
+                    [*columns, pa.array(self.scale.values(), pa.float64())], [*map(str, range(len(columns))), "scale"]
+                )
+            ]
+            settings["scale"] = {}
         about = {b"argumbel": json.dumps(settings).encode()}
-        out = pa.BufferOutputStream()
-        for part in (table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), groups):
-            with pa.ipc.new_stream(out, part.schema) as writer:
-                writer.write_table(part)
-        return out.getvalue().to_pybytes()
+        return to_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), **about}), groups, *more)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Reservoir:
         """The reservoir that :meth:`to_bytes` wrote."""
-        stream = pa.BufferReader(data)
-        table, groups = pa.ipc.open_stream(stream).read_all(), pa.ipc.open_stream(stream).read_all()
+        table, groups, *more = from_bytes(data)
         settings = json.loads(table.schema.metadata[b"argumbel"])
+        for scales in more:
+            *values, scale = (column.to_pylist() for column in scales.columns)
+            settings["scale"] = dict(zip(zip(*values, strict=True), scale, strict=True))
         rows_seen, cost, budget = settings.pop("rows_seen"), settings.pop("cost"), settings.pop("budget")
         limit = None if budget is None else (cost, budget) if cost else f"{Decimal(budget):f}B"
         reservoir = cls(**settings, budget=limit)

@@ -47,7 +47,7 @@ class Sample:
         bars: np.ndarray,
         groups: Groups,
         method: str,
-        scale: float | None,
+        scales: np.ndarray,
         rate: float | None = None,
     ) -> None:
         self.method = method
@@ -72,7 +72,7 @@ class Sample:
         elif method == "priority":
             self._p = np.minimum(1.0, w * bar)
         else:
-            self._p = np.minimum(1.0, w * scale)
+            self._p = np.minimum(1.0, w * scales[self._group])
         self._times = drawn["time"]
         self.table = self._complete(rows)
 
