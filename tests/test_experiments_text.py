@@ -310,6 +310,15 @@ def test_the_command_counterfactual(finished: TextRun, monkeypatch: pytest.Monke
     assert "with prompt quick␣" in call(*arguments, "--new-prompt", "quick ").output
     assert "The texts are the same." in call(*arguments, "--new-run", finished.path).output
 
+    with monkeypatch.context() as patch:  # on a terminal the differing characters are inverted
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("TERM", "xterm")
+        patch.delenv("NO_COLOR")
+        shown = call(*arguments, "--new-temperature", "2")
+    assert "^" not in shown.output
+    inverted = "".join(re.findall("\x1b\\[1;7m([^\x1b]*)", shown.output))
+    assert len(inverted) == 2 * int(differ)
+
     Path("fox.txt").write_text("the quick brown dog jumps\n")
     own = call(*arguments, "--new-temperature", "1", "--temperature", "1", "--text", "fox.txt")
     assert "│ quick brown dog jumps " in own.output
