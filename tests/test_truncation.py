@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import argumbel as ag
-from argumbel import kernels
+from argumbel import kernels, sequences
 from argumbel.kernels import cpu
 
 from .statistics import check_draws
@@ -278,3 +278,23 @@ def test_truncate(dtype: torch.dtype) -> None:
     (grad,) = torch.autograd.grad(ag.sequences.truncate(y, temperature=0.5, top_k=3).exp().sum(), y)
     assert ((grad != 0).sum(-1) == 3).all()
     assert torch.equal(ag.sequences.truncate(x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "limits",
+    [{"top_p": 0.7}, {"top_p": 0.02}, {"top_k": 40}, {"top_k": 3000, "min_p": 0.2}, {"top_k": 300, "top_p": 0.5}],
+)
+def test_few_draws_of_long_rows_with_ties(dtype: torch.dtype, limits: dict[str, Any]) -> None:
+    """One draw of a row asks of single items whether they are left, many draws cut the row: the same law, also where
+    the cut goes through items that tie."""
+    x = (torch.randn(3000, generator=seeded(3)) * 2).round().mul(0.5).to(dtype)  # a dozen values
+    probs = sequences.truncate(x.float(), **limits).double().softmax(-1)
+    single = ag.categorical(x.expand(30_000, 3000), **limits, generator=seeded(4))
+    many = ag.categorical(x, (30_000,), **limits, generator=seeded(4))
+    values = x.float().unique()
+    for draws in (single, many):
+        assert bool((probs[draws] > 0).all())
+        group = torch.bucketize(x.float()[draws], values)
+        law = torch.stack([probs[x.float() == value].sum() for value in values])
+        check_draws(group, law)

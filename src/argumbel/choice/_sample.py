@@ -12,7 +12,7 @@ from .. import kernels
 from .._core.checks import Rows, can_raise, check_k, sizes
 from ..kernels.race import first
 from ..noise import KeyedNoise, Shards, draw_like, is_shards, key_for, seed_from
-from ._terms import Limit, RowTerms, divided, row_terms
+from ._terms import Limit, RowTerms, divided, row_limits, row_terms
 
 __all__ = [
     "Choice",
@@ -89,19 +89,19 @@ def categorical(
     if is_shards(logits):
         shards = Shards(logits, dim)
         own = Rows(shards.local, shards.dim, shards.part(mask, "mask"))
-        terms = row_terms(own, temperature, top_k, top_p, min_p, is_shard=True)
-        return shards.join(_draw(own, shape, terms, shards.own_seed(generator)), front=len(shape), gone=True)
+        limits = row_limits(own, temperature, top_k, top_p, min_p, is_shard=True)
+        return shards.join(_draw(own, shape, limits, shards.own_seed(generator)), front=len(shape), gone=True)
     rows = Rows(logits, dim, mask)
-    terms = row_terms(rows, temperature, top_k, top_p, min_p)
-    return _draw(rows, shape, terms, seed_from(generator, logits.device))
+    limits = row_limits(rows, temperature, top_k, top_p, min_p)
+    return _draw(rows, shape, limits, seed_from(generator, logits.device))
 
 
-def _draw(rows: Rows, shape: torch.Size, terms: RowTerms | None, seed: Tensor | int) -> Tensor:
+def _draw(rows: Rows, shape: torch.Size, limits: kernels.Limits | None, seed: Tensor | int) -> Tensor:
     x = rows.x.detach()
-    if terms is None:
+    if limits is None:
         draws, _, bad = kernels.categorical(x, shape, False, (seed,))
     else:
-        draws, bad = kernels.tempered_categorical(x, *terms.kernel, shape, (seed,))
+        draws, bad = kernels.limited_categorical(x, *limits, shape, (seed,))
     if bad:
         rows.complain()
     return draws

@@ -12,7 +12,7 @@ from .. import kernels
 from .._core.checks import EXACT_BELOW, Rows, broadcasts_to, can_raise, check_temperature, integer, number
 from ..kernels.noise import work_dtype
 
-__all__ = ["Limit", "RowTerms", "divided", "row_terms", "tempered_rows"]
+__all__ = ["Limit", "RowTerms", "divided", "row_limits", "row_terms", "tempered_rows"]
 
 Limit = float | Tensor | None
 
@@ -35,29 +35,37 @@ class RowTerms(NamedTuple):
         return values + (own - own.detach()).to(values.dtype)
 
 
-def row_terms(
+def row_limits(
     rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, *, is_shard: bool = False
-) -> RowTerms | None:
-    """The terms of these rows; None where they change nothing."""
-    is_one = type(temperature) in (int, float) and temperature == 1
-    is_cut = not (top_k is None and top_p is None and min_p is None)
-    if is_one and not is_cut:
+) -> kernels.Limits | None:
+    """The limits of these rows; None where they change nothing. Where a choice is the argmax the temperature is 0."""
+    if type(temperature) in (int, float) and temperature == 1 and top_k is None and top_p is None and min_p is None:
         return None
-    x = rows.x.detach()
     if is_shard and any(isinstance(limit, Tensor) and limit.ndim for limit in (temperature, top_k, top_p, min_p)):
         raise ValueError(
             "temperature and limits must be numbers where logits are a DTensor, but one is a tensor with an entry for "
             "each row; divide the logits by it, or pass logits.to_local() with a KeyedNoise that names its rows"
         )
-    t, divide_by, frozen = _temperatures(x, temperature)
+    x = rows.x.detach()
+    return kernels.Limits(
+        _temperatures(x, temperature)[0],
+        _limit(x, "top_k", top_k, torch.int64),
+        _limit(x, "top_p", top_p, torch.float64),
+        _limit(x, "min_p", min_p, torch.float64),
+    )
+
+
+def row_terms(
+    rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, *, is_shard: bool = False
+) -> RowTerms | None:
+    """The terms of these rows; None where they change nothing."""
+    limits = row_limits(rows, temperature, top_k, top_p, min_p, is_shard=is_shard)
+    if limits is None:
+        return None
+    _, divide_by, frozen = _temperatures(rows.x, temperature)
     cut = last = None
-    if is_cut or frozen is not None:  # at temperature 0 a row is cut at its largest logit
-        limits = (
-            _limit(x, "top_k", top_k, x.shape[-1], torch.int64),
-            _limit(x, "top_p", top_p, 1, torch.float64),
-            _limit(x, "min_p", min_p, 0, torch.float64),
-        )
-        cut, last, bad = kernels.truncation(x, t, *limits, ())
+    if limits[1:] != (None, None, None) or frozen is not None:  # at temperature 0 a row is cut at its largest logit
+        cut, last, bad = kernels.truncation(rows.x.detach(), *limits, ())
         if bad:
             rows.complain()
     return RowTerms(kernels.Terms(divide_by, cut, last), frozen)
@@ -88,10 +96,10 @@ def _temperatures(x: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tenso
     return t.masked_fill(cold, 0), t.masked_fill(cold, 1), frozen
 
 
-def _limit(x: Tensor, name: str, limit: Limit, default: float, dtype: torch.dtype) -> Tensor:
+def _limit(x: Tensor, name: str, limit: Limit, dtype: torch.dtype) -> Tensor | None:
     """A limit as the operation takes it: of one element, or one a row."""
     if limit is None:
-        return _as_rows(x, default, dtype)
+        return None
     allowed: Callable[[Any], Any] = _ALLOWED[name]
     if not isinstance(limit, Tensor):
         limit = integer(name, limit) if name == "top_k" else number(name, limit, expected="a number or a tensor")

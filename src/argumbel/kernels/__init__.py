@@ -19,10 +19,11 @@ from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .softmax import gumbel_softmax
 from .sums import exact_sums
-from .truncation import Terms, tempered, tempered_categorical, tempered_max, truncation
+from .truncation import Limits, Terms, limited_categorical, tempered, tempered_max, truncation
 
 __all__ = [
     "Key",
+    "Limits",
     "Operator",
     "SeedOnly",
     "Terms",
@@ -35,12 +36,12 @@ __all__ = [
     "gumbel_softmax",
     "gumbel_topk",
     "keyed_noise",
+    "limited_categorical",
     "linear_categorical",
     "linear_gumbel_max",
     "posterior_gumbel",
     "sample_without_replacement",
     "tempered",
-    "tempered_categorical",
     "tempered_max",
     "truncation",
     "use",

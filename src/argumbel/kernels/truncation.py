@@ -15,7 +15,7 @@ from .noise import work_dtype
 from .operator import Operator
 from .race import gumbel_max
 
-__all__ = ["Terms", "tempered", "tempered_categorical", "tempered_max", "truncation"]
+__all__ = ["Limits", "Terms", "limited_categorical", "tempered", "tempered_max", "truncation"]
 
 
 class Terms(NamedTuple):
@@ -25,6 +25,16 @@ class Terms(NamedTuple):
     temperature: Tensor
     cut: Tensor | None
     last: Tensor | None
+
+
+class Limits(NamedTuple):
+    """A temperature, in float32 (float64 for float64 logits), and limits: top_k int64, top_p and min_p float64. Each is
+    of one element, on the CPU if it was a number, or one a row; None leaves all items."""
+
+    temperature: Tensor
+    top_k: Tensor | None = None
+    top_p: Tensor | None = None
+    min_p: Tensor | None = None
 
 
 def tempered(x: Tensor, temperature: Tensor, cut: Tensor | None, last: Tensor | None) -> Tensor:
@@ -46,12 +56,16 @@ def _one_a_row(x: Tensor, limit: Tensor) -> Tensor:
 
 
 def _truncation_reference(
-    x: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, key: tuple[()]
+    x: Tensor, temperature: Tensor, top_k: Tensor | None, top_p: Tensor | None, min_p: Tensor | None, key: tuple[()]
 ) -> tuple[Tensor, Tensor, bool]:
     """By a sort of each row; masses in float64."""
     dtype, n = work_dtype(x.dtype), x.shape[-1]
     x = x.to(dtype)
-    t, k, p, m = (_one_a_row(x, limit.to(x.device)) for limit in (temperature.double(), top_k, top_p, min_p))
+    t = _one_a_row(x, temperature.double().to(x.device))
+    k, p, m = (
+        torch.full((), neutral, dtype=kind, device=x.device) if limit is None else _one_a_row(x, limit.to(x.device))
+        for limit, neutral, kind in ((top_k, n, torch.int64), (top_p, 1, torch.float64), (min_p, 0, torch.float64))
+    )
     falling, order = x.sort(dim=-1, descending=True, stable=True)
     top = falling[..., :1]
     bad = ~top.isfinite() | x.isnan().any(-1, keepdim=True)
@@ -76,20 +90,25 @@ def _truncation_outputs(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(shape, dtype=work_dtype(x.dtype)), x.new_empty(shape, dtype=torch.int64)
 
 
+def _limits(limits: Limits) -> tuple[tuple[int, ...], list[Tensor | None]]:
+    """Limits as the C++ takes them, and what must live meanwhile."""
+    held = [None if limit is None else limit.contiguous() for limit in limits]
+    passed = [(0, 0) if limit is None else (limit.data_ptr(), int(limit.numel() > 1)) for limit in held]
+    return tuple(number for pair in passed for number in pair), held
+
+
 def _truncation_cpu(
-    x: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, key: tuple[()]
+    x: Tensor, temperature: Tensor, top_k: Tensor | None, top_p: Tensor | None, min_p: Tensor | None, key: tuple[()]
 ) -> tuple[Tensor, Tensor, bool]:
     cut, last = _truncation_outputs(x)
-    limits = [limit.contiguous() for limit in (temperature, top_k, top_p, min_p)]
-    passed = [number for limit in limits for number in (limit.data_ptr(), int(limit.numel() > 1))]
-    return cut, last, cpu.call("truncation", x, cpu.NO_KEY, *passed, cut.data_ptr(), last.data_ptr())
+    limits, _held = _limits(Limits(temperature, top_k, top_p, min_p))
+    return cut, last, cpu.call("truncation", x, cpu.NO_KEY, limits, cut.data_ptr(), last.data_ptr())
 
 
-#: ``truncation(x, temperature, top_k, top_p, min_p, ()) -> (cut, last, bad)``: where rows are cut (see :class:`Terms`).
-#: Each limit is of one element, on the CPU if it was a number, or one a row: temperature in float32 (float64 for
-#: float64 logits), top_k int64, top_p and min_p float64. Items last.
+#: ``truncation(x, temperature, top_k, top_p, min_p, ()) -> (cut, last, bad)``: where :class:`Limits` cut rows (see
+#: :class:`Terms`). Items last.
 truncation = Operator(
-    "truncation(Tensor x, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p) -> (Tensor, Tensor)",
+    "truncation(Tensor x, Tensor temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p) -> (Tensor, Tensor)",
     outputs=_truncation_outputs,
     reference=_truncation_reference,
     cpu=_truncation_cpu,
@@ -141,39 +160,45 @@ tempered_max = Operator(
 def _categorical_reference(
     x: Tensor,
     temperature: Tensor,
-    cut: Tensor | None,
-    last: Tensor | None,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
     sample_shape: torch.Size,
     key: SeedOnly,
 ) -> tuple[Tensor, bool]:
-    draws, _, bad = categorical(tempered(x, temperature.to(x.device), cut, last), sample_shape, False, key)
-    return draws, bad
+    cut, last, bad = _truncation_reference(x, temperature, top_k, top_p, min_p, ())
+    divide_by = temperature.masked_fill(temperature == 0, 1).to(x.device)
+    draws, _, also_bad = categorical(tempered(x, divide_by, cut, last), sample_shape, False, key)
+    return draws, bad or also_bad
 
 
-def _categorical_outputs(x: Tensor, temperature: Any, cut: Any, last: Any, sample_shape: Any, *_: Any) -> Tensor:
-    return x.new_empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
+def _categorical_outputs(
+    x: Tensor, temperature: Any, top_k: Any, top_p: Any, min_p: Any, shape: Any, *_: Any
+) -> Tensor:
+    return x.new_empty((*shape, *x.shape[:-1]), dtype=torch.int64)
 
 
 def _categorical_cpu(
     x: Tensor,
     temperature: Tensor,
-    cut: Tensor | None,
-    last: Tensor | None,
+    top_k: Tensor | None,
+    top_p: Tensor | None,
+    min_p: Tensor | None,
     sample_shape: torch.Size,
     key: SeedOnly,
 ) -> tuple[Tensor, bool]:
-    draws = _categorical_outputs(x, temperature, cut, last, sample_shape)
-    terms, _held = _passed(x, Terms(temperature, cut, last))
+    draws = x.new_empty((*sample_shape, *x.shape[:-1]), dtype=torch.int64)
+    limits, _held = _limits(Limits(temperature, top_k, top_p, min_p))
     count = torch.Size(sample_shape).numel()
-    bad = count > 0 and cpu.call("tempered_categorical", x, (*key, None, None), terms, count, draws.data_ptr())
+    bad = count > 0 and cpu.call("limited_categorical", x, (*key, None, None), limits, count, draws.data_ptr())
     return draws, bad
 
 
-#: ``tempered_categorical(x, temperature, cut, last, sample_shape, (seed,)) -> (draws, bad)``: ``categorical`` under
-#: :class:`Terms`; items last.
-tempered_categorical = Operator(
-    "tempered_categorical(Tensor x, Tensor temperature, Tensor? cut, Tensor? last, SymInt[] sample_shape, Tensor seed)"
-    " -> Tensor",
+#: ``limited_categorical(x, temperature, top_k, top_p, min_p, sample_shape, (seed,)) -> (draws, bad)``: ``categorical``
+#: of what :class:`Limits` leave; at temperature 0 the first of the largest. Items last.
+limited_categorical = Operator(
+    "limited_categorical(Tensor x, Tensor temperature, Tensor? top_k, Tensor? top_p, Tensor? min_p,"
+    " SymInt[] sample_shape, Tensor seed) -> Tensor",
     outputs=_categorical_outputs,
     reference=_categorical_reference,
     cpu=_categorical_cpu,

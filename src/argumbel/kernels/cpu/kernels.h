@@ -13,12 +13,20 @@ struct Terms {
     const float* temperature = nullptr;  // one for all rows (stride 0), or one a row
     int64_t temperature_stride = 0;
     const float* cut = nullptr;
-    const int64_t* last = nullptr;
+    const int64_t* last = nullptr;  // items above the cut are left, and of those equal to it the ones up to here
     float temperature_of(int64_t row) const { return temperature[row * temperature_stride]; }
-    // Items above the cut are left, and of those equal to it the ones up to the last place.
-    bool keeps(int64_t row, float logit, int64_t place) const {
-        return !cut || !(logit < cut[row] || (logit == cut[row] && place > last[row]));
-    }
+};
+
+// A temperature, and which items of a row take part. Each is one for all rows (stride 0) or one a row; null limits leave all.
+struct Limits {
+    const float* temperature;
+    int64_t temperature_stride;
+    const int64_t* top_k;
+    int64_t top_k_stride;
+    const double* top_p;
+    int64_t top_p_stride;
+    const double* min_p;
+    int64_t min_p_stride;
 };
 
 // A matrix of logits: items are contiguous, rows may be strided (0 for an expanded row).

@@ -15,9 +15,8 @@
     X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                          \
     X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                          \
     X(categorical, int64_t draws, double* log_z, int64_t* out)                                                         \
-    X(tempered_categorical, Terms terms, int64_t draws, int64_t* out)                                                  \
-    X(truncation, const float* temperature, int64_t temperature_stride, const int64_t* top_k, int64_t top_k_stride,    \
-      const double* top_p, int64_t top_p_stride, const double* min_p, int64_t min_p_stride, float* cut, int64_t* last) \
+    X(limited_categorical, Limits limits, int64_t draws, int64_t* out)                                                 \
+    X(truncation, Limits limits, float* cut, int64_t* last)                                                            \
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)                                           \
     X(arrivals, Law law, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first,          \
       double* times, int64_t* positions, int64_t* count)                                                               \
@@ -29,6 +28,7 @@
 #include "arrivals.h"
 #include "fill.h"
 #include "law.h"
+#include "limited.h"
 #include "posterior.h"
 #include "race.h"
 #include "sigmoid.h"

@@ -10,8 +10,9 @@
 #include <cstring>
 #include <vector>
 
-#include "envelope.h"
-#include "race.h"
+#include "matrix.h"
+#include "reduce.h"
+#include "tasks.h"
 
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
@@ -174,6 +175,7 @@ private:
 struct Kept {
     float value = -kInf;
     int64_t last = INT64_MAX;
+    bool leaves(float x, int64_t place) const { return x > value || (x == value && place <= last); }
 };
 
 // The place of the n-th item (n >= 1) that equals the value.
@@ -192,10 +194,29 @@ int64_t place_of(const float* x, int64_t count, float value, int64_t n) {
     return count - 1;
 }
 
-struct Limits {
-    float temperature;
-    int64_t top_k;
-    double top_p, min_p;
+float inverse_temperature(float t) { return std::min(1.0f / t, std::numeric_limits<float>::max()); }
+
+// The limits of one row.
+struct RowLimits {
+    float temperature = 1;
+    int64_t top_k = INT64_MAX;
+    double top_p = 1, min_p = 0;
+
+    RowLimits() = default;
+    RowLimits(const Limits& all, int64_t row) : temperature(all.temperature[row * all.temperature_stride]) {
+        if (all.top_k) top_k = all.top_k[row * all.top_k_stride];
+        if (all.top_p) top_p = all.top_p[row * all.top_p_stride];
+        if (all.min_p) min_p = all.min_p[row * all.min_p_stride];
+    }
+
+    // The least logit that min_p leaves, of a row with this maximum.
+    float lowest(float top) const {
+        if (!(min_p > 0)) return -kInf;
+        const double exact = top + static_cast<double>(temperature) * std::log(min_p);
+        float value = static_cast<float>(exact);
+        if (value < exact) value = std::nextafter(value, kInf);
+        return std::min(value, top);
+    }
 };
 
 struct Truncate {
@@ -203,7 +224,7 @@ struct Truncate {
     std::vector<float> kept;
 
     // top is the maximum of the row. Temperature 0 leaves the first of the largest.
-    Kept operator()(const float* x, int64_t n, float top, const Limits& limits) {
+    Kept operator()(const float* x, int64_t n, float top, const RowLimits& limits) {
         if (limits.temperature == 0) return {top, place_of(x, n, top, 1)};
         const Weights weights{false, top, inverse_temperature(limits.temperature)};
         Kept cut;
@@ -223,23 +244,20 @@ struct Truncate {
             const double wanted = std::max(1.0, std::ceil((found.wanted - found.above) / std::max(each, 1e-300)));
             cut = {found.value, place_of(x, n, found.value, static_cast<int64_t>(std::min(wanted, 0x1p62)))};
         }
-        if (limits.min_p > 0) {
-            const double lowest = top + static_cast<double>(limits.temperature) * std::log(limits.min_p);
-            float value = static_cast<float>(lowest);
-            if (value < lowest) value = std::nextafter(value, kInf);
-            value = std::min(value, top);
-            if (value > cut.value) cut = {value, INT64_MAX};
-        }
+        if (const float lowest = limits.lowest(top); lowest > cut.value) cut = {lowest, INT64_MAX};
         return cut;
     }
-
-    static float inverse_temperature(float t) { return std::min(1.0f / t, std::numeric_limits<float>::max()); }
 };
 
-// The cut of each row. Limits are one for all rows, or one a row: `stride` 0 or 1.
-int64_t truncation(Matrix x, Key, int threads, const float* temperature, int64_t temperature_stride,
-                   const int64_t* top_k, int64_t top_k_stride, const double* top_p, int64_t top_p_stride,
-                   const double* min_p, int64_t min_p_stride, float* cut, int64_t* last) {
+// A row in float32: where it lies, or in the space.
+template <class T>
+const float* whole_row(const Matrix& x, int64_t row, std::vector<float>& space) {
+    if constexpr (!std::is_same_v<T, float>) space.resize(static_cast<size_t>(x.items));
+    return fetch(row_of<T>(x, row), static_cast<int>(x.items), space.data());
+}
+
+// The cut of each row.
+int64_t truncation(Matrix x, Key, int threads, Limits limits, float* cut, int64_t* last) {
     BadRow bad;
     by_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -248,113 +266,19 @@ int64_t truncation(Matrix x, Key, int threads, const float* temperature, int64_t
             std::vector<float> space;
             Truncate truncate;
             for (int64_t row = first; row < end; ++row) {
-                const float* items;
-                if constexpr (std::is_same_v<T, float>) {
-                    items = row_of<T>(x, row);
-                } else {
-                    space.resize(static_cast<size_t>(x.items));
-                    items = fetch(row_of<T>(x, row), static_cast<int>(x.items), space.data());
-                }
+                const float* items = whole_row<T>(x, row, space);
                 const float top = top_of(items, x.items);
                 if (!(top > -kInf && top < kInf)) {
                     bad.add(row);
                     cut[row] = kNan, last[row] = -1;
                     continue;
                 }
-                const Limits limits{temperature[row * temperature_stride], top_k[row * top_k_stride],
-                                    top_p[row * top_p_stride], min_p[row * min_p_stride]};
-                const Kept found = truncate(items, x.items, top, limits);
+                const Kept found = truncate(items, x.items, top, RowLimits(limits, row));
                 cut[row] = found.value, last[row] = found.last;
             }
         });
     });
     return bad.result();
-}
-
-// A draw of each row from what its cut leaves, at its temperature: proposals of the envelope of the whole row, until one is
-// left; or, where few of them are, an inversion over the items that are.
-template <class T>
-struct TemperedDraw {
-    Envelope envelope;
-    std::vector<int64_t> places;
-    std::vector<double> sums;
-
-    void gather(const Matrix& x, int64_t row) {
-        places.clear(), sums.clear();
-        alignas(64) float buffer[kTile];
-        double total = 0;
-        for (int64_t i = 0; i < x.items; i += kTile) {
-            const int count = static_cast<int>(std::min<int64_t>(kTile, x.items - i));
-            const float* items = items_of<T>(x, row, i, count, buffer);
-            if (!(max_of(items, count) > -kInf)) continue;
-            for (int j = 0; j < count; ++j) {
-                if (!(items[j] > -kInf)) continue;
-                places.push_back(i + j);
-                sums.push_back(total += static_cast<double>(exp_nonpositive(items[j] - top_of_row)));
-            }
-        }
-    }
-
-    float top_of_row = 0;  // after division by the temperature
-
-    void draw(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int64_t* out, int64_t stride) {
-        constexpr int64_t kTries = 64;
-        places.clear();
-        const auto is_left = [&](int64_t place) {
-            return x.terms.keeps(row, to_float(row_of<T>(x, row)[place]), place);
-        };
-        const int64_t drawn = envelope.draw_some<T>(x, seed, row, draws, out, stride, is_left, kTries);
-        if (drawn == draws) return;
-        top_of_row = envelope.top() / x.terms.temperature_of(row);
-        gather(x, row);
-        double u[kBlocks], unused[kBlocks];
-        for (int64_t first = drawn; first < draws; first += kBlocks) {
-            const int count = static_cast<int>(std::min<int64_t>(kBlocks, draws - first));
-            draw_uniforms(seed, row, kAfterProposals + first, count, u, unused);
-            for (int i = 0; i < count; ++i) {
-                auto at = std::upper_bound(sums.begin(), sums.end(), u[i] * sums.back());
-                if (at == sums.end()) at = std::lower_bound(sums.begin(), sums.end(), sums.back());
-                out[(first + i) * stride] = places[static_cast<size_t>(at - sums.begin())];
-            }
-        }
-    }
-
-private:
-    static constexpr int64_t kAfterProposals = int64_t{1} << 53;  // numbers of the stream that no proposal reaches
-};
-
-// out[draw][row]: categorical at a temperature, of what is left of each row.
-int64_t tempered_categorical(Matrix x, Key key, int threads, Terms terms, int64_t draws, int64_t* out) {
-    x.terms = terms;
-    BadRow bad;
-    by_dtype(x.dtype, [&](auto* type) {
-        using T = std::remove_pointer_t<decltype(type)>;
-        const auto one = [&](int64_t row, TemperedDraw<T>& tempered, int inner) {
-            tempered.envelope.scale = Truncate::inverse_temperature(x.terms.temperature_of(row));
-            if (tempered.envelope.template build<T>(x, row, inner)) {
-                tempered.draw(x, key.seed, row, draws, out + row, x.rows);
-            } else {
-                bad.add(row);
-                for (int64_t i = 0; i < draws; ++i) out[i * x.rows + row] = -1;
-            }
-        };
-        if (few_and_long(x.rows, x.items, threads)) {
-            TemperedDraw<T> tempered;
-            for (int64_t row = 0; row < x.rows; ++row) one(row, tempered, threads);
-            return;
-        }
-        row_tasks(x.rows, std::max<int64_t>(1, kTask / (x.items + draws)), threads, [&](int64_t first, int64_t end) {
-            TemperedDraw<T> tempered;
-            for (int64_t row = first; row < end; ++row) one(row, tempered, 1);
-        });
-    });
-    return bad.result();
-}
-
-// gumbel_max of x / temperature, of what is left of each row.
-int64_t tempered_max(Matrix x, Key key, int threads, Terms terms, void* values, int64_t* indices) {
-    x.terms = terms;
-    return gumbel_max(x, key, threads, values, indices);
 }
 
 }  // namespace
