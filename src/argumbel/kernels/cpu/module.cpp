@@ -74,7 +74,8 @@ template <>
 struct Passed<Limits> {
     using Type = std::tuple<uintptr_t, int64_t, uintptr_t, int64_t, uintptr_t, int64_t, uintptr_t, int64_t>;
     static Limits read(Type limits) {
-        const auto [temperature, temperature_stride, top_k, top_k_stride, top_p, top_p_stride, min_p, min_p_stride] = limits;
+        const auto [temperature, temperature_stride, top_k, top_k_stride, top_p, top_p_stride, min_p, min_p_stride] =
+            limits;
         return {Passed<const float*>::read(temperature), temperature_stride,
                 Passed<const int64_t*>::read(top_k),     top_k_stride,
                 Passed<const double*>::read(top_p),      top_p_stride,
