@@ -17,6 +17,7 @@ from ._sums import UNIT
 
 __all__ = ["Scale", "Scales", "as_scale"]
 
+SLICE = 1 << 14  # so many weights are looked at first
 Scales = float | dict[tuple[object, ...], float]  # one, or one for each group
 
 
@@ -74,15 +75,17 @@ class Scale:
             np.minimum.at(self.least, of, some)
         else:
             self.least[0] = min(self.least[0], some.min(initial=np.inf))
-        self._keep(some, of)
+        done, least = 0, max(SLICE, self.k * len(self.groups))
+        while done < len(some):  # as many as before: few of them are above what has become the floor
+            part = slice(done, max(2 * done, least))
+            self._keep(some[part], of[part])
+            done = part.stop
         return self
 
     def _keep(self, some: np.ndarray, of: np.ndarray) -> None:
         """The k largest weights of each group, in order, with these among them."""
         high = some > self.floor[of]
         w, of = np.concatenate([self.largest, some[high]]), np.concatenate([self.of, of[high]])
-        if not self.by and len(w) > self.k:  # before the sort, which costs more
-            w, of = np.partition(w, len(w) - self.k)[-self.k :], of[: self.k]
         order = np.lexsort((-w, of))
         w, of = w[order], of[order]
         starts = np.searchsorted(of, np.arange(len(self.groups)))
