@@ -4,6 +4,7 @@
 // is cut is a question of several. So a draw is proposed first, from the envelope of the whole row, and asked for after.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "envelope.h"
@@ -13,29 +14,6 @@
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
-
-// The weight of all of x, of what is at least the pivot, and of what is above it.
-struct Weighed {
-    double all = 0, from = 0, above = 0;
-};
-
-[[gnu::noinline]] void weigh_around(const float* __restrict x, int count, float top, float scale, float pivot,
-                                    Weighed& sums) {
-    float all[kWidth] = {}, from[kWidth] = {}, above[kWidth] = {};
-    const auto take = [&](int l, int i) {
-        const float weight = exp_nonpositive((x[i] - top) * scale);
-        all[l] += weight;
-        from[l] += x[i] >= pivot ? weight : 0.0f;
-        above[l] += x[i] > pivot ? weight : 0.0f;
-    };
-    int i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-        for (int l = 0; l < kWidth; ++l) take(l, i + l);
-    for (int l = 0; i < count; ++i, ++l) take(l, i);
-    sums.all += static_cast<double>(fold<kWidth>(all, plus));
-    sums.from += static_cast<double>(fold<kWidth>(from, plus));
-    sums.above += static_cast<double>(fold<kWidth>(above, plus));
-}
 
 [[gnu::noinline]] int count_above(const float* __restrict x, int count, float pivot) {
     int found = 0;
@@ -91,8 +69,9 @@ private:
     // Moves `left` or `gone` to the value; neither where some items that equal it are left and others are not.
     void look_at(float value) {
         alignas(64) float buffer[kTile];
-        const float scale = inverse_temperature(limits.temperature);
-        Weighed sums;
+        const Weights weights{false, top, inverse_temperature(limits.temperature)};
+        const float pivots[] = {value, std::nextafter(value, -kInf)};
+        double sums[3] = {};  // of all items, of those above the value, of those that are at least the value
         int64_t count = 0;
         for (int64_t i = 0; i < x->items; i += kTile) {
             const int part = static_cast<int>(std::min<int64_t>(kTile, x->items - i));
@@ -100,13 +79,13 @@ private:
             if (by_count) {
                 count += count_above(items, part, value);
             } else {
-                weigh_around(items, part, top, scale, value, sums);
+                weigh_tile<2>(items, part, weights, pivots, sums);
             }
         }
-        const double wanted = limits.top_p * sums.all;
-        if (by_count ? count >= limits.top_k : sums.above >= wanted) {
+        const double wanted = limits.top_p * sums[0];
+        if (by_count ? count >= limits.top_k : sums[1] >= wanted) {
             gone = value;
-        } else if (by_count || sums.from - static_cast<double>(exp_nonpositive((value - top) * scale)) < wanted) {
+        } else if (by_count || sums[2] - static_cast<double>(weights.of(value)) < wanted) {
             left = value;
         }
     }

@@ -30,23 +30,30 @@ struct Weights {
     float of(float x) const { return ones ? 1.0f : exp_nonpositive((x - top) * scale); }
 };
 
-[[gnu::noinline]] float sum_above(const float* __restrict x, const float* __restrict weight, int count, float pivot) {
-    return reduce(count, 0.0f, [=](int64_t i) { return x[i] > pivot ? weight[i] : 0.0f; }, plus);
+// Adds to sums the weight of `count` (<= kTile) items, and then of those above each of n pivots.
+template <int n, bool ones>
+[[gnu::noinline]] void weigh_tile(const float* __restrict x, int count, float top, float scale,
+                                  const float* __restrict pivots, double* __restrict sums) {
+    float all[kWidth] = {}, above[n][kWidth] = {}, pivot[n];
+    for (int p = 0; p < n; ++p) pivot[p] = pivots[p];
+    const auto take = [&](int l, int i) {
+        const float weight = ones ? 1.0f : exp_nonpositive((x[i] - top) * scale);
+        all[l] += weight;
+#pragma GCC unroll 4
+        for (int p = 0; p < n; ++p) above[p][l] += x[i] > pivot[p] ? weight : 0.0f;
+    };
+    int i = 0;
+    for (; i + kWidth <= count; i += kWidth)
+        for (int l = 0; l < kWidth; ++l) take(l, i + l);
+    for (int l = 0; i < count; ++i, ++l) take(l, i);
+    sums[0] += static_cast<double>(fold<kWidth>(all, plus));
+    for (int p = 0; p < n; ++p) sums[p + 1] += static_cast<double>(fold<kWidth>(above[p], plus));
 }
 
-// The weight of all of x, and of what is above each pivot.
-double weigh_above(const float* x, int64_t count, const Weights& weights, const float* pivots, double* above) {
-    alignas(64) float weight[kTile];
-    double total = 0;
-    std::fill_n(above, kPivots, 0.0);
-    std::fill_n(weight, kTile, 1.0f);
-    for (int64_t i = 0; i < count; i += kTile) {
-        const int part = static_cast<int>(std::min<int64_t>(kTile, count - i));
-        if (!weights.ones) exp_of(x + i, part, weights.top, weight, weights.scale);
-        total += static_cast<double>(sum_of(weight, part));
-        for (int p = 0; p < kPivots; ++p) above[p] += static_cast<double>(sum_above(x + i, weight, part, pivots[p]));
-    }
-    return total;
+template <int n>
+void weigh_tile(const float* x, int count, const Weights& weights, const float* pivots, double* sums) {
+    const auto weigh = weights.ones ? weigh_tile<n, true> : weigh_tile<n, false>;
+    weigh(x, count, weights.top, weights.scale, pivots, sums);
 }
 
 // The place of the first byte of a word that is 1, where all are 0 or 1.
@@ -100,9 +107,12 @@ public:
         for (std::vector<float>*to = &one, *other = &two;; std::swap(to, other)) {
             if (count <= kFew && wanted >= 0) return among_few(x, count, weights, wanted, above);
             float pivots[kPivots], low = -kInf;
-            double weight[kPivots], from = above;
+            double sums[kPivots + 1] = {}, from = above;
             choose(x, count, weights, part, halve, pivots);
-            double end = above + weigh_above(x, count, weights, pivots, weight);
+            for (int64_t i = 0; i < count; i += kTile)
+                weigh_tile<kPivots>(x + i, static_cast<int>(std::min<int64_t>(kTile, count - i)), weights, pivots, sums);
+            const double* weight = sums + 1;
+            double end = above + sums[0];
             if (wanted < 0) wanted = share * end;
             for (int p = 0; p < kPivots; ++p) {  // pivots fall
                 if (above + weight[p] >= wanted) {
@@ -178,12 +188,17 @@ struct Kept {
     bool leaves(float x, int64_t place) const { return x > value || (x == value && place <= last); }
 };
 
+[[gnu::noinline]] int count_equal(const float* __restrict x, int count, float value) {
+    int found = 0;
+    for (int i = 0; i < count; ++i) found += static_cast<int>(x[i] == value);
+    return found;
+}
+
 // The place of the n-th item (n >= 1) that equals the value.
 int64_t place_of(const float* x, int64_t count, float value, int64_t n) {
     for (int64_t i = 0; i < count; i += kTile) {
         const int part = static_cast<int>(std::min<int64_t>(kTile, count - i));
-        int64_t here = 0;
-        for (int j = 0; j < part; ++j) here += static_cast<int64_t>(x[i + j] == value);
+        const int here = count_equal(x + i, part, value);
         if (n > here) {
             n -= here;
             continue;
