@@ -110,7 +110,8 @@ public:
             double sums[kPivots + 1] = {}, from = above;
             choose(x, count, weights, part, halve, pivots);
             for (int64_t i = 0; i < count; i += kTile)
-                weigh_tile<kPivots>(x + i, static_cast<int>(std::min<int64_t>(kTile, count - i)), weights, pivots, sums);
+                weigh_tile<kPivots>(x + i, static_cast<int>(std::min<int64_t>(kTile, count - i)), weights, pivots,
+                                    sums);
             const double* weight = sums + 1;
             double end = above + sums[0];
             if (wanted < 0) wanted = share * end;
