@@ -31,6 +31,7 @@ __all__ = [
     "is_traced",
     "number",
     "one_of",
+    "one_or_rows",
     "raise_bad_logits",
     "refuse_shards",
     "sizes",
@@ -145,6 +146,18 @@ def check_temperature(temperature: Any, x: Tensor, name: str) -> float | Tensor:
             "use temperature.clamp(min=0)"
         )
     return temperature
+
+
+def one_or_rows(limit: float | Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A limit, or a temperature, as operations take it: of one element, on the CPU if it was a number, or one for each
+    row of x."""
+    if not isinstance(limit, Tensor):
+        # Of code that is compiled, on the device: else the code could not become a CUDA graph.
+        device = x.device if torch.compiler.is_compiling() else torch.device("cpu")
+        return torch.full((1,), limit, dtype=dtype, device=device)
+    if limit.numel() == 1:
+        return limit.to(dtype).reshape(1)
+    return limit.to(x.device, dtype).expand(x.shape[:-1]).contiguous()
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> None:

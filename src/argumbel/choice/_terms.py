@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from .._core.checks import EXACT_BELOW, Rows, broadcasts_to, can_raise, check_temperature, integer, number
+from .._core.checks import EXACT_BELOW, Rows, broadcasts_to, can_raise, check_temperature, integer, number, one_or_rows
 from ..kernels.noise import work_dtype
 
 __all__ = ["Limit", "RowTerms", "divided", "row_limits", "row_terms", "tempered_rows"]
@@ -39,6 +39,30 @@ def row_limits(
     rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, *, is_shard: bool = False
 ) -> kernels.Limits | None:
     """The limits of these rows; None where they change nothing. Where a choice is the argmax the temperature is 0."""
+    found = _looked_at(rows, temperature, top_k, top_p, min_p, is_shard)
+    return None if found is None else found[0]
+
+
+def row_terms(
+    rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, *, is_shard: bool = False
+) -> RowTerms | None:
+    """The terms of these rows; None where they change nothing."""
+    found = _looked_at(rows, temperature, top_k, top_p, min_p, is_shard)
+    if found is None:
+        return None
+    limits, divide_by, frozen = found
+    cut = last = None
+    if limits[1:] != (None, None, None) or frozen is not None:  # at temperature 0 a row is cut at its largest logit
+        cut, last, bad = kernels.truncation(rows.x.detach(), *limits, ())
+        if bad:
+            rows.complain()
+    return RowTerms(kernels.Terms(divide_by, cut, last), frozen)
+
+
+def _looked_at(
+    rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, is_shard: bool
+) -> tuple[kernels.Limits, Tensor, Tensor | None] | None:
+    """The limits, and of the temperature what to divide by, and where the choice is the argmax (None: nowhere)."""
     if type(temperature) in (int, float) and temperature == 1 and top_k is None and top_p is None and min_p is None:
         return None
     if is_shard and any(isinstance(limit, Tensor) and limit.ndim for limit in (temperature, top_k, top_p, min_p)):
@@ -47,28 +71,14 @@ def row_limits(
             "each row; divide the logits by it, or pass logits.to_local() with a KeyedNoise that names its rows"
         )
     x = rows.x.detach()
-    return kernels.Limits(
-        _temperatures(x, temperature)[0],
+    exact, divide_by, frozen = _temperatures(x, temperature)
+    limits = kernels.Limits(
+        exact,
         _limit(x, "top_k", top_k, torch.int64),
         _limit(x, "top_p", top_p, torch.float64),
         _limit(x, "min_p", min_p, torch.float64),
     )
-
-
-def row_terms(
-    rows: Rows, temperature: float | Tensor, top_k: Limit, top_p: Limit, min_p: Limit, *, is_shard: bool = False
-) -> RowTerms | None:
-    """The terms of these rows; None where they change nothing."""
-    limits = row_limits(rows, temperature, top_k, top_p, min_p, is_shard=is_shard)
-    if limits is None:
-        return None
-    _, divide_by, frozen = _temperatures(rows.x, temperature)
-    cut = last = None
-    if limits[1:] != (None, None, None) or frozen is not None:  # at temperature 0 a row is cut at its largest logit
-        cut, last, bad = kernels.truncation(rows.x.detach(), *limits, ())
-        if bad:
-            rows.complain()
-    return RowTerms(kernels.Terms(divide_by, cut, last), frozen)
+    return limits, divide_by, frozen
 
 
 def tempered_rows(rows: Rows, terms: RowTerms | None) -> Tensor:
@@ -87,7 +97,7 @@ def divided(rows: Rows, temperature: float | Tensor) -> tuple[Rows, Tensor | Non
 def _temperatures(x: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Temperatures with an exact 0; what to divide by; and where the choice is the argmax, in rows (None: nowhere)."""
     checked = check_temperature(temperature, x, "logits")
-    t = _as_rows(x, checked, work_dtype(x.dtype))
+    t = one_or_rows(checked, x, work_dtype(x.dtype))
     cold = t < EXACT_BELOW
     # Of a number it is known here; a tensor may be looked at, or is taken to be 0 somewhere.
     if checked if not isinstance(checked, Tensor) else can_raise(cold) and not bool(cold.any()):
@@ -105,7 +115,7 @@ def _limit(x: Tensor, name: str, limit: Limit, dtype: torch.dtype) -> Tensor | N
         limit = integer(name, limit) if name == "top_k" else number(name, limit, expected="a number or a tensor")
         if not allowed(limit):
             raise ValueError(f"{name} must be {_RANGES[name]}, but it is {limit}; pass {name}=None to leave all items")
-        return _as_rows(x, min(limit, 2**62), dtype)
+        return one_or_rows(min(limit, 2**62), x, dtype)
     if name == "top_k" and (limit.dtype.is_floating_point or limit.dtype == torch.bool):
         raise TypeError(f"top_k must be an integer or a tensor of integers, but it is {limit.dtype}; pass top_k.long()")
     if not broadcasts_to(limit.shape, x.shape[:-1]):
@@ -118,7 +128,7 @@ def _limit(x: Tensor, name: str, limit: Limit, dtype: torch.dtype) -> Tensor | N
             f"{name} must be {_RANGES[name]} everywhere, but some of it is not; pass {_NEUTRAL[name]} for rows without "
             "this limit"
         )
-    return _as_rows(x, limit, dtype)
+    return one_or_rows(limit, x, dtype)
 
 
 _RANGES = {"top_k": "at least 1", "top_p": "above 0 and at most 1", "min_p": "in [0, 1]"}
@@ -128,13 +138,3 @@ _ALLOWED: dict[str, Callable[[Any], Any]] = {
     "top_p": lambda p: (p > 0) & (p <= 1),
     "min_p": lambda m: (m >= 0) & (m <= 1),
 }
-
-
-def _as_rows(x: Tensor, limit: float | Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(limit, Tensor):
-        device = x.device if torch.compiler.is_compiling() else torch.device("cpu")
-        return torch.full((1,), limit, dtype=dtype, device=device)
-    limit = limit.to(dtype)
-    if limit.numel() == 1:
-        return limit.reshape(1)
-    return limit.expand(x.shape[:-1]).to(x.device).contiguous()

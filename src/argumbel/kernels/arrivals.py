@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .dispatch import Key, seed_tensor
+from .dispatch import Key, refuses_half, seed_tensor
 from .noise import TRANSFORMS, words
 from .operator import Operator
 
@@ -55,10 +55,6 @@ def _cpu(
     return times[:found].clone(), positions[:found].clone(), bad
 
 
-def _refuses(weights: Tensor, *_: Any) -> str | None:
-    return None if weights.dtype in (torch.float32, torch.float64) else "weights are neither float32 nor float64"
-
-
 #: ``arrivals(weights, law, lo, bars, groups, first, key) -> (times, positions, bad)``: of ``n`` items of weight 0 or
 #: more, the float64 times ``noise / weight`` with ``lo < time <= bar``, in the order of their positions. The law of the
 #: noise is "exponential", "uniform" or "odds", which is u / (1 - u). ``bars`` are float64: one, or one per group
@@ -73,5 +69,5 @@ arrivals = Operator(
     cpu=_cpu,
     triton=False,
     float64=True,
-    refuses=_refuses,
+    refuses=refuses_half,
 )

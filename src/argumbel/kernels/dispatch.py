@@ -21,7 +21,7 @@ from . import cpu
 if TYPE_CHECKING:
     from .operator import Operator
 
-__all__ = ["BACKENDS", "Backend", "Key", "SeedOnly", "choose", "explain", "seed_tensor", "use"]
+__all__ = ["BACKENDS", "Backend", "Key", "SeedOnly", "choose", "explain", "refuses_half", "seed_tensor", "use"]
 
 # The seed, an int or a 0-dimensional int64 tensor, or a tensor of one for each row; ids of the rows, or None for 0, 1,
 # 2, ...; ids of the items, in a shape that broadcasts to the whole, or None for 0, 1, 2, ... Seeds and ids of rows come
@@ -112,6 +112,11 @@ def _triton_kernel(operator: Operator) -> Callable[..., Any]:
         return (*out, False) if isinstance(out, tuple) else (out, False)
 
     return kernel
+
+
+def refuses_half(x: Tensor, *_: Any) -> str | None:
+    """For operations that kernels have in float32 and float64 alone."""
+    return None if x.dtype in (torch.float32, torch.float64) else "the numbers are neither float32 nor float64"
 
 
 # The first that does not refuse runs the operation; where all do, or where inputs are not plain tensors in eager mode

@@ -19,7 +19,7 @@ from .noise import keyed_noise, work_dtype
 from .operator import Operator
 from .race import any_far, gumbel_max, is_far, rest_of
 
-__all__ = ["divisor", "linear_categorical", "linear_gumbel_max", "over_chunks", "row_temperatures"]
+__all__ = ["divisor", "linear_categorical", "linear_gumbel_max", "over_chunks"]
 
 # The vocabulary is gone through in chunks of so many logits over all rows, and of so many items at least.
 CHUNK_LOGITS = 1 << 20
@@ -107,18 +107,6 @@ def _lost_if_empty(x: Tensor, values: Tensor, bad: bool) -> Tensor:
     if not bad and can_raise(x):
         return values
     return values.masked_fill(x.amax(-1) == -torch.inf, -torch.inf)
-
-
-def row_temperatures(temperature: float | Tensor, hidden: Tensor) -> Tensor:
-    """temperature as the operations take it: of one element, on the CPU if it was a number, or one a row."""
-    dtype = work_dtype(hidden.dtype)
-    if not isinstance(temperature, Tensor):
-        # Of code that is compiled, on the device: else the code could not become a CUDA graph.
-        device = hidden.device if torch.compiler.is_compiling() else torch.device("cpu")
-        return torch.full((1,), temperature, dtype=dtype, device=device)
-    if temperature.numel() == 1:
-        return temperature.to(dtype).reshape(1)
-    return temperature.to(dtype).expand(hidden.shape[:-1]).contiguous()
 
 
 def _outputs(hidden: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from .noise import work_dtype
 from .operator import Operator
 from .race import any_far, is_far, rest_of, summands
 
-__all__ = ["at_winner", "gumbel_softmax", "one_tau", "over", "relaxed", "row_taus", "straight_through", "tempered"]
+__all__ = ["at_winner", "gumbel_softmax", "one_tau", "over", "relaxed", "row_taus", "softened", "straight_through"]
 
 # --- in plain PyTorch --------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ def over(values: Tensor, tau: float | Tensor) -> Tensor:
     return torch.where(infinite, values.detach() * torch.inf, finite)
 
 
-def tempered(
+def softened(
     values: Tensor,
     tau: float | Tensor,
     dim: int,
@@ -90,7 +90,7 @@ def shifted(x: Tensor, g: Tensor, k: int = 1) -> tuple[Tensor, bool]:
 def relaxed(x: Tensor, g: Tensor, tau: float | Tensor, hard: bool) -> tuple[Tensor, bool]:
     """The relaxed sample of x + g, items last; tau may be of any shape that broadcasts against them."""
     values, bad = shifted(x, g)
-    soft = tempered(values, tau, -1, torch.softmax, 1.0, 0.0)
+    soft = softened(values, tau, -1, torch.softmax, 1.0, 0.0)
     return (straight_through(at_winner(values, soft, -1, 1.0, 0.0), soft) if hard else soft), bad
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import cpu
+from .dispatch import refuses_half
 from .operator import Operator
 
 __all__ = ["LIMB", "UNIT", "exact_sums"]
@@ -61,10 +62,6 @@ def _cpu(x: Tensor, groups: Tensor | None, count: int, key: tuple[()]) -> tuple[
     return counts, limbs[: count * width].view(count, width).clone(), range_, bad
 
 
-def _refuses(x: Tensor, *_: Any) -> str | None:
-    return None if x.dtype in (torch.float32, torch.float64) else "numbers are neither float32 nor float64"
-
-
 #: ``exact_sums(x, groups, count, ()) -> (counts, limbs, range, bad)``: of ``n`` numbers of at least 0, fewer than 2^31,
 #: in ``count`` groups (``groups``, int32, says of which group a number is; None: one group) how many numbers each group
 #: has, and their sum ``sum over l of limbs[g, l] 2^(32 (range[0] + l) - UNIT)``. ``limbs`` are int64, ``(count,
@@ -76,5 +73,5 @@ exact_sums = Operator(
     cpu=_cpu,
     triton=False,
     float64=True,
-    refuses=_refuses,
+    refuses=refuses_half,
 )

@@ -37,19 +37,19 @@ class Limits(NamedTuple):
     min_p: Tensor | None = None
 
 
+def _one_a_row(x: Tensor, limit: Tensor) -> Tensor:
+    return limit.reshape(()) if limit.numel() == 1 else limit.reshape(x.shape[:-1]).unsqueeze(-1)
+
+
 def tempered(x: Tensor, temperature: Tensor, cut: Tensor | None, last: Tensor | None) -> Tensor:
     """x under these terms, at least in float32; items last."""
     x = x.to(work_dtype(x.dtype))
-    scaled = x / (temperature if temperature.numel() == 1 else temperature.reshape(x.shape[:-1]).unsqueeze(-1))
+    scaled = x / _one_a_row(x, temperature)
     if cut is None or last is None:
         return scaled
     place = torch.arange(x.shape[-1], device=x.device)
     cut, last = cut.unsqueeze(-1), last.unsqueeze(-1)
     return scaled.masked_fill((x < cut) | ((x == cut) & (place > last)), -torch.inf)
-
-
-def _one_a_row(x: Tensor, limit: Tensor) -> Tensor:
-    return limit.reshape(()) if limit.numel() == 1 else limit.reshape(x.shape[:-1]).unsqueeze(-1)
 
 
 # --- where rows are cut ------------------------------------------------------------------------------------------

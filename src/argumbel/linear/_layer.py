@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
-from .._core.checks import can_raise, check_temperature, floating
+from .._core.checks import can_raise, check_temperature, floating, one_or_rows
 from .._core.modes import has_autocast
-from ..kernels.linear import divisor, row_temperatures
+from ..kernels.linear import divisor
 from ..noise import work_dtype
 
 __all__ = ["Layer", "layer_of", "score", "sound"]
@@ -86,7 +86,7 @@ def score(layer: Layer, noise: Tensor | None, index: Tensor) -> Tensor:
     score = (hidden.to(work) * embedding(index, weight).to(work)).sum(-1)  # no weight[index], which vmap(grad) refuses
     if bias is not None:
         score = score + embedding(index, bias.unsqueeze(-1)).squeeze(-1).to(work)
-    scale, greedily = divisor(row_temperatures(temperature, hidden).to(hidden.device))
+    scale, greedily = divisor(one_or_rows(temperature, hidden, work).to(hidden.device))
     if scale is not None:
         score = score / scale
     if noise is None or greedily is True:

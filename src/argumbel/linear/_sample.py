@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from .._core.checks import one_or_rows
 from .._core.modes import is_differentiated
 from ..choice import Choice
-from ..kernels.linear import over_chunks, row_temperatures
+from ..kernels.linear import over_chunks
 from ..kernels.race import winner
 from ..noise import KeyedNoise, as_keyed, draw_like, seed_from, work_dtype
 from ._layer import layer_of, score, sound
@@ -72,7 +73,7 @@ def linear_gumbel_max(
     g = None
     with torch.no_grad():
         fixed_layer = layer.detach()
-        parts = (*fixed_layer[:3], row_temperatures(fixed_layer.temperature, hidden))
+        parts = (*fixed_layer[:3], one_or_rows(fixed_layer.temperature, hidden, work_dtype(hidden.dtype)))
         if isinstance(noise, Tensor):
             g = draw_like(hidden.new_empty(()).expand(shape), -1, noise, generator, "gumbel")
             fixed = g.detach()
@@ -139,6 +140,6 @@ def linear_categorical(
         ).indices
     layer = layer_of(hidden, weight, bias, temperature).detach()
     seed = seed_from(generator, hidden.device)
-    temperatures = row_temperatures(layer.temperature, hidden)
+    temperatures = one_or_rows(layer.temperature, hidden, work_dtype(hidden.dtype))
     values, indices, _ = kernels.linear_categorical(*layer[:3], temperatures, (seed,))
     return sound(values, indices, layer, None)[1]

@@ -15,9 +15,7 @@ from ..kernels import Key, keyed_noise, work_dtype
 __all__ = ["SEEDS", "KeyedNoise", "check_generator", "fresh_seed"]
 
 
-def _as_ids(name: str, ids: Tensor | Sequence[int] | None) -> Tensor | None:
-    if ids is None:
-        return None
+def _as_ids(name: str, ids: Tensor | Sequence[int]) -> Tensor:
     if not isinstance(ids, Tensor):
         try:
             ids = torch.tensor(ids, device="cpu") if len(ids) else torch.empty(0, dtype=torch.int64, device="cpu")
@@ -119,9 +117,7 @@ class KeyedNoise:
                     "seed.to(torch.int64)"
                 )
         elif isinstance(seed, (list, tuple)):
-            ids = _as_ids("seed", seed)
-            assert ids is not None
-            seed = ids
+            seed = _as_ids("seed", seed)
         else:
             seed = integer("seed", seed)
             if not -(1 << 63) <= seed < 1 << 64:
@@ -129,8 +125,8 @@ class KeyedNoise:
             if seed >= 1 << 63:
                 seed -= 1 << 64
         object.__setattr__(self, "seed", seed)
-        object.__setattr__(self, "rows", _as_ids("rows", rows))
-        object.__setattr__(self, "items", _as_ids("items", items))
+        object.__setattr__(self, "rows", None if rows is None else _as_ids("rows", rows))
+        object.__setattr__(self, "items", None if items is None else _as_ids("items", items))
 
     @staticmethod
     def from_generator(

@@ -9,7 +9,7 @@ from .. import kernels
 from .._core.checks import Rows, check_tau
 from .._core.modes import has_autocast
 from ..choice import summands
-from ..kernels.softmax import relaxed, row_taus, shifted, tempered
+from ..kernels.softmax import relaxed, row_taus, shifted, softened
 from ..noise import KeyedNoise, Shards, is_shards, key_for
 
 __all__ = ["gumbel_softmax", "items_last", "log_gumbel_softmax", "soft_dtype"]
@@ -130,7 +130,7 @@ def log_gumbel_softmax(
     values, bad = shifted(*summands(rows, noise, generator))
     if bad:
         rows.complain(noise)
-    return rows.back(tempered(values, tau, -1, torch.log_softmax, 0.0, -torch.inf).to(soft_dtype(logits)))
+    return rows.back(softened(values, tau, -1, torch.log_softmax, 0.0, -torch.inf).to(soft_dtype(logits)))
 
 
 def items_last(tau: float | Tensor, rows: Rows) -> float | Tensor:

@@ -12,8 +12,8 @@ from .._core.bits import view_bits
 from .._core.checks import Rows, can_raise, check_tau, count, number, one_of
 from ..choice import noise_for, race
 from ..kernels.posterior import is_at
+from ..kernels.softmax import softened
 from ..kernels.softmax import straight_through as with_gradient
-from ..kernels.softmax import tempered
 from ..noise import KeyedNoise, work_dtype
 from ..reverse import noise_given_winner
 from ._softmax import gumbel_softmax, items_last, soft_dtype
@@ -214,14 +214,14 @@ class _Draw:
         if temperature != 1:
             if can_raise(y) and not bool(height.isfinite().all()):
                 rows.complain(noise)
-            y = tempered(y.to(work_dtype(y.dtype)) - height, temperature, -1, lambda values, _: values, 0.0, -torch.inf)
+            y = softened(y.to(work_dtype(y.dtype)) - height, temperature, -1, lambda values, _: values, 0.0, -torch.inf)
         _, index = race(rows.of(y), noise, generator)
         index = index.unsqueeze(-1)
         self.x = rows.x.to(work_dtype(y.dtype)) - height
         self.hard = is_at(index, self.x).to(self.x.dtype).masked_fill(index < 0, torch.nan)
 
     def softmax(self, values: Tensor) -> Tensor:
-        return tempered(values, self.tau, -1, torch.softmax, 1.0, 0.0)
+        return softened(values, self.tau, -1, torch.softmax, 1.0, 0.0)
 
     def moved_to(self, values: Tensor) -> Tensor:
         """These values, with the gradient of x."""

@@ -5,7 +5,7 @@ from ._counterfactual import counterfactual_text
 from ._diffusion import Unmasked, unmask
 from ._drafts import Speculation, accepted, speculative_decode
 from ._texts import Step
-from ._tokens import next_tokens, truncate
+from ._tokens import next_tokens, seed_tensor, truncate
 from ._watermark import WatermarkScores, context_rows, watermark, watermark_p_value, watermark_scores
 
 __all__ = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from .._core.checks import Rows, broadcasts_to, check_logits, integer, integers
 from ..choice import gumbel_max, row_terms, tempered_rows
 from ..noise import KeyedNoise
 
-__all__ = ["next_tokens", "request_noise", "truncate"]
+__all__ = ["next_tokens", "request_noise", "seed_tensor", "truncate"]
 
 
 def truncate(
@@ -124,6 +126,11 @@ def next_tokens(
     return gumbel_max(
         logits.detach(), temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, mask=mask, noise=noise
     ).indices
+
+
+def seed_tensor(seeds: Iterable[int]) -> Tensor:
+    """64-bit seeds as int64."""
+    return torch.tensor([KeyedNoise(seed).seed for seed in seeds], dtype=torch.int64)
 
 
 def request_noise(logits: Tensor, seeds: int | Tensor, positions: int | Tensor) -> KeyedNoise:

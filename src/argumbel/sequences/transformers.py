@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_temperature, integers, number
 from ..choice import gumbel_max
-from ._tokens import request_noise, truncate
+from ._tokens import request_noise, seed_tensor, truncate
 
 __all__ = ["CausalStep", "GumbelProcessor"]
 
@@ -139,7 +139,7 @@ class GumbelProcessor:
         attention_mask: Tensor | None = None,
     ) -> None:
         if not isinstance(seeds, Tensor):
-            seeds = torch.tensor([_signed(s) for s in ([seeds] if isinstance(seeds, int) else seeds)])
+            seeds = seed_tensor([seeds] if isinstance(seeds, int) else seeds)
         self.seeds = integers("seeds", seeds).to(torch.int64).reshape(-1)
         self.temperature = check_temperature(temperature, self.seeds.unsqueeze(-1), "logits")
         self.limits: dict[str, Any] = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
@@ -171,10 +171,6 @@ class GumbelProcessor:
                 f"and generate asks for {batch} rows; pass the mask that generate gets"
             )
         return self.padding.repeat_interleave(each)
-
-
-def _signed(seed: int) -> int:
-    return seed - (1 << 64) if isinstance(seed, int) and seed >= 1 << 63 else seed
 
 
 def _padding(attention_mask: Tensor) -> Tensor:

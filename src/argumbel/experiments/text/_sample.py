@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ...noise import KeyedNoise
-from ...sequences import Step, counterfactual_text, next_tokens, stochastic_beam_search, truncate
+from ...sequences import Step, counterfactual_text, next_tokens, seed_tensor, stochastic_beam_search, truncate
 from ...subsets import threshold_weights
 from ._corpus import Alphabet
 from ._model import Cache, TextModel
 
-__all__ = ["BeamText", "beam_texts", "rewrite_text", "sample_texts", "seed_tensor", "write_texts"]
+__all__ = ["BeamText", "beam_texts", "rewrite_text", "sample_texts", "write_texts"]
 
 
 class BeamText(NamedTuple):
@@ -150,11 +150,6 @@ def write_texts(
         tokens = choose(logits[:, -1], drawn).unsqueeze(1)
         drawn = torch.cat([drawn, tokens], 1)
     return [alphabet.decode(text) for text in drawn]
-
-
-def seed_tensor(seeds: Sequence[int]) -> Tensor:
-    """Seeds as int64."""
-    return torch.tensor([KeyedNoise(seed).seed for seed in seeds], dtype=torch.int64)
 
 
 def _encoded(alphabet: Alphabet, prompt: str) -> Tensor:

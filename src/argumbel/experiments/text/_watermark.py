@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ...noise import KeyedNoise
-from ...sequences import truncate, watermark, watermark_p_value, watermark_scores
+from ...sequences import seed_tensor, truncate, watermark, watermark_p_value, watermark_scores
 from ._corpus import Alphabet
 from ._model import TextModel
-from ._sample import seed_tensor, write_texts
+from ._sample import write_texts
 
 __all__ = ["CONTEXT", "Detection", "detect_watermark", "watermark_texts"]
 

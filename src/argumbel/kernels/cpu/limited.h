@@ -69,7 +69,7 @@ private:
     // Moves `left` or `gone` to the value; neither where some items that equal it are left and others are not.
     void look_at(float value) {
         alignas(64) float buffer[kTile];
-        const Weights weights{false, top, inverse_temperature(limits.temperature)};
+        const Weights weights{false, top, inverse(limits.temperature)};
         const float pivots[] = {value, std::nextafter(value, -kInf)};
         double sums[3] = {};  // of all items, of those above the value, of those that are at least the value
         int64_t count = 0;
@@ -104,7 +104,7 @@ struct LimitedDraw {
               int64_t* out, int64_t stride) {
         constexpr int64_t kTries = 64, kFewDraws = 4;
         const bool is_argmax = limits.temperature == 0;
-        envelope.scale = is_argmax ? 1.0f : inverse_temperature(limits.temperature);
+        envelope.scale = is_argmax ? 1.0f : inverse(limits.temperature);
         if (!envelope.template build<T>(x, row, threads)) return false;
         left.begin(x, row, envelope.top(), limits, draws <= kFewDraws);
         if (is_argmax) {

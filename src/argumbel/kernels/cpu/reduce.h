@@ -1,5 +1,6 @@
 // Maxima, sums and searches in a form that vectorises without leave to reorder: sixteen running values side by side.
 #pragma once
+#include <algorithm>
 #include <limits>
 
 #include "arithmetic.h"
@@ -11,6 +12,10 @@ constexpr int kWidth = 16;
 constexpr int kWide = 4 * kWidth;  // as many running values as keep the adders of the widest machines busy
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// 1 / x, finite: values are measured from their maximum, so a huge factor leaves the argmax alone, as a temperature of 0
+// should.
+inline float inverse(float x) { return std::min(1.0f / x, std::numeric_limits<float>::max()); }
 
 // Folds running values s[0], ..., s[width - 1] into one, halves onto halves.
 template <int width, class Join>

@@ -8,10 +8,7 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
 
-// 1 / tau, finite: keys are measured from their maximum, so a huge factor leaves the argmax alone, as tau = 0 should.
-float inverse(float tau) { return std::min(1.0f / tau, std::numeric_limits<float>::max()); }
-
-// The same factor of the gradient: zero at tau = 0, where the sample is exact and does not move.
+// The factor of the gradient: zero at tau = 0, where the sample is exact and does not move.
 float slope(float tau) { return tau > 0 ? inverse(tau) : 0.0f; }
 
 // A sum for each stretch of a row; of a row of one stretch, without memory from elsewhere.

@@ -210,8 +210,6 @@ int64_t place_of(const float* x, int64_t count, float value, int64_t n) {
     return count - 1;
 }
 
-float inverse_temperature(float t) { return std::min(1.0f / t, std::numeric_limits<float>::max()); }
-
 // The limits of one row.
 struct RowLimits {
     float temperature = 1;
@@ -242,7 +240,7 @@ struct Truncate {
     // top is the maximum of the row. Temperature 0 leaves the first of the largest.
     Kept operator()(const float* x, int64_t n, float top, const RowLimits& limits) {
         if (limits.temperature == 0) return {top, place_of(x, n, top, 1)};
-        const Weights weights{false, top, inverse_temperature(limits.temperature)};
+        const Weights weights{false, top, inverse(limits.temperature)};
         Kept cut;
         const float* from = x;
         int64_t count = n;
