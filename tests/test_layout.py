@@ -17,7 +17,7 @@ ORDER = [
     {"choice", "partition", "astar", "data", "tables"},
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
-    {"sequences"},
+    {"sequences", "structures"},
     {"estimators", "distributions"},
     {"schedules", "nn", "plots"},
     {"experiments"},

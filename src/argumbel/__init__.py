@@ -20,6 +20,9 @@ Reverse: the winner is known; what was the noise? what would have won instead? w
 Texts of language models: beams without replacement, watermarks, drafts, counterfactual texts.
     Module: sequences.
 
+Structures: trees, chains, subsets, matchings, rankings; all four verbs on them.
+    Module: structures.
+
 Rows of tables and streams, drawn by weight: the same race, in time.
     Module: tables.
 
@@ -65,7 +68,7 @@ from .reverse import posterior_gumbel, posterior_gumbel_topk
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
 if _TYPE_CHECKING:
-    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, sequences, tables
+    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, sequences, structures, tables
 
 __version__ = "0.1.0"
 
@@ -112,6 +115,7 @@ __all__ = [  # noqa: RUF022
     "kernels",
     "plots",
     "sequences",
+    "structures",
     "tables",
 ]
 

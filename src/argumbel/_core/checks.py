@@ -272,7 +272,7 @@ def check_tau(tau: float | Tensor, logits: Tensor, dim: int | None) -> float | T
     return tau
 
 
-def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
+def forbid(logits: Tensor, mask: Tensor | None, name: str = "logits") -> Tensor:
     """logits with -inf where the mask is False."""
     if mask is None:
         return logits
@@ -283,7 +283,7 @@ def forbid(logits: Tensor, mask: Tensor | None) -> Tensor:
         )
     if not broadcasts_to(mask.shape, logits.shape):
         raise ValueError(
-            f"mask must broadcast to the shape of logits, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}; "
+            f"mask must broadcast to the shape of {name}, {tuple(logits.shape)}, but its shape is {tuple(mask.shape)}; "
             "pass a mask for each row, or one for all"
         )
     return logits.masked_fill(~mask, -torch.inf)

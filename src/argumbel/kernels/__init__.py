@@ -9,6 +9,7 @@ One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, 
 
 from .arrivals import arrivals
 from .dispatch import Key, SeedOnly, explain, use
+from .gibbs import LOWEST, gibbs, is_impossible
 from .hash import xxh64
 from .law import categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
@@ -19,9 +20,11 @@ from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .softmax import gumbel_softmax
 from .sums import exact_sums
+from .tree import edge_numbers, spanning_tree, tree_log_partition, tree_marginals
 from .truncation import Limits, Terms, limited_categorical, tempered, tempered_max, truncation
 
 __all__ = [
+    "LOWEST",
     "Key",
     "Limits",
     "Operator",
@@ -29,20 +32,26 @@ __all__ = [
     "Terms",
     "arrivals",
     "categorical",
+    "edge_numbers",
     "exact_sums",
     "explain",
+    "gibbs",
     "gumbel_max",
     "gumbel_sigmoid",
     "gumbel_softmax",
     "gumbel_topk",
+    "is_impossible",
     "keyed_noise",
     "limited_categorical",
     "linear_categorical",
     "linear_gumbel_max",
     "posterior_gumbel",
     "sample_without_replacement",
+    "spanning_tree",
     "tempered",
     "tempered_max",
+    "tree_log_partition",
+    "tree_marginals",
     "truncation",
     "use",
     "work_dtype",

@@ -15,51 +15,64 @@ from .operator import Operator
 
 __all__ = ["limited", "opaque"]
 
-Function = Callable[[Tensor, Any], Tensor]
+Function = Callable[..., Tensor]
 
 
-def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor], Tensor]) -> Function:
-    """``value(x, other)``, as a node of autograd, and as two operators to a compiler.
+def opaque(
+    schema: str,
+    value: Function,
+    gradient: Callable[..., Tensor],
+    *,
+    drops: int = 0,
+    cpu: Callable[..., Any] | None = None,
+    cpu_gradient: Callable[..., Any] | None = None,
+) -> Function:
+    """``value(x, *other)``, as a node of autograd, and as two operators to a compiler.
 
     A compiler cannot look into an operator. Else it would unroll the loops of ``value``, and take minutes for them. (A
     body of an operator must not call ``Tensor.conj``: in the first run of compiled code, PyTorch 2.13 takes what it
     returns for the number itself.)
 
     Args:
-        schema: of ``value``, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``. ``other``, a tensor
-            or a number, has no derivative.
+        schema: of ``value``, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``. What stands
+            beside x, tensors and then numbers, has no derivative.
         value: of x, a new tensor in the shape and dtype of x. PyTorch can differentiate it, for forward derivatives.
-        gradient: of ``(x, other, grad)``, the gradient of x. PyTorch can differentiate it, for second derivatives.
+        gradient: of ``(x, *other, grad)``, the gradient of x. PyTorch can differentiate it, for second derivatives.
+        drops: so many of the last dimensions of x the value does not have.
+        cpu, cpu_gradient: C++ kernels of both, with the arguments and results of kernels (:class:`Operator`).
     """
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, other = inputs
-        ctx.other = None if isinstance(other, Tensor) else other
-        ctx.save_for_backward(x, *([other] if isinstance(other, Tensor) else []))
+        x, *other = inputs
+        ctx.numbers = [o for o in other if not isinstance(o, Tensor)]
+        ctx.save_for_backward(x, *(o for o in other if isinstance(o, Tensor)))
 
-    def kept(ctx: Any) -> tuple[Tensor, Any]:
-        x, *other = ctx.saved_tensors
-        return x, other[0] if other else ctx.other
+    def kept(ctx: Any) -> tuple[Any, ...]:
+        return *ctx.saved_tensors, *ctx.numbers
 
     class Opaque(torch.autograd.Function):
         generate_vmap_rule = True
         setup_context = staticmethod(keep)
 
         @staticmethod
-        def forward(x: Tensor, other: Any) -> Tensor:
-            return value(x, other)
+        def forward(x: Tensor, *other: Any) -> Tensor:
+            return value(x, *other)
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-            return gradient(*kept(ctx), *grads), None
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            inputs = kept(ctx)
+            return gradient(*inputs, *grads), *[None] * (len(inputs) - 1)
 
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
-        x, other = kept(ctx)
+        inputs = kept(ctx)
         if torch.is_grad_enabled() or is_traced(grad):  # it is differentiated again, or batched (is_grads_batched)
-            return (gradient(x, other, grad),)
-        return of_gradient(x, other, grad, ())[:1]
+            return (gradient(*inputs, grad),)
+        return of_gradient(*inputs, grad, ())[:1]
 
     def outputs(x: Tensor, *_: Any) -> Tensor:
+        return x.new_empty(x.shape[: x.ndim - drops])
+
+    def outputs_of_gradient(x: Tensor, *_: Any) -> Tensor:
         return x.new_empty(x.shape)
 
     def describe(x: Tensor, *_: Any) -> tuple[torch.device, torch.dtype, int]:
@@ -69,7 +82,9 @@ def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor
     of_value = Operator(
         f"{name}({arguments}) -> Tensor",
         outputs=outputs,
-        reference=lambda x, other, key: (Opaque.apply(x, other), False),
+        reference=lambda *inputs: (Opaque.apply(*inputs[:-1]), False),
+        cpu=cpu,
+        float64=True,
         triton=False,
         describe=describe,
         setup=keep,
@@ -77,18 +92,20 @@ def opaque(schema: str, value: Function, gradient: Callable[[Tensor, Any, Tensor
     )
     of_gradient = Operator(
         f"{name}_backward({arguments}, Tensor grad) -> Tensor",
-        outputs=outputs,
-        reference=lambda x, other, grad, key: (gradient(x, other, grad), False),
+        outputs=outputs_of_gradient,
+        reference=lambda *inputs: (gradient(*inputs[:-1]), False),
+        cpu=cpu_gradient,
+        float64=True,
         triton=False,
         describe=describe,
     )
 
-    def call(x: Tensor, other: Any) -> Tensor:
+    def call(x: Tensor, *other: Any) -> Tensor:
         # Operators have no rule for transforms that are recorded. And PyTorch forgets the outer one of two forward
         # derivatives of a torch.autograd.Function.
         if forward_ad._current_level >= 0 or (is_recorded() and is_transformed()):
-            return value(x, other)
-        return of_value(x, other, ())[0]
+            return value(x, *other)
+        return of_value(x, *other, ())[0]
 
     return call
 

@@ -20,7 +20,11 @@
     X(sample_without_replacement, int64_t k, void* values, int64_t* indices)                                           \
     X(arrivals, Law law, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first,          \
       double* times, int64_t* positions, int64_t* count)                                                               \
-    X(exact_sums, const int32_t* groups, int64_t n_groups, int64_t* counts, int64_t* limbs, int64_t* range)
+    X(exact_sums, const int32_t* groups, int64_t n_groups, int64_t* counts, int64_t* limbs, int64_t* range)            \
+    X(spanning_tree, int64_t n, bool* tree, int64_t* chosen, int64_t* rounds)                                          \
+    X(tree_log_partition, int64_t n, bool single, double* out)                                                         \
+    X(tree_marginals, int64_t n, bool single, double* out)                                                             \
+    X(tree_covariance, int64_t n, bool single, const double* direction, double* out)
 
 #endif
 
@@ -35,6 +39,7 @@
 #include "softmax.h"
 #include "sums.h"
 #include "topk.h"
+#include "tree.h"
 #include "truncation.h"
 #include "without_replacement.h"
 #endif

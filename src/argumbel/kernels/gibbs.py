@@ -1,0 +1,63 @@
+"""Gibbs laws over structures: ``P(y) = exp(<y, x>) / Z``, of which one function is known, ``log Z(x)``.
+
+The gradient of log Z is the marginals, and the Hessian is the covariance of the law. So a file of structures gives one
+function in plain PyTorch, and may give three kernels: log Z, the marginals, and the product of the covariance with a
+direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .opaque import Function, opaque
+
+__all__ = ["LOWEST", "gibbs", "is_impossible"]
+
+#: Stands for -inf in sums: no difference of two of them is NaN, and the exponential of any of them is 0.
+LOWEST = -1e30
+
+
+def is_impossible(log_z: Tensor) -> Tensor:
+    """Where no structure was left: the best of them uses a forbidden part."""
+    return ~(log_z > LOWEST / 2)
+
+
+def gibbs(
+    schema: str,
+    event_ndim: int,
+    log_z: Function,
+    *,
+    cpu: Callable[..., Any] | None = None,
+    cpu_marginals: Callable[..., Any] | None = None,
+    cpu_covariance: Callable[..., Any] | None = None,
+) -> tuple[Function, Function]:
+    """``(log_partition, marginals)``, each a function of ``(x, *other)``.
+
+    Args:
+        schema: of log Z, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``.
+        event_ndim: how many dimensions of x, the last ones, are those of one structure.
+        log_z: of float64 ``(*batch, *event)`` and ``*other``; plain PyTorch. -inf comes as LOWEST.
+        cpu, cpu_marginals, cpu_covariance: C++ kernels, of ``(x, *other, key)``; the third of ``(x, *other, grad, key)``.
+    """
+    name, _, arguments = schema.partition("(")
+
+    def slope(x: Tensor, *other: Any) -> Tensor:
+        return torch.func.grad(lambda at: log_z(at, *other).sum())(x)
+
+    def covariance(x: Tensor, *other_and_grad: Any) -> Tensor:
+        *other, grad = other_and_grad
+        return torch.func.jvp(lambda at: slope(at, *other), (x,), (grad,))[1]
+
+    def pull(x: Tensor, *other_and_grad: Any) -> Tensor:
+        *other, grad = other_and_grad
+        return marginals(x, *other) * grad.reshape(*grad.shape, *[1] * event_ndim)
+
+    marginals = opaque(
+        f"{name}_marginals({arguments}", slope, covariance, cpu=cpu_marginals, cpu_gradient=cpu_covariance
+    )
+    partition = opaque(schema, log_z, pull, cpu=cpu, drops=event_ndim)
+    return partition, marginals

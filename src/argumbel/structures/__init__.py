@@ -1,0 +1,20 @@
+"""Structured choices: trees, chains, subsets, matchings, rankings. Their parts have scores, noise is added to the scores,
+and the best structure wins the race."""
+
+from ._base import Structure
+from ._one_hot import OneHot
+from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
+from ._tree import SpanningTree
+from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
+
+__all__ = [
+    "OneHot",
+    "PerturbedArgmax",
+    "SpanningTree",
+    "Structure",
+    "Trace",
+    "perturbed_argmax",
+    "posterior_gumbel_trace",
+    "stochastic_softmax",
+    "trace_log_prob",
+]

@@ -1,0 +1,187 @@
+"""What all structures share: the checks of scores, and results in the dtype of the scores."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from .._core.checks import can_raise, check_logits, forbid, sizes
+from ..kernels import LOWEST, is_impossible
+from ..noise import KeyedNoise
+from ._trace import Trace
+
+__all__ = ["Structure"]
+
+
+class Structure(ABC):
+    """A set of structures, each given by the parts that it uses: ``y``, an indicator of the parts. The score of a
+    structure is ``<y, scores>``, the sum of the scores of its parts.
+
+    Scores have the shape ``(*batch, *event)``, any floating dtype, and indicators have the same shape and dtype. A
+    score of -inf, or ``mask=`` (bool, True where allowed), forbids a part. All methods compute in float64.
+
+    =================== ======================================================== =====================================
+    method              result                                                   promise
+    =================== ======================================================== =====================================
+    argmax              the structure with the largest score                     exact, no gradient
+    log_partition       ``log sum over y of exp(<y, scores>)``                   its gradient is the marginals
+    marginals           how likely each part is under ``P(y) ~ exp(<y, scores>)`` their Jacobian is the covariance
+    sample              structures from P                                        *law*
+    trace               how the race for a structure goes, step by step          no gradient
+    enumerate           all structures, for small sizes                          in a fixed order
+    =================== ======================================================== =====================================
+
+    Raises (every method):
+        ValueError: NaN or +inf in scores, a shape that does not fit the structure, or parts forbidden so that no
+            structure is left. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
+        TypeError: scores are not a floating tensor, or mask is not bool.
+    """
+
+    #: How many dimensions the parts have.
+    event_ndim: int = 1
+    #: What one structure is called in messages.
+    noun: str
+    #: Whether :meth:`trace` finds the argmax.
+    trace_is_argmax: bool = False
+    #: The names of the ways to relax a structure (``stochastic_softmax``), the default first.
+    methods: tuple[str, ...] = ("marginals",)
+
+    def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
+        x, bad = self.prepared(scores.detach() if isinstance(scores, Tensor) else scores, mask)
+        return self._checked(self._argmax(x), x, bad).to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
+
+    def log_partition(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """``log Z``, shape ``(*batch,)``: the log of the sum of ``exp(<y, scores>)`` over all structures."""
+        x, bad = self.prepared(scores, mask)
+        log_z = self._log_partition(x.clamp(min=LOWEST))
+        bad = self._refuse_impossible(is_impossible(log_z.detach()), bad)
+        return log_z.masked_fill(bad, torch.nan).to(scores.dtype)
+
+    def marginals(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """How likely each part is: the mean of the indicators under ``P(y) = exp(<y, scores>) / Z``."""
+        x, bad = self.prepared(scores, mask)
+        x = x.clamp(min=LOWEST)
+        bad = self._refuse_impossible(is_impossible(self._log_partition(x.detach())), bad)
+        return self._marginals(x).masked_fill(self.wide(bad), torch.nan).to(scores.dtype)
+
+    def sample(
+        self,
+        scores: Tensor,
+        sample_shape: tuple[int, ...] = (),
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Indicators ``(*sample_shape, *batch, *event)`` of structures drawn from ``exp(<y, scores>) / Z``.
+
+        A *law* function: exact. One 64-bit seed is drawn from the generator (default PyTorch's global generator).
+        """
+        x, bad = self.prepared(scores.detach() if isinstance(scores, Tensor) else scores, mask)
+        x = x.clamp(min=LOWEST)
+        bad = self._refuse_impossible(is_impossible(self._log_partition(x)), bad)
+        x = x.masked_fill(self.wide(bad), 0).expand(*sizes("sample_shape", sample_shape), *x.shape)
+        indicators = self._sample(x, KeyedNoise.from_generator(generator, x.device))
+        return indicators.to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
+
+    def trace(self, values: Tensor, *, mask: Tensor | None = None) -> Trace:
+        """The race for a structure: at each step the largest of the values that can still be chosen wins.
+
+        ``values`` are perturbed scores, ``scores + noise`` with Gumbel noise, or scores. :class:`Trace` has the steps;
+        ``trace_log_prob`` says how likely they were.
+        """
+        x, bad = self.prepared(values.detach() if isinstance(values, Tensor) else values, mask, "values")
+        indicators, chosen, alive = self._trace(x)
+        indicators = self._checked(indicators, x, bad)
+        wide = self.wide(bad)
+        chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
+        return Trace(indicators.to(values.dtype).masked_fill(wide, torch.nan), chosen, alive)
+
+    def enumerate(self, *event: int) -> Tensor:
+        """The indicators of all structures, bool ``(count, *event)``. The shape of the parts is given where the
+        structure does not know it. Their number grows fast: for tests, and for exact expectations."""
+        if event:
+            self.check_event(event)
+        return self._enumerate(event)
+
+    @abstractmethod
+    def check_event(self, event: tuple[int, ...]) -> None:
+        """Raise ValueError unless one structure has parts of this shape."""
+
+    # What a structure has to say. x is float64, contiguous, without NaN and +inf; forbidden parts are -inf for _argmax
+    # and _trace, and LOWEST for the others. Results have the shape of x.
+
+    @abstractmethod
+    def _argmax(self, x: Tensor) -> Tensor:
+        """bool; where no structure is left, one that uses forbidden parts."""
+
+    @abstractmethod
+    def _log_partition(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _marginals(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _sample(self, x: Tensor, noise: KeyedNoise) -> Tensor:
+        """bool; no number of the noise may be used twice."""
+
+    @abstractmethod
+    def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Indicators, bool; chosen; alive (:class:`Trace`)."""
+
+    @abstractmethod
+    def _enumerate(self, event: tuple[int, ...]) -> Tensor: ...
+
+    def relax(self, values: Tensor, tau: Tensor, method: str) -> Tensor:
+        """The relaxed structure of perturbed scores: the marginals at ``values / tau``; both are float64."""
+        return self.marginals((values.clamp(min=LOWEST) / tau).clamp(min=LOWEST))
+
+    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> tuple[Tensor, Tensor]:
+        """Scores in float64, -inf where forbidden, and 0 in rows that are bad; and which rows are bad, ``(*batch,)``."""
+        check_logits(scores, name)
+        if scores.ndim < self.event_ndim:
+            raise ValueError(
+                f"{name} must have {self.event_ndim} dimensions for the parts of a {self.noun}, and any before them, "
+                f"but the shape is {tuple(scores.shape)}; pass (*batch, *event)"
+            )
+        self.check_event(tuple(scores.shape[scores.ndim - self.event_ndim :]))
+        x = forbid(scores, mask, name).double()
+        wrong = x.isnan() | (x == torch.inf)
+        bad = self.flat(wrong).any(-1)
+        if can_raise(bad) and bool(bad.any()):
+            which = "NaN" if bool(x.isnan().any()) else "+inf"
+            raise ValueError(f"{name} must not be NaN or +inf, but some are {which}; find where they come from")
+        return x.masked_fill(self.wide(bad), 0).contiguous(), bad
+
+    def _checked(self, indicators: Tensor, x: Tensor, bad: Tensor) -> Tensor:
+        self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad)
+        return indicators
+
+    def _refuse_impossible(self, impossible: Tensor, bad: Tensor) -> Tensor:
+        if can_raise(impossible) and bool(impossible.any()):
+            raise ValueError(
+                f"scores must leave at least one {self.noun}, but in some row the parts that are allowed (not -inf, "
+                "and True in mask) make none; allow more parts"
+            )
+        return bad | impossible
+
+    def flat(self, x: Tensor) -> Tensor:
+        """The parts in one dimension."""
+        lead = x.shape[: x.ndim - self.event_ndim]
+        return x.reshape(*lead, math.prod(x.shape[x.ndim - self.event_ndim :]))
+
+    def wide(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*rows.shape, *[1] * self.event_ndim)
+
+    def __repr__(self) -> str:
+        own = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({own})"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).items()))
