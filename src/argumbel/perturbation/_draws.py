@@ -1,0 +1,84 @@
+"""Perturbed scores, and what is known of their density."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core.checks import broadcasts_to, can_raise, count, floating, number, one_of
+from ..noise import KeyedNoise, as_keyed, draw_like
+from ._solver import Solver
+
+__all__ = ["Draws", "draw"]
+
+LAWS = ("gumbel", "normal")
+
+
+class Draws(NamedTuple):
+    """What both functions make of their arguments, in float64.
+
+    ``values`` are the perturbed scores ``(num_samples, *batch, *event)``; ``x`` the scores; ``z`` the noise; ``sigma``
+    broadcasts to values; ``bad`` says which rows are bad, ``(*batch,)``."""
+
+    values: Tensor
+    x: Tensor
+    z: Tensor
+    sigma: Tensor
+    bad: Tensor
+
+
+def draw(
+    solver: Solver,
+    scores: Tensor,
+    num_samples: int,
+    sigma: float | Tensor,
+    law: str,
+    multiplicative: bool,
+    mask: Tensor | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
+) -> Draws:
+    num_samples = count("num_samples", num_samples, least=1)
+    one_of("law", law, LAWS)
+    if multiplicative and law != "normal":
+        raise ValueError(f'law must be "normal" where the noise is multiplicative, but it is {law!r}; pass law="normal"')
+    x, bad = solver.prepared(scores, mask)
+    flat = solver.flat(x).to(scores.dtype).expand(num_samples, *solver.flat(x).shape)
+    many = (num_samples, *x.shape)
+    if isinstance(noise, Tensor) and noise.shape == many:
+        noise = floating("noise", noise).reshape(flat.shape)
+    elif isinstance(noise, Tensor):
+        raise ValueError(
+            f"noise must have the shape {many} of the samples, but its shape is {tuple(noise.shape)}; draw noise for "
+            "each sample"
+        )
+    z = _standard(flat, law, noise, generator).double().reshape(many)
+    width = _sigma(sigma, x, solver.event_ndim)
+    # The factor has mean 1.
+    values = x * torch.exp(width * z - width.square() / 2) if multiplicative else x + width * z
+    return Draws(values, x, z, width, bad)
+
+
+def _standard(like: Tensor, law: str, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
+    if law == "gumbel" or isinstance(noise, Tensor):
+        return draw_like(like, like.ndim - 1, noise, generator, "gumbel")
+    u = as_keyed(noise, generator, like.device).uniform(like.shape, dtype=torch.float64, device=like.device)
+    return torch.special.ndtri(u)
+
+
+def _sigma(sigma: Any, x: Tensor, event_ndim: int) -> Tensor:
+    """sigma as a tensor that broadcasts to x."""
+    batch = x.shape[: x.ndim - event_ndim]
+    if not isinstance(sigma, Tensor):
+        sigma = torch.full((), number("sigma", sigma, expected="a number or a tensor"), dtype=torch.float64)
+    elif not broadcasts_to(sigma.shape, batch):
+        raise ValueError(
+            f"sigma must be a number, or broadcast to {tuple(batch)}, but its shape is {tuple(sigma.shape)}; pass one "
+            "for each problem"
+        )
+    sigma = sigma.detach().to(x.device, torch.float64)
+    if can_raise(sigma) and not bool(((sigma > 0) & sigma.isfinite()).all()):
+        raise ValueError("sigma must be positive and finite, but some of it is not; pass a positive number")
+    return sigma.reshape(*sigma.shape, *[1] * event_ndim)

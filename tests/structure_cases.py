@@ -1,0 +1,44 @@
+"""Small problems of every structure, with all their solutions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from argumbel.structures import OneHot, SpanningTree, Structure
+from tests import structure_oracles as oracles
+from tests import trace_oracles
+from tests.trace_oracles import Race
+
+__all__ = ["CASES", "RACES", "Case"]
+
+
+class Case(NamedTuple):
+    """A structure, all its solutions ``(count, *event)``, and its race, if it has one."""
+
+    structure: Structure
+    solutions: Tensor
+    race: Race | None = None
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        return tuple(self.solutions.shape[1:])
+
+    @property
+    def parts(self) -> Tensor:
+        """Where a solution may have a part."""
+        return self.solutions.any(0)
+
+    def scores(self, *batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.randn(*batch, *self.event, dtype=torch.float64).to(dtype)
+
+
+CASES = {
+    "one hot": Case(OneHot(), oracles.subsets(5, 1), trace_oracles.topk(5, 1)),
+    "spanning tree, 4": Case(SpanningTree(4), oracles.spanning_trees(4), trace_oracles.kruskal(4)),
+    "spanning tree, 5": Case(SpanningTree(5), oracles.spanning_trees(5)),
+}
+
+RACES = {name: case for name, case in CASES.items() if case.race is not None}

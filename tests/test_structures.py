@@ -1,0 +1,441 @@
+"""What every structure promises, against the list of all its solutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import argumbel as ag
+from argumbel.structures import (
+    OneHot,
+    SpanningTree,
+    Trace,
+    perturbed_argmax,
+    posterior_gumbel_trace,
+    stochastic_softmax,
+    trace_log_prob,
+)
+from tests import structure_oracles as oracles
+from tests import trace_oracles
+from tests.oracles import gumbel_cdf
+from tests.statistics import check_cdf, check_counts, check_mean
+from tests.structure_cases import CASES, RACES, Case
+
+ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+RACING = pytest.mark.parametrize("case", RACES.values(), ids=RACES.keys())
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+def difficult(case: Case) -> dict[str, Tensor]:
+    """Scores of one batch of three: ordinary, far apart, tied, and with parts that are forbidden."""
+    plain = case.scores(3)
+    some = plain.masked_fill(~case.solutions[:3].any(0), -torch.inf)  # the first solutions stay possible
+    return {
+        "plain": plain,
+        "far apart": 200 * plain,
+        "tied": plain.round(),
+        "moved": plain + 1e5,
+        "forbidden": some,
+        "forbidden, far apart": 200 * some,
+    }
+
+
+def numbers(y: Tensor, case: Case) -> np.ndarray:
+    """The place of each structure in the list of the solutions."""
+    flat, solutions = y.reshape(-1, *case.event).bool(), case.solutions
+    same = (flat.flatten(1).unsqueeze(1) == solutions.flatten(1)).all(-1)
+    assert bool(same.any(-1).all()), "not a solution"
+    return same.int().argmax(-1).numpy()
+
+
+# --- the law exp(score) / Z ------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("kind", ["plain", "far apart", "tied", "moved", "forbidden", "forbidden, far apart"])
+def test_partition_marginals_and_covariance_are_sums_over_all(case: Case, kind: str) -> None:
+    x = difficult(case)[kind].requires_grad_()
+    structure = case.structure
+    exact = oracles.log_partition(x.detach(), case.solutions)
+    log_z = structure.log_partition(x)
+    rtol = 1e-12 if kind == "moved" else 1e-9
+    torch.testing.assert_close(log_z, exact, rtol=rtol, atol=1e-9)
+    mu = oracles.marginals(x.detach(), case.solutions)
+    (slope,) = torch.autograd.grad(log_z.sum(), x, create_graph=True)
+    torch.testing.assert_close(slope, mu, rtol=0, atol=1e-9)
+    torch.testing.assert_close(structure.marginals(x), mu, rtol=0, atol=1e-9)
+    covariance = oracles.covariance(x.detach(), case.solutions).reshape(3, mu[0].numel(), mu[0].numel())
+    direction = torch.randn_like(mu)
+    (along,) = torch.autograd.grad(slope, x, direction)
+    expected = torch.einsum("bij,bj->bi", covariance, direction.flatten(1)).reshape(mu.shape)
+    torch.testing.assert_close(along, expected, rtol=0, atol=1e-8)
+
+
+@ALL
+def test_derivatives(case: Case) -> None:
+    x = case.scores(2).requires_grad_()
+    assert torch.autograd.gradcheck(case.structure.log_partition, x)
+    assert torch.autograd.gradgradcheck(case.structure.log_partition, x)
+    assert torch.autograd.gradcheck(case.structure.marginals, x)
+
+
+@ALL
+@pytest.mark.parametrize("tau", [1, 0.3, 0.1, 0.05, 0.01])
+def test_float32_at_low_temperatures(case: Case, tau: float) -> None:
+    x = case.scores(8, dtype=torch.float32)
+    mu = case.structure.marginals(x / tau)
+    exact = oracles.marginals((x / tau).double(), case.solutions)
+    torch.testing.assert_close(mu.double(), exact, rtol=0, atol=1e-6)
+
+
+@ALL
+def test_samples_are_exact(case: Case) -> None:
+    x = case.scores()
+    draws = case.structure.sample(x, (20_000,), generator=torch.Generator().manual_seed(1))
+    assert draws.shape == (20_000, *case.event)
+    law = oracles.law(x, case.solutions)
+    check_counts(np.bincount(numbers(draws, case), minlength=len(law)), law.numpy())
+
+
+@ALL
+def test_samples_of_a_batch_are_independent(case: Case) -> None:
+    x = case.scores().expand(64, *case.event)
+    draws = case.structure.sample(x)
+    assert len(draws.flatten(1).unique(dim=0)) >= min(10, len(case.solutions) - 1)
+
+
+@ALL
+def test_a_sample_never_has_a_forbidden_part(case: Case) -> None:
+    x = difficult(case)["forbidden"]
+    assert not bool((case.structure.sample(x, (500,)).bool() & (x == -torch.inf)).any())
+
+
+# --- the best --------------------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("kind", ["plain", "far apart", "moved", "forbidden", "forbidden, far apart"])
+def test_argmax_is_the_best_of_all(case: Case, kind: str) -> None:
+    x = difficult(case)[kind]
+    best = torch.stack([oracles.best(row, case.solutions)[1] for row in x])
+    torch.testing.assert_close(case.structure.argmax(x), best.to(x.dtype), rtol=0, atol=0)
+
+
+@ALL
+def test_argmax_of_ties_has_the_largest_score(case: Case) -> None:
+    x = case.scores(50).round()
+    best = torch.stack([oracles.best(row, case.solutions)[0] for row in x])
+    y = case.structure.argmax(x)
+    torch.testing.assert_close((x * y).flatten(1).sum(-1), best)
+    numbers(y, case)  # each is a solution
+    assert torch.equal(y, case.structure.argmax(x.clone()))
+
+
+@ALL
+def test_perturbed_argmax_is_keyed(case: Case) -> None:
+    x = case.scores(6, dtype=torch.float32)
+    whole = perturbed_argmax(case.structure, x, noise=ag.KeyedNoise(7))
+    part = perturbed_argmax(case.structure, x[[4, 1]], noise=ag.KeyedNoise(7, rows=[4, 1]))
+    torch.testing.assert_close(part.indicators, whole.indicators[[4, 1]], rtol=0, atol=0)
+    torch.testing.assert_close(part.values, whole.values[[4, 1]], rtol=0, atol=0)
+    noise = ag.KeyedNoise(7).gumbel((6, x[0].numel())).reshape(x.shape)
+    given = perturbed_argmax(case.structure, x, noise=noise)
+    torch.testing.assert_close(given.indicators, whole.indicators, rtol=0, atol=0)
+    best = torch.stack([oracles.best(row, case.solutions)[0] for row in (x.double() + noise)])
+    torch.testing.assert_close(whole.values, best.float())
+
+
+@ALL
+def test_the_gradient_of_a_perturbed_maximum_is_its_structure(case: Case) -> None:
+    x = case.scores(4).requires_grad_()
+    values, y = perturbed_argmax(case.structure, x, noise=ag.KeyedNoise(1))
+    (slope,) = torch.autograd.grad(values.sum(), x)
+    torch.testing.assert_close(slope, y, rtol=0, atol=0)
+
+
+# --- relaxed ---------------------------------------------------------------------------------------------------------
+
+
+@ALL
+def test_a_relaxed_structure_is_the_mean_at_the_perturbed_scores(case: Case) -> None:
+    x = case.scores(3)
+    noise = ag.KeyedNoise(2).gumbel((3, x[0].numel()), dtype=torch.float64).reshape(x.shape)
+    tau = torch.tensor([0.5, 1, 3], dtype=torch.float64)
+    for at in (0.7, tau):
+        y = stochastic_softmax(case.structure, x, at, noise=noise)
+        wide = tau.reshape(3, *[1] * len(case.event)) if at is tau else 0.7
+        torch.testing.assert_close(y, oracles.marginals((x + noise) / wide, case.solutions), rtol=0, atol=1e-9)
+
+
+@ALL
+def test_a_relaxed_structure_becomes_hard(case: Case) -> None:
+    x = case.scores(3, dtype=torch.float32)
+    y = perturbed_argmax(case.structure, x, noise=ag.KeyedNoise(3)).indicators
+    for tau in (0, 0.0, torch.tensor(0.0), 1e-4):
+        soft = stochastic_softmax(case.structure, x, tau, noise=ag.KeyedNoise(3))
+        torch.testing.assert_close(soft, y, rtol=0, atol=1e-3 if tau == 1e-4 else 0)
+    x.requires_grad_()
+    hard = stochastic_softmax(case.structure, x, 0.5, True, noise=ag.KeyedNoise(3))
+    torch.testing.assert_close(hard, y, rtol=0, atol=0)
+    weight = torch.randn_like(hard)
+    (slope,) = torch.autograd.grad((hard * weight).sum(), x)
+    soft = stochastic_softmax(case.structure, x, 0.5, noise=ag.KeyedNoise(3))
+    torch.testing.assert_close(slope, torch.autograd.grad((soft * weight).sum(), x)[0])
+
+
+@ALL
+def test_gradients_of_tau(case: Case) -> None:
+    x, tau = case.scores(2), torch.tensor([0.5, 2], dtype=torch.float64, requires_grad=True)
+    noise = torch.randn_like(x)
+    assert torch.autograd.gradcheck(lambda t: stochastic_softmax(case.structure, x, t, noise=noise), tau)
+    forbidden = difficult(case)["forbidden"]
+    t = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    y = stochastic_softmax(case.structure, forbidden, t, noise=torch.randn_like(forbidden))
+    assert bool(torch.autograd.grad((y * torch.randn_like(y)).sum(), t)[0].isfinite())
+
+
+# --- traces ----------------------------------------------------------------------------------------------------------
+
+
+@RACING
+def test_traces_are_those_of_the_race(case: Case) -> None:
+    assert case.race is not None
+    x = case.scores(40)
+    trace = case.structure.trace(x)
+    for row, chosen, y in zip(x, trace.chosen, trace.indicators, strict=True):
+        winners = trace_oracles.replay(case.race, row)
+        assert tuple(chosen[chosen >= 0].tolist()) == winners
+        assert bool(y.bool().any()) or not case.parts.any()
+    if case.structure.trace_is_argmax:
+        torch.testing.assert_close(trace.indicators, case.structure.argmax(x), rtol=0, atol=0)
+
+
+@RACING
+def test_log_probabilities_of_traces(case: Case) -> None:
+    assert case.race is not None
+    x = case.scores()
+    law = trace_oracles.orders(x, trace_oracles.traces(case.race))
+    trace = case.structure.trace(x + ag.KeyedNoise(1).gumbel((300, x.numel()), dtype=torch.float64).reshape(-1, *x.shape))
+    found = trace_log_prob(x, trace).exp()
+    for chosen, p in zip(trace.chosen, found, strict=True):
+        torch.testing.assert_close(float(p), law[tuple(chosen[chosen >= 0].tolist())])
+
+
+@RACING
+def test_the_race_has_the_law_of_its_traces(case: Case) -> None:
+    assert case.race is not None
+    x = case.scores()
+    every = trace_oracles.traces(case.race)
+    law = trace_oracles.law_of_structures(x, every, case.solutions)
+    noise = ag.KeyedNoise(5).gumbel((20_000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    found = case.structure.trace(x + noise).indicators
+    check_counts(np.bincount(numbers(found, case), minlength=len(law)), law.numpy())
+
+
+@RACING
+def test_the_score_of_a_trace_has_mean_zero(case: Case) -> None:
+    x = case.scores().requires_grad_()
+    noise = ag.KeyedNoise(6).gumbel((4000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    many = x.expand(4000, *x.shape)
+    trace = case.structure.trace(many.detach() + noise)
+    (score,) = torch.autograd.grad(trace_log_prob(many, trace).sum(), many)
+    for part in score.flatten(1).T[case.parts.flatten()]:
+        check_mean(part.numpy(), 0, float(part.var()))
+
+
+@RACING
+def test_the_noise_behind_a_trace(case: Case) -> None:
+    """Traces of the race, then values given the trace: the values are independent Gumbels again."""
+    x = case.scores()
+    noise = ag.KeyedNoise(8).gumbel((4000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    trace = case.structure.trace(x + noise)
+    values = posterior_gumbel_trace(x, trace, noise=ag.KeyedNoise(9))
+    assert torch.equal(case.structure.trace(values).chosen, trace.chosen)
+    parts = (values - x).flatten(1)[:, case.parts.flatten()]
+    for g in parts.T:
+        check_cdf(g.numpy(), gumbel_cdf)
+    u = torch.exp(-torch.exp(-parts)).numpy()
+    correlation = np.corrcoef(u.T)[np.triu_indices(u.shape[1], 1)]
+    assert np.abs(correlation).max(initial=0) < 6 / np.sqrt(4000)
+
+
+@RACING
+def test_values_given_a_trace_are_keyed_and_differentiable(case: Case) -> None:
+    x = case.scores(3).requires_grad_()
+    trace = case.structure.trace(x.detach() + torch.randn_like(x))
+    whole = posterior_gumbel_trace(x, trace, noise=ag.KeyedNoise(1))
+    part = posterior_gumbel_trace(x[1:2], Trace(*(t[1:2] for t in trace)), noise=ag.KeyedNoise(1, rows=[1]))
+    torch.testing.assert_close(part, whole[1:2], rtol=0, atol=0)
+    noise = torch.randn_like(x)
+    assert torch.autograd.gradcheck(lambda x: posterior_gumbel_trace(x, trace, noise=noise), x)
+
+
+# --- dtypes, modes, shapes -------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dtypes(case: Case, dtype: torch.dtype) -> None:
+    x = case.scores(2, 3, dtype=dtype)
+    structure = case.structure
+    assert structure.argmax(x).dtype == structure.marginals(x).dtype == structure.sample(x).dtype == dtype
+    torch.testing.assert_close(structure.log_partition(x), structure.log_partition(x.double()).to(dtype))
+    torch.testing.assert_close(structure.marginals(x), structure.marginals(x.double()).to(dtype))
+    values, y = perturbed_argmax(structure, x, noise=ag.KeyedNoise(1))
+    assert values.dtype == y.dtype == stochastic_softmax(structure, x, 0.5).dtype == dtype
+    assert values.shape == (2, 3) and y.shape == x.shape
+
+
+@ALL
+def test_shapes_and_strides(case: Case) -> None:
+    structure, x = case.structure, case.scores(4, 3)
+    moved = x.transpose(0, 1).contiguous().transpose(0, 1)
+    for name in ("argmax", "log_partition", "marginals"):
+        call = getattr(structure, name)
+        torch.testing.assert_close(call(moved), call(x), rtol=0, atol=0)
+        torch.testing.assert_close(call(x)[1, 2], call(x[1, 2]), rtol=0, atol=0)
+        assert call(x[:0]).shape == call(x)[:0].shape
+    assert structure.sample(x, (2, 5)).shape == (2, 5, *x.shape)
+    assert structure.sample(x[:0]).shape == x[:0].shape
+    assert perturbed_argmax(structure, x[:0]).indicators.shape == x[:0].shape
+
+
+@ALL
+def test_masks_forbid(case: Case) -> None:
+    x = difficult(case)["plain"]
+    mask = case.solutions[:3].any(0)
+    forbidden = x.masked_fill(~mask, -torch.inf)
+    for name in ("argmax", "log_partition", "marginals"):
+        call = getattr(case.structure, name)
+        torch.testing.assert_close(call(x, mask=mask), call(forbidden), rtol=0, atol=0)
+    for verb in (lambda *a, **k: perturbed_argmax(*a, **k).indicators, stochastic_softmax):
+        found = verb(case.structure, x, mask=mask, noise=ag.KeyedNoise(1))
+        torch.testing.assert_close(found, verb(case.structure, forbidden, noise=ag.KeyedNoise(1)), rtol=0, atol=0)
+
+
+@ALL
+def test_vmap_and_transforms(case: Case) -> None:
+    structure, x = case.structure, case.scores(3)
+    torch.testing.assert_close(torch.vmap(structure.log_partition)(x), structure.log_partition(x))
+    torch.testing.assert_close(torch.vmap(structure.argmax)(x), structure.argmax(x))
+    slopes = torch.vmap(torch.func.grad(structure.log_partition))(x)
+    torch.testing.assert_close(slopes, structure.marginals(x))
+    hessian = torch.func.hessian(structure.log_partition)(x[0]).reshape(x[0].numel(), -1)
+    exact = oracles.covariance(x[0], case.solutions).reshape(hessian.shape)
+    torch.testing.assert_close(hessian, exact, rtol=0, atol=1e-9)
+    _, along = torch.func.jvp(structure.marginals, (x[0],), (x[1],))
+    torch.testing.assert_close(along.flatten(), exact @ x[1].flatten(), rtol=0, atol=1e-9)
+    jacobian = torch.autograd.functional.jacobian(structure.marginals, x[0], vectorize=True)
+    torch.testing.assert_close(jacobian.reshape(exact.shape), exact, rtol=0, atol=1e-9)
+
+
+@ALL
+def test_compiled(case: Case) -> None:
+    structure, x = case.structure, case.scores(3)
+
+    def all_of_it(x: Tensor) -> tuple[Tensor, ...]:
+        noise = ag.KeyedNoise(4)
+        hard = perturbed_argmax(structure, x, noise=noise)
+        return structure.log_partition(x), structure.marginals(x), *hard, stochastic_softmax(structure, x, 0.5, noise=noise)
+
+    compiled = torch.compile(all_of_it, fullgraph=True, backend="aot_eager")
+    for found, expected in zip(compiled(x), all_of_it(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    at = x.clone().requires_grad_()
+    compiled(at)[0].sum().backward()
+    torch.testing.assert_close(at.grad, structure.marginals(x))
+
+
+def test_compiled_traces() -> None:
+    structure, x = SpanningTree(4), torch.randn(3, 6)
+
+    def race(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        trace = structure.trace(x)
+        noise = ag.KeyedNoise(1)
+        return trace.chosen, trace_log_prob(x, trace), posterior_gumbel_trace(x, trace, noise=noise)
+
+    for found, expected in zip(torch.compile(race, fullgraph=True, backend="aot_eager")(x), race(x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@ALL
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_bad_scores(case: Case, wrong: float) -> None:
+    x = case.scores(2)
+    x[1].view(-1)[case.parts.flatten().int().argmax()] = wrong
+    structure = case.structure
+    calls = [structure.argmax, structure.log_partition, structure.marginals, structure.sample]
+    for call in [*calls, lambda x: perturbed_argmax(structure, x), lambda x: stochastic_softmax(structure, x)]:
+        with pytest.raises(ValueError, match="scores must not be NaN or"):
+            call(x)
+    marked = torch.vmap(structure.log_partition)(x)
+    assert marked.isnan().tolist() == [False, True]
+    assert torch.vmap(structure.argmax)(x).flatten(1).isnan().all(-1).tolist() == [False, True]
+
+
+@ALL
+def test_nothing_left(case: Case) -> None:
+    x = torch.stack([case.scores(), torch.full(case.event, -torch.inf, dtype=torch.float64)])
+    structure = case.structure
+    calls = [structure.argmax, structure.log_partition, structure.marginals, structure.sample]
+    for call in [*calls, lambda x: perturbed_argmax(structure, x), lambda x: stochastic_softmax(structure, x)]:
+        with pytest.raises(ValueError, match="scores must leave at least one"):
+            call(x)
+    assert torch.vmap(structure.log_partition)(x).isnan().tolist() == [False, True]
+    assert torch.vmap(structure.argmax)(x).flatten(1).isnan().all(-1).tolist() == [False, True]
+
+
+@ALL
+def test_wrong_arguments(case: Case) -> None:
+    structure, x = case.structure, case.scores(2)
+    with pytest.raises(TypeError, match="scores must"):
+        structure.argmax(x.long())
+    with pytest.raises(TypeError, match="scores must be a tensor"):
+        structure.argmax(x.tolist())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="mask must be a bool tensor"):
+        structure.argmax(x, mask=x)
+    with pytest.raises(ValueError, match="mask must broadcast to the shape of scores"):
+        structure.argmax(x, mask=torch.ones(3, *x.shape, dtype=torch.bool))
+    with pytest.raises(ValueError, match="scores must"):
+        structure.log_partition(torch.zeros(()))
+    with pytest.raises(ValueError, match="tau must be at least 0"):
+        stochastic_softmax(structure, x, -1)
+    with pytest.raises(ValueError, match="method must be one of"):
+        stochastic_softmax(structure, x, method="average")
+    with pytest.raises(ValueError, match="noise must"):
+        perturbed_argmax(structure, x, noise=torch.zeros(7))
+    with pytest.raises(ValueError, match="generator must be left out"):
+        perturbed_argmax(structure, x, noise=ag.KeyedNoise(1), generator=torch.Generator())
+
+
+def test_wrong_traces() -> None:
+    x = torch.zeros(2, 6)
+    trace = SpanningTree(4).trace(x)
+    with pytest.raises(TypeError, match="trace must be a Trace"):
+        trace_log_prob(x, tuple(trace))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="scores must have the shape of the structures of trace"):
+        trace_log_prob(torch.zeros(2, 10), trace)
+    x[:, 0] = -torch.inf  # the first edge won
+    assert trace_log_prob(x, trace).tolist() == [-torch.inf, -torch.inf]
+    with pytest.raises(ValueError, match="trace must have winners that scores allow"):
+        posterior_gumbel_trace(x, trace)
+
+
+def test_a_structure_is_wanted() -> None:
+    with pytest.raises(TypeError, match="structure must be an argumbel.structures.Structure"):
+        perturbed_argmax("tree", torch.zeros(3))  # type: ignore[arg-type]
+    assert SpanningTree(4) == SpanningTree(4) != SpanningTree(5)
+    assert {SpanningTree(4), SpanningTree(4)} == {SpanningTree(4)}
+    assert repr(SpanningTree(4)) == "SpanningTree(n=4)" and repr(OneHot()) == "OneHot()"
+
+
+@ALL
+def test_enumerate(case: Case) -> None:
+    found = case.structure.enumerate(*case.event)
+    assert found.dtype == torch.bool
+    assert sorted(map(tuple, found.flatten(1).tolist())) == sorted(map(tuple, case.solutions.flatten(1).tolist()))
