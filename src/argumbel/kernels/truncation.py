@@ -166,8 +166,11 @@ def _categorical_reference(
     sample_shape: torch.Size,
     key: SeedOnly,
 ) -> tuple[Tensor, bool]:
-    cut, last, bad = _truncation_reference(x, temperature, top_k, top_p, min_p, ())
-    divide_by = temperature.masked_fill(temperature == 0, 1).to(x.device)
+    cut, last, bad = None, None, False
+    cold = temperature == 0
+    if not (top_k is top_p is min_p is None and can_raise(cold) and not bool(cold.any())):
+        cut, last, bad = _truncation_reference(x, temperature, top_k, top_p, min_p, ())
+    divide_by = temperature.masked_fill(cold, 1).to(x.device)
     draws, _, also_bad = categorical(tempered(x, divide_by, cut, last), sample_shape, False, key)
     return draws, bad or also_bad
 
