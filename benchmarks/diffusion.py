@@ -1,4 +1,5 @@
-"""The sampling step of masked diffusion: our call, its check, and the formulas of models' own code."""
+"""The sampling step of masked diffusion: our call, which draws by law, its check, also under a key, and the formulas of
+models' own code."""
 
 from __future__ import annotations
 
@@ -42,9 +43,21 @@ def _check(p: Problem, order: str, k: int) -> None:
         assert float((step.confidences - exact).abs().max()) < 1e-5
         assert float(exact[step.chosen].min()) >= float(exact.topk(k).values[-1]) - 1e-5, "not the most confident"
 
+    generator = p.generator(6)
+
+    def at_size() -> Tensor:
+        return unmask(
+            p.logits, tokens, len(tokens), mask_id=mask_id, temperature=TEMPERATURE, order=order, generator=generator
+        ).tokens
+
+    law = p.logits.double() / TEMPERATURE
+    law[..., mask_id] = -torch.inf
+    laws.check_categorical(law, laws.repeat(at_size, 5000))
+
     def draw(x: Tensor, generator: torch.Generator) -> Tensor:
-        tokens = torch.full(x.shape[:-1], -1, device=x.device)
-        return unmask(x, tokens, len(x), mask_id=-1, order=order, generator=generator).tokens
+        x = torch.nn.functional.pad(x, (0, 1), value=1.0)  # the mask, which is often drawn at first
+        tokens = torch.full(x.shape[:-1], x.shape[-1] - 1, device=x.device)
+        return unmask(x, tokens, len(x), mask_id=x.shape[-1] - 1, order=order, generator=generator).tokens
 
     laws.check_few_items(p.size.dtype, draw, p.device)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import argumbel as ag
 from argumbel.sequences import unmask
-from tests.statistics import check_counts, check_draws, check_frequency
+from tests.statistics import check_counts, check_draws, check_frequency, check_independent
 
 DELTA = 2.0**-24
 MASK = 7
@@ -179,17 +179,169 @@ def test_the_mask_is_never_drawn() -> None:
 # --- laws ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_law_of_tokens() -> None:
-    logits = torch.randn(8, generator=torch.Generator().manual_seed(2))
-    m = 100_000
+SCATTERED = pytest.mark.parametrize("scattered", [False, True], ids=["in a stretch", "scattered"])
+
+
+def open_positions(m: int, scattered: bool) -> tuple[Tensor, Tensor]:
+    """Tokens with m masked positions, that follow each other or do not, and where these are."""
+    tokens = torch.zeros(2 * m, dtype=torch.int64)
+    tokens[(slice(1, None, 2) if scattered else slice(m // 2, m // 2 + m))] = MASK
+    return tokens, tokens == MASK
+
+
+@SCATTERED
+@pytest.mark.parametrize("logit", [-torch.inf, 0.0, 1.5, 6.0, 60.0])  # of the mask
+@pytest.mark.parametrize(("temperature", "dtype"), [(1, torch.float32), (0.7, torch.bfloat16), (1.3, torch.float64)])
+def test_the_law_of_tokens(temperature: float, dtype: torch.dtype, logit: float, scattered: bool) -> None:
+    logits = torch.randn(8, generator=torch.Generator().manual_seed(2)).to(dtype)
+    logits[MASK] = logit
+    m = 20_000
+    tokens, where = open_positions(m, scattered)
     for order in ("confidence", "random"):
         step = unmask(
-            logits.expand(m, 8), torch.full((m,), MASK), m, mask_id=MASK, temperature=0.7, order=order,
+            logits.expand(2 * m, 8), tokens, m, mask_id=MASK, temperature=temperature, order=order,
             generator=torch.Generator().manual_seed(4),
         )  # fmt: skip
-        x = logits.double() / 0.7
+        assert torch.equal(step.chosen, where)
+        x = logits.double() / temperature
         x[MASK] = -torch.inf
-        check_draws(step.tokens, x.softmax(-1))
+        drawn = step.tokens[where]
+        check_draws(drawn, x.softmax(-1))
+        check_independent(drawn[::2], drawn[1::2], x.softmax(-1), x.softmax(-1))
+
+
+@SCATTERED
+def test_the_law_of_tokens_of_long_rows(scattered: bool) -> None:
+    """Rows of several blocks, with a temperature for each row, the argmax too."""
+    n, m = 3000, 2000
+    logits = torch.full((n,), -8.0)
+    logits[[5, 1100, 2900]] = torch.tensor([1.0, 0.5, 0.0])
+    logits[MASK] = 1.2
+    logits[2999] = 0.9
+    tokens, where = open_positions(m, scattered)
+    temperature = torch.where(torch.arange(2 * m) % 4 < 2, 0.9, 0.0)
+    step = unmask(
+        logits.expand(2 * m, n), tokens, mask_id=MASK, temperature=temperature, order="random", rate=1,
+        generator=torch.Generator().manual_seed(4),
+    )  # fmt: skip
+    assert bool((step.tokens[where & (temperature == 0)] == 5).all())
+    x = logits.double() / 0.9
+    x[MASK] = -torch.inf
+    p = x.softmax(-1)
+    named = [5, 1100, 2900, 2999]
+    drawn = step.tokens[where & (temperature > 0)]
+    assert not bool((drawn == MASK).any())
+    counts = [int((drawn == i).sum()) for i in named]
+    check_counts([*counts, len(drawn) - sum(counts)], [*p[named].tolist(), 1 - float(p[named].sum())])
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("logit", [-3.0, 2.0, 9.0])  # of the mask
+def test_order_and_tokens_are_independent(logit: float, scattered: bool) -> None:
+    rows = 40_000
+    logits = torch.tensor([0.0, 0.7, -0.4, logit])
+    tokens = torch.full((rows, 5), 3)
+    tokens[:, 1::2] = 0 if scattered else 3
+    places = (tokens[0] == 3).nonzero().flatten()
+    p = logits[:3].double().softmax(-1)
+    for order, order_temperature in (("random", 0), ("margin", 0.5)):
+        step = unmask(
+            logits.expand(rows, 5, 4), tokens, 1, mask_id=3, order=order, order_temperature=order_temperature,
+            generator=torch.Generator().manual_seed(6),
+        )  # fmt: skip
+        place = step.chosen.int().argmax(-1)
+        drawn = step.tokens.gather(-1, place.unsqueeze(-1)).squeeze(-1)
+        place = torch.searchsorted(places, place)
+        check_independent(place, drawn, torch.full((len(places),), 1 / len(places)), p)
+    everything = unmask(
+        logits.expand(rows, 4), torch.full((rows,), 3), mask_id=3, rate=0.3, order="random",
+        generator=torch.Generator().manual_seed(6),
+    )  # fmt: skip
+    check_draws(everything.tokens[everything.chosen], p)
+
+
+def test_chunks_draw_different_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk numbers its rows from 0, so each has a seed of its own; and so have second draws of rows."""
+    n, m = 64, 20_000
+    monkeypatch.setattr("argumbel.sequences._diffusion.CHUNK", 2 * n)
+    uniform = torch.full((n,), 1 / (n - 1))
+    uniform[MASK] = 0
+    for scattered in (False, True):
+        logits = torch.zeros(n)
+        logits[MASK] = 8
+        tokens, where = open_positions(m, scattered)
+        step = unmask(
+            logits.expand(2 * m, n), tokens, m, mask_id=MASK, order="random",
+            generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+        drawn = step.tokens[where]
+        check_draws(drawn, uniform)
+        for distance in (1, 2):  # in the same chunk, and in the next
+            a, b = drawn[: m // 4 * 4].reshape(-1, 4)[:, [0, distance]].unbind(-1)
+            check_counts([int((a == b).sum()), int((a != b).sum())], [1 / (n - 1), 1 - 1 / (n - 1)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("temperature", [1, 0.6])
+def test_confidences_beside_any_mask(dtype: torch.dtype, temperature: float) -> None:
+    """Also where nearly all of the sum is the mask's, or half of it."""
+    row = torch.randn(2000, generator=torch.Generator().manual_seed(7)).to(dtype)
+    heights = torch.tensor([-torch.inf, -5, 0, 5, 8.0, 8.1, 8.2, 8.3, 9, 12, 20, 40, 300]).repeat_interleave(4)
+    logits = row.repeat(len(heights), 1)
+    logits[:, MASK] = heights.to(dtype)
+    tokens = torch.full((len(heights),), MASK)
+    exact = log_probs(logits)
+    for noise in (None, ag.KeyedNoise(5)):
+        step = unmask(
+            logits, tokens, len(heights), mask_id=MASK, temperature=temperature, noise=noise,
+            generator=None if noise else torch.Generator().manual_seed(3),
+        )  # fmt: skip
+        want = exact.gather(-1, step.tokens.unsqueeze(-1)).squeeze(-1)
+        torch.testing.assert_close(step.confidences.double(), want, atol=2e-6, rtol=0)
+
+
+def test_equal_rows_have_equal_confidences() -> None:
+    """Whether the mask was drawn first or not: the first positions are chosen, as among all equals."""
+    row = torch.randn(2000, generator=torch.Generator().manual_seed(7))
+    row[0], row[MASK] = 16, 15.5
+    step = unmask(row.expand(500, 2000), torch.full((500,), MASK), 500, mask_id=MASK)
+    assert int((step.tokens == 0).sum()) > 400
+    assert len(step.confidences[step.tokens == 0].unique()) == 1
+
+
+def test_the_law_of_a_second_draw() -> None:
+    """One position a call, so that both draws are of the first row: they do not share random numbers."""
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, math.log(4)]])
+    generator = torch.Generator().manual_seed(12)
+    tokens = torch.tensor([4])
+    drawn = [int(unmask(logits, tokens, 1, mask_id=4, order="random", generator=generator).tokens) for _ in range(4000)]
+    check_draws(drawn, np.full(4, 0.25))
+
+
+@pytest.mark.parametrize("logit", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("noise", [None, ag.KeyedNoise(0)])
+def test_the_logit_of_the_mask_may_be_anything(noise: ag.KeyedNoise | None, logit: float) -> None:
+    logits, tokens = problem()
+    logits[..., MASK] = logit
+    tokens[:] = MASK
+    for order in ("confidence", "entropy", "random"):
+        step = unmask(logits, tokens, 9, mask_id=MASK, order=order, noise=noise)
+        assert bool(((step.tokens >= 0) & (step.tokens < MASK)).all())
+        assert not bool(step.confidences.isnan().any())
+
+
+def test_one_seed_is_drawn() -> None:
+    """What is drawn from the generator does not depend on what the seed draws."""
+    logits, tokens = problem(4, 40)
+    logits[..., MASK] = 3
+    for order in ("confidence", "random"):
+        ours, other = torch.Generator().manual_seed(9), torch.Generator().manual_seed(9)
+        steps = [unmask(logits, tokens, 7, mask_id=MASK, order=order, generator=g) for g in (ours, other)]
+        for a, b in zip(*steps, strict=True):
+            assert torch.equal(a, b)
+        once = torch.Generator().manual_seed(9)
+        ag.categorical(logits, generator=once)
+        assert torch.equal(ours.get_state(), once.get_state())
 
 
 def test_the_law_of_the_order() -> None:
@@ -249,6 +401,18 @@ def test_rare_tokens_of_ten_million_positions_by_the_race() -> None:
         )  # fmt: skip
         rare += int((step.tokens > 0).sum())
     assert abs(rare - 30) < 5 * math.sqrt(30)
+
+
+def test_rare_tokens_of_ten_million_positions_by_law() -> None:
+    """The same, drawn by law; half of the mass is the mask's, so half of the rows are drawn twice."""
+    rows = 10_000_000
+    row = torch.full((102,), math.log(3e-8))
+    row[0], row[101] = math.log1p(-100 * 3e-8), 0.0
+    step = unmask(
+        row.expand(rows, 102), torch.full((rows,), 101), rows, mask_id=101, order="random",
+        generator=torch.Generator().manual_seed(22),
+    )  # fmt: skip
+    assert abs(int((step.tokens > 0).sum()) - 30) < 5 * math.sqrt(30)
 
 
 # --- what float32 loses elsewhere ----------------------------------------------------------------------------------
@@ -336,3 +500,17 @@ def test_compiled_and_under_vmap() -> None:
         assert torch.equal(a, b)
     for a, b in zip(torch.vmap(step)(logits, tokens, rows), want, strict=False):
         assert torch.equal(a, b)
+
+
+def test_the_law_compiled_and_under_vmap() -> None:
+    logits = torch.tensor([0.3, -0.5, 0.0, 1.0, 2.0])
+    p = (logits[:4].double() / 0.8).softmax(-1)
+    rows, tokens = logits.expand(400, 50, 5), torch.full((400, 50), 4)
+
+    def step(x: Tensor, t: Tensor) -> Tensor:
+        return unmask(x, t, 50, mask_id=4, temperature=0.8).tokens
+
+    torch.manual_seed(0)
+    check_draws(torch.compile(step, backend="eager", fullgraph=True)(rows, tokens), p)
+    check_draws(torch.vmap(step, randomness="different")(rows, tokens), p)
+    check_draws(torch.vmap(step, in_dims=(0, None), randomness="different")(rows, tokens[0]), p)

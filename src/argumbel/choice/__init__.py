@@ -10,6 +10,6 @@ from ._sample import (
     sample_without_replacement,
     summands,
 )
-from ._terms import divided, row_terms, tempered_rows
+from ._terms import divided, row_limits, row_terms, tempered_rows
 
 __all__ = ["Choice", "categorical", "gumbel_max", "gumbel_topk", "sample_without_replacement"]

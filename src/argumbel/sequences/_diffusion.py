@@ -21,8 +21,8 @@ from .._core.checks import (
     number,
     one_of,
 )
-from ..choice import gumbel_max
-from ..noise import KeyedNoise, as_keyed, draw_like, work_dtype
+from ..choice import gumbel_max, row_limits
+from ..noise import KeyedNoise, as_keyed, draw_like, seed_from, work_dtype
 
 __all__ = ["Unmasked", "unmask"]
 
@@ -31,6 +31,8 @@ ORDERS = ("confidence", "margin", "entropy", "random")
 ORDER_ITEM = -1
 #: So many logits are copied at a time: copies that stay in the cache of a core.
 CHUNK = 1 << 19
+#: What a second draw of a row changes in the seed. Chunks of rows change lower bits.
+SECOND = 1 << 62
 
 
 class Unmasked(NamedTuple):
@@ -59,9 +61,11 @@ def unmask(
     """``tokens[j] = argmax(logits[j] / temperature + noise[j])`` at k of the masked positions j, the k with the largest
     ``confidences[j] / order_temperature + noise``: one sampling step of a masked diffusion language model.
 
-    A *keyed* function, exact in float32. The noise of a token is ``noise[row, token]``, with one row for each position;
+    With ``noise=`` a *keyed* function. The noise of a token is ``noise[row, token]``, with one row for each position;
     the noise of the order is ``noise[row, -1]``. So a position gets the same token in any batch and with any padding.
-    The mask itself is never drawn. A position that the step does not need is not looked at.
+    Without ``noise=`` a *law* function, which is faster: the outcome has exactly this distribution, and the random
+    numbers behind the outcome may differ between backends and versions. Either is exact in float32. The mask itself is
+    never drawn. A position that the step does not need is not looked at.
 
     ========== =============================================================== ==========================
     order      confidence of a masked position                                 needs tokens drawn at
@@ -94,7 +98,7 @@ def unmask(
             current block). Default: everywhere.
         mask: bool, broadcasts to logits; True where a token is allowed.
         noise: a ``KeyedNoise`` with one row for each position, or, where the order is not drawn, a tensor of Gumbel
-            noise in the shape of logits.
+            noise in the shape of logits. Without it the draw is one of law.
         generator: one 64-bit seed is drawn from it; default PyTorch's global generator.
 
     Returns:
@@ -132,6 +136,7 @@ def unmask(
     if rate is not None and order != "random":
         raise ValueError(f'rate must come with order="random", but order is {order!r}; pass k to go by {order}')
     races = order == "random" or order_temperature > 0
+    seed = None
     if isinstance(noise, Tensor):
         if races:
             raise ValueError(
@@ -139,14 +144,20 @@ def unmask(
                 "noise=KeyedNoise(seed, rows=...), or order_temperature=0"
             )
         noise = draw_like(x, x.ndim - 1, noise, generator, "gumbel")
+    elif noise is None:
+        own = seed_from(generator, x.device)
+        noise = KeyedNoise(own)
+        seed = None if x.dtype == torch.float64 else own  # no kernel draws by law in float64: the race is faster
     else:
         noise = as_keyed(noise, generator, x.device)
-    step = _Step(x.detach(), mask_id, mask, temperature, _Noise(noise, x.shape, x.device))
+    step = _Step(x.detach(), mask_id, mask, temperature, _Noise(noise, x.shape, x.device), seed)
 
     confidences = torch.zeros(lead, dtype=dtype, device=x.device)
     drawn = None
     if order == "confidence":
-        drawn, confidences = step.draw(open_, with_confidence=True)
+        drawn, log_z = step.draw(open_, with_log_z=True)
+        assert log_z is not None
+        confidences = step.log_prob(drawn, log_z)
     elif order != "random":
         confidences = step.certainty(open_, order)
     confidences = confidences.masked_fill(~open_, -torch.inf)
@@ -196,36 +207,82 @@ class _Noise:
 
 
 class _Step:
-    """The logits of a step and their noise, looked at by positions."""
+    """The logits of a step, looked at by positions, and their noise. With a seed, tokens are drawn by law under it."""
 
     def __init__(
-        self, x: Tensor, mask_id: int, mask: Tensor | None, temperature: float | Tensor, noise: _Noise
+        self,
+        x: Tensor,
+        mask_id: int,
+        mask: Tensor | None,
+        temperature: float | Tensor,
+        noise: _Noise,
+        seed: int | Tensor | None,
     ) -> None:
-        self.x, self.mask_id, self.noise = x, mask_id, noise
+        self.x, self.mask_id, self.noise, self.seed = x, mask_id, noise, seed
         self.lead, self.n, self.dtype = x.shape[:-1], x.shape[-1], work_dtype(x.dtype)
+        self.has_mask = 0 <= mask_id < self.n
         self.mask = None if mask is None else mask.expand(x.shape)
         own = temperature
         self.temperature = own.expand(self.lead).reshape(-1) if isinstance(own, Tensor) and own.ndim else own
 
-    def draw(self, where: Tensor, with_confidence: bool = False) -> tuple[Tensor, Tensor]:
-        """Tokens, and their log probabilities at temperature 1, at the positions ``where``; other numbers elsewhere."""
-        rows, tokens, confidences = [], [], []
-        for part, x in self._chunks(where):
-            own = self.temperature[part] if isinstance(self.temperature, Tensor) and self.temperature.ndim else None
-            index = gumbel_max(
-                x, temperature=self.temperature if own is None else own, noise=self.noise.of(part)
-            ).indices
-            rows.append(part)
-            tokens.append(index)
-            if with_confidence:
-                won = x.gather(-1, index.clamp(min=0).unsqueeze(-1)).squeeze(-1).double()
-                confidences.append((won - _log_z(x)).clamp(max=0).to(self.dtype))
-        return self._whole(rows, tokens, torch.int64), self._whole(rows, confidences, self.dtype)
+    def draw(self, where: Tensor, with_log_z: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Tokens, and if wanted the logsumexps at temperature 1, at the positions ``where``; 0 elsewhere."""
+        rows = self._rows(where)
+        x = self._stretch(rows)
+        if x is None or rows is None or self.seed is None:
+            tokens, log_z = self._draw_from_copies(rows, with_log_z, self.seed)
+        else:
+            tokens, log_z = self._draw_in_place(rows, x, with_log_z, self.seed)
+        return self._whole(rows, tokens), None if log_z is None else self._whole(rows, log_z)
+
+    def _draw_in_place(
+        self, rows: Tensor, x: Tensor, with_log_z: bool, seed: int | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """By rejection: a draw of a whole row that is not the mask has the law of the other tokens. Where the mask is
+        drawn, the row is drawn again without it. So is a bad row: it may be bad in the mask's logit alone."""
+        tokens, log_z, _ = _by_law(x, self._temperature(rows), with_log_z, seed)
+        again = (tokens < 0) | (tokens == self.mask_id)
+        heavy = torch.zeros_like(again)
+        if log_z is not None and self.has_mask:
+            share = (x[:, self.mask_id].double() - log_z).exp()
+            # The error of log_z grows by 1 / (1 - share), so a row that is mostly mask is summed without the mask.
+            heavy = ~(share <= 0.5)
+            log_z = log_z + torch.log1p(-share)
+        places = (again | heavy).nonzero().squeeze(-1)
+        if len(places):
+            tokens[places], exact = self._draw_from_copies(rows[places], with_log_z, seed ^ SECOND)
+            if log_z is not None and exact is not None:
+                log_z = torch.where(heavy, log_z.index_copy(0, places, exact), log_z)
+        return tokens, log_z
+
+    def _draw_from_copies(
+        self, rows: Tensor | None, with_log_z: bool, seed: int | Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        tokens, log_zs = [], []
+        for chunk, (part, x) in enumerate(self._chunks(rows)):
+            temperature = self._temperature(part)
+            if seed is None:
+                token = gumbel_max(x, temperature=temperature, noise=self.noise.of(part)).indices
+                log_z = _log_z(x) if with_log_z else None
+            else:
+                token, log_z, bad = _by_law(x, temperature, with_log_z, seed ^ chunk)
+                if bad:
+                    Rows(x, 1).complain()
+            tokens.append(token)
+            if log_z is not None:
+                log_zs.append(log_z)
+        joined = self._joined(log_zs, torch.float64) if with_log_z else None
+        return self._joined(tokens, torch.int64), joined
+
+    def log_prob(self, tokens: Tensor, log_z: Tensor) -> Tensor:
+        """Log probabilities of tokens at temperature 1."""
+        own = self.x.gather(-1, tokens.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        return (own.double() - log_z).clamp(max=0).to(self.dtype)
 
     def certainty(self, where: Tensor, order: str) -> Tensor:
         """How certain the law of each position is, by the measure ``order``."""
-        rows, found = [], []
-        for part, x in self._chunks(where):
+        rows, found = self._rows(where), []
+        for _, x in self._chunks(rows):
             log_z = _log_z(x)
             if can_raise(x) and not bool(log_z.isfinite().all()):
                 Rows(x, 1).complain()
@@ -235,45 +292,80 @@ class _Step:
             else:
                 log_p = x.to(self.dtype) - log_z.unsqueeze(-1).to(self.dtype)
                 measure = (log_p.exp() * log_p.clamp(min=torch.finfo(self.dtype).min)).sum(-1)
-            rows.append(part)
             found.append(measure.to(self.dtype))
-        return self._whole(rows, found, self.dtype)
+        return self._whole(rows, self._joined(found, self.dtype))
 
-    def _whole(self, rows: list[Tensor | slice], parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-        """A number for each position, from those of the chunks; 0 at positions that were not looked at."""
-        if rows and parts and isinstance(rows[0], slice):
-            return torch.cat(parts).reshape(self.lead)
-        whole = torch.zeros(self.lead.numel(), dtype=dtype, device=self.x.device)
-        for part, values in zip(rows, parts, strict=False):
-            whole[part] = values
-        return whole.reshape(self.lead)
+    def _rows(self, where: Tensor) -> Tensor | None:
+        """The numbers of the positions ``where``; None, which means all, where values may not be looked at."""
+        looks = can_raise(where) and can_raise(self.x)
+        return where.reshape(-1).nonzero().squeeze(-1) if looks else None
 
-    def _chunks(self, where: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-        """Rows of positions, with a copy of their logits in which the mask is forbidden. Where values may not be looked
-        at, all rows."""
-        rows = where.reshape(-1).nonzero().squeeze(-1) if can_raise(where) else None
+    def _stretch(self, rows: Tensor | None) -> Tensor | None:
+        """The logits of these rows as they lie in memory, where tokens may be drawn from them: by law, if the rows
+        follow each other and nothing but the mask is forbidden. Else None."""
+        if self.seed is None or self.mask is not None or rows is None or not len(rows):
+            return None
+        first, last = int(rows[0]), int(rows[-1])
+        flat = _flat(self.x)
+        return None if flat is None or last - first >= len(rows) else flat[first : last + 1]
+
+    def _chunks(self, rows: Tensor | None) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """These rows (None: all), some at a time, and a copy of their logits in which the mask is forbidden."""
         total = self.lead.numel() if rows is None else len(rows)
         size = max(1, total if torch.compiler.is_compiling() else CHUNK // self.n)
         for start in range(0, total, size):
             part = slice(start, min(start + size, total)) if rows is None else rows[start : start + size]
             x = _take(self.x, part)
             x = x.clone() if rows is None else x
-            if 0 <= self.mask_id < self.n:
+            if self.has_mask:
                 x[:, self.mask_id] = -torch.inf
             if self.mask is not None:
                 x = x.masked_fill(~_take(self.mask, part), -torch.inf)
             yield part, x
+
+    def _temperature(self, rows: Tensor | slice) -> float | Tensor:
+        own = self.temperature
+        return own[rows] if isinstance(own, Tensor) and own.ndim else own
+
+    def _joined(self, parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+        return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype, device=self.x.device)
+
+    def _whole(self, rows: Tensor | None, values: Tensor) -> Tensor:
+        """A number for each position, from those of these rows (None: all); 0 elsewhere."""
+        if rows is not None and len(rows) < self.lead.numel():
+            values = values.new_zeros(self.lead.numel()).index_copy(0, rows, values)
+        return values.reshape(self.lead)
+
+
+def _flat(x: Tensor) -> Tensor | None:
+    """x as a matrix of rows; None where only a copy would be one."""
+    try:
+        return x.view(-1, x.shape[-1])
+    except RuntimeError:
+        return None
 
 
 def _take(x: Tensor, rows: Tensor | slice) -> Tensor:
     """The rows of x, numbered over all its dimensions but the last."""
     if isinstance(rows, slice):
         return x.reshape(-1, x.shape[-1])[rows]
-    try:
-        flat = x.view(-1, x.shape[-1])
-    except RuntimeError:  # expanded or moved: reshape would copy every row
+    flat = _flat(x)
+    if flat is None:  # expanded or moved: reshape would copy every row
         return x[torch.unravel_index(rows, x.shape[:-1])]
     return flat.index_select(0, rows)
+
+
+def _by_law(
+    x: Tensor, temperature: float | Tensor, with_log_z: bool, seed: int | Tensor
+) -> tuple[Tensor, Tensor | None, bool]:
+    """A token of every row, -1 of a bad one; the logsumexps at temperature 1, if wanted; and whether a row was bad."""
+    limits = row_limits(Rows(x, 1), temperature, None, None, None)
+    if limits is None:
+        tokens, log_z, bad = kernels.categorical(x, torch.Size(()), with_log_z, (seed,))
+    else:
+        tokens, bad = kernels.limited_categorical(x, *limits, torch.Size(()), (seed,))
+        log_z = _log_z(x) if with_log_z else None
+    return tokens, log_z if with_log_z else None, bad
 
 
 def _log_z(x: Tensor) -> Tensor:
