@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from argumbel.structures import OneHot, SpanningTree, Structure
-from tests import structure_oracles as oracles
-from tests import trace_oracles
-from tests.trace_oracles import Race
+
+from . import structure_oracles as oracles
+from . import trace_oracles
+from .trace_oracles import Race
 
 __all__ = ["CASES", "RACES", "Case"]
 

@@ -17,11 +17,12 @@ from argumbel.structures import (
     stochastic_softmax,
     trace_log_prob,
 )
-from tests import structure_oracles as oracles
-from tests import trace_oracles
-from tests.oracles import gumbel_cdf
-from tests.statistics import check_cdf, check_counts, check_mean
-from tests.structure_cases import CASES, RACES, Case
+
+from . import structure_oracles as oracles
+from . import trace_oracles
+from .oracles import gumbel_cdf
+from .statistics import check_cdf, check_counts, check_mean
+from .structure_cases import CASES, RACES, Case
 
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 RACING = pytest.mark.parametrize("case", RACES.values(), ids=RACES.keys())
@@ -217,7 +218,9 @@ def test_log_probabilities_of_traces(case: Case) -> None:
     assert case.race is not None
     x = case.scores()
     law = trace_oracles.orders(x, trace_oracles.traces(case.race))
-    trace = case.structure.trace(x + ag.KeyedNoise(1).gumbel((300, x.numel()), dtype=torch.float64).reshape(-1, *x.shape))
+    trace = case.structure.trace(
+        x + ag.KeyedNoise(1).gumbel((300, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    )
     found = trace_log_prob(x, trace).exp()
     for chosen, p in zip(trace.chosen, found, strict=True):
         torch.testing.assert_close(float(p), law[tuple(chosen[chosen >= 0].tolist())])
@@ -338,7 +341,12 @@ def test_compiled(case: Case) -> None:
     def all_of_it(x: Tensor) -> tuple[Tensor, ...]:
         noise = ag.KeyedNoise(4)
         hard = perturbed_argmax(structure, x, noise=noise)
-        return structure.log_partition(x), structure.marginals(x), *hard, stochastic_softmax(structure, x, 0.5, noise=noise)
+        return (
+            structure.log_partition(x),
+            structure.marginals(x),
+            *hard,
+            stochastic_softmax(structure, x, 0.5, noise=noise),
+        )
 
     compiled = torch.compile(all_of_it, fullgraph=True, backend="aot_eager")
     for found, expected in zip(compiled(x), all_of_it(x), strict=True):

@@ -43,7 +43,9 @@ def draw(
     num_samples = count("num_samples", num_samples, least=1)
     one_of("law", law, LAWS)
     if multiplicative and law != "normal":
-        raise ValueError(f'law must be "normal" where the noise is multiplicative, but it is {law!r}; pass law="normal"')
+        raise ValueError(
+            f'law must be "normal" where the noise is multiplicative, but it is {law!r}; pass law="normal"'
+        )
     x, bad = solver.prepared(scores, mask)
     flat = solver.flat(x).to(scores.dtype).expand(num_samples, *solver.flat(x).shape)
     many = (num_samples, *x.shape)

@@ -52,7 +52,9 @@ class Structure(ABC):
     def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
         x, bad = self.prepared(scores.detach() if isinstance(scores, Tensor) else scores, mask)
-        return self._checked(self._argmax(x), x, bad).to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
+        indicators = self._argmax(x)
+        bad = self._refuse_forbidden(indicators, x, bad)
+        return indicators.to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
 
     def log_partition(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """``log Z``, shape ``(*batch,)``: the log of the sum of ``exp(<y, scores>)`` over all structures."""
@@ -95,10 +97,9 @@ class Structure(ABC):
         """
         x, bad = self.prepared(values.detach() if isinstance(values, Tensor) else values, mask, "values")
         indicators, chosen, alive = self._trace(x)
-        indicators = self._checked(indicators, x, bad)
-        wide = self.wide(bad)
-        chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
-        return Trace(indicators.to(values.dtype).masked_fill(wide, torch.nan), chosen, alive)
+        bad = self._refuse_forbidden(indicators, x, bad)
+        marked = indicators.to(values.dtype).masked_fill(self.wide(bad), torch.nan)
+        return Trace(marked, chosen.masked_fill(bad.unsqueeze(-1), -1), alive)
 
     def enumerate(self, *event: int) -> Tensor:
         """The indicators of all structures, bool ``(count, *event)``. The shape of the parts is given where the
@@ -156,9 +157,9 @@ class Structure(ABC):
             raise ValueError(f"{name} must not be NaN or +inf, but some are {which}; find where they come from")
         return x.masked_fill(self.wide(bad), 0).contiguous(), bad
 
-    def _checked(self, indicators: Tensor, x: Tensor, bad: Tensor) -> Tensor:
-        self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad)
-        return indicators
+    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor) -> Tensor:
+        """Which rows are bad, after a structure that uses a forbidden part was found in some: there was no other."""
+        return self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad)
 
     def _refuse_impossible(self, impossible: Tensor, bad: Tensor) -> Tensor:
         if can_raise(impossible) and bool(impossible.any()):

@@ -91,7 +91,9 @@ class SpanningTree(Structure):
                 a, b = component[u[e]], component[v[e]]
                 component = [a if c == b else c for c in component]
             if len(set(component)) == 1:
-                found.append(torch.zeros(len(u), dtype=torch.bool).index_fill(0, torch.tensor(edges, dtype=torch.int64), True))
+                found.append(
+                    torch.zeros(len(u), dtype=torch.bool).index_fill(0, torch.tensor(edges, dtype=torch.int64), True)
+                )
         return torch.stack(found)
 
     def _both_ways(self, x: Tensor) -> Tensor:
