@@ -12,7 +12,22 @@ from types import ModuleType
 import pytest
 
 import argumbel as ag
-from argumbel import astar, choice, coupling, data, lazy, linear, noise, partition, relax, reverse, sequences, subsets
+from argumbel import (
+    astar,
+    choice,
+    coupling,
+    data,
+    lazy,
+    linear,
+    noise,
+    partition,
+    perturbation,
+    relax,
+    reverse,
+    sequences,
+    structures,
+    subsets,
+)
 
 SIGNATURES = {
     "KeyedNoise": "(seed, rows=None, items=None)",
@@ -22,6 +37,8 @@ SIGNATURES = {
     "categorical": "(logits, sample_shape=(), *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, "
     "generator=None)",
     "counterfactual": "(logits, index, new_logits, num_samples=1, *, dim=-1, mask=None, noise=None, generator=None)",
+    "fenchel_young_loss": "(scores, target, solver, num_samples=1, *, sigma=1, law='gumbel', multiplicative=False, "
+    "args=(), mask=None, noise=None, generator=None)",
     "gumbel": "(shape, *, generator=None, dtype=None, device=None)",
     "gumbel_max": "(logits, *, temperature=1, top_k=None, top_p=None, min_p=None, dim=-1, mask=None, noise=None, "
     "generator=None)",
@@ -34,15 +51,22 @@ SIGNATURES = {
     "log_partition": "(maxima, *, method='exponential', alpha=None, dim=0)",
     "merge_winners": "(values, indices, *, group=None)",
     "perturb_and_map": "(score, solver, unary, num_samples, *, noise=None, generator=None)",
+    "perturbed": "(solver, scores, num_samples=1, *, sigma=1, law='gumbel', multiplicative=False, "
+    "control='leave-one-out', args=(), mask=None, noise=None, generator=None)",
+    "perturbed_argmax": "(structure, scores, *, mask=None, noise=None, generator=None)",
     "posterior_gumbel": "(logits, index, *, value=None, dim=-1, mask=None, noise=None, generator=None)",
     "posterior_gumbel_topk": "(logits, indices, *, dim=-1, mask=None, noise=None, generator=None)",
+    "posterior_gumbel_trace": "(scores, trace, *, mask=None, noise=None, generator=None)",
     "relaxed_topk": (
         "(logits, k, tau=1, hard=False, dim=-1, *, method='marginals', mask=None, noise=None, generator=None)"
     ),
     "sample_without_replacement": "(logits, k, sample_shape=(), *, dim=-1, mask=None, generator=None)",
+    "stochastic_softmax": "(structure, scores, tau=1, hard=False, *, method=None, mask=None, noise=None, "
+    "generator=None)",
     "straight_through": "(logits, *, method='gumbel', tau=1, dim=-1, mask=None, noise=None, generator=None, **own)",
     "threshold_weights": "(values, logits, *, dim=-1)",
     "topk_log_prob": "(logits, indices, *, ordered=True, dim=-1, mask=None)",
+    "trace_log_prob": "(scores, trace, *, mask=None)",
     "truncated_gumbel": "(loc, upper, *, noise=None, generator=None)",
 }
 METHODS = {
@@ -103,6 +127,18 @@ MODULES = {
         "watermark_p_value",
         "watermark_scores",
     },
+    perturbation: {"Solver", "fenchel_young_loss", "perturbed"},
+    structures: {
+        "OneHot",
+        "PerturbedArgmax",
+        "SpanningTree",
+        "Structure",
+        "Trace",
+        "perturbed_argmax",
+        "posterior_gumbel_trace",
+        "stochastic_softmax",
+        "trace_log_prob",
+    },
     data: {"WeightedSampler"},
     lazy: {"LazyDraw", "Top", "lazy_categorical", "search_top"},
     astar: {
@@ -121,7 +157,7 @@ RECORDS = {  # what functions return, or protocols: shown where they are used
     *("Choice", "PriorityDraw", "WeightedSum", "Perturbed", "Coupled", "Estimate", "PerturbAndMAP", "LazyDraw", "Top"),
     *("AStarDraw", "AStarDraws", "Box", "Target"),
     *("Beams", "Speculation", "Step", "WatermarkScores"),
-    "Unmasked",
+    *("PerturbedArgmax", "Structure", "Trace", "Unmasked"),
 }
 
 
@@ -172,7 +208,8 @@ def test_every_function_is_typed_and_has_an_example_and_a_source(module: ModuleT
 
 SUBMODULES = {
     *("astar", "choice", "coupling", "data", "distributions", "estimators", "kernels", "lazy", "linear", "nn", "noise"),
-    *("partition", "plots", "relax", "reverse", "schedules", "sequences", "subsets", "tables"),
+    *("partition", "perturbation", "plots", "relax", "reverse", "schedules", "sequences", "structures", "subsets"),
+    "tables",
 }
 
 

@@ -18,6 +18,7 @@ ORDER = [
     {"reverse", "lazy"},
     {"relax", "subsets", "coupling", "linear"},
     {"sequences", "structures"},
+    {"perturbation"},
     {"estimators", "distributions"},
     {"schedules", "nn", "plots"},
     {"experiments"},

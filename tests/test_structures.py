@@ -51,6 +51,11 @@ def numbers(y: Tensor, case: Case) -> np.ndarray:
     return same.int().argmax(-1).numpy()
 
 
+def gumbels(seed: int, count: int, x: Tensor) -> Tensor:
+    """So many rows of noise in the shape of x."""
+    return ag.KeyedNoise(seed).gumbel((count, x.numel()), dtype=torch.float64).reshape(count, *x.shape)
+
+
 # --- the law exp(score) / Z ------------------------------------------------------------------------------------------
 
 
@@ -218,9 +223,7 @@ def test_log_probabilities_of_traces(case: Case) -> None:
     assert case.race is not None
     x = case.scores()
     law = trace_oracles.orders(x, trace_oracles.traces(case.race))
-    trace = case.structure.trace(
-        x + ag.KeyedNoise(1).gumbel((300, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
-    )
+    trace = case.structure.trace(x + gumbels(1, 300, x))
     found = trace_log_prob(x, trace).exp()
     for chosen, p in zip(trace.chosen, found, strict=True):
         torch.testing.assert_close(float(p), law[tuple(chosen[chosen >= 0].tolist())])
@@ -232,7 +235,7 @@ def test_the_race_has_the_law_of_its_traces(case: Case) -> None:
     x = case.scores()
     every = trace_oracles.traces(case.race)
     law = trace_oracles.law_of_structures(x, every, case.solutions)
-    noise = ag.KeyedNoise(5).gumbel((20_000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    noise = gumbels(5, 20_000, x)
     found = case.structure.trace(x + noise).indicators
     check_counts(np.bincount(numbers(found, case), minlength=len(law)), law.numpy())
 
@@ -240,7 +243,7 @@ def test_the_race_has_the_law_of_its_traces(case: Case) -> None:
 @RACING
 def test_the_score_of_a_trace_has_mean_zero(case: Case) -> None:
     x = case.scores().requires_grad_()
-    noise = ag.KeyedNoise(6).gumbel((4000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    noise = gumbels(6, 4000, x)
     many = x.expand(4000, *x.shape)
     trace = case.structure.trace(many.detach() + noise)
     (score,) = torch.autograd.grad(trace_log_prob(many, trace).sum(), many)
@@ -252,7 +255,7 @@ def test_the_score_of_a_trace_has_mean_zero(case: Case) -> None:
 def test_the_noise_behind_a_trace(case: Case) -> None:
     """Traces of the race, then values given the trace: the values are independent Gumbels again."""
     x = case.scores()
-    noise = ag.KeyedNoise(8).gumbel((4000, x.numel()), dtype=torch.float64).reshape(-1, *x.shape)
+    noise = gumbels(8, 4000, x)
     trace = case.structure.trace(x + noise)
     values = posterior_gumbel_trace(x, trace, noise=ag.KeyedNoise(9))
     assert torch.equal(case.structure.trace(values).chosen, trace.chosen)
@@ -288,7 +291,8 @@ def test_dtypes(case: Case, dtype: torch.dtype) -> None:
     torch.testing.assert_close(structure.marginals(x), structure.marginals(x.double()).to(dtype))
     values, y = perturbed_argmax(structure, x, noise=ag.KeyedNoise(1))
     assert values.dtype == y.dtype == stochastic_softmax(structure, x, 0.5).dtype == dtype
-    assert values.shape == (2, 3) and y.shape == x.shape
+    assert values.shape == (2, 3)
+    assert y.shape == x.shape
 
 
 @ALL
@@ -435,11 +439,12 @@ def test_wrong_traces() -> None:
 
 
 def test_a_structure_is_wanted() -> None:
-    with pytest.raises(TypeError, match="structure must be an argumbel.structures.Structure"):
+    with pytest.raises(TypeError, match=r"structure must be an argumbel\.structures\.Structure"):
         perturbed_argmax("tree", torch.zeros(3))  # type: ignore[arg-type]
     assert SpanningTree(4) == SpanningTree(4) != SpanningTree(5)
     assert {SpanningTree(4), SpanningTree(4)} == {SpanningTree(4)}
-    assert repr(SpanningTree(4)) == "SpanningTree(n=4)" and repr(OneHot()) == "OneHot()"
+    assert repr(SpanningTree(4)) == "SpanningTree(n=4)"
+    assert repr(OneHot()) == "OneHot()"
 
 
 @ALL

@@ -13,15 +13,18 @@ Relax: what if the winner may be soft?
 Differentiate: how does the expected loss move with the logits?
     Module: estimators.
 
+Structures: trees, chains, subsets, matchings, rankings. The same questions: which one wins, what if it may be soft, how
+does a loss move with the scores, what was the noise?
+    perturbed_argmax, stochastic_softmax, trace_log_prob, posterior_gumbel_trace; perturbed and fenchel_young_loss of
+    any solver.
+    Modules: structures, perturbation.
+
 Reverse: the winner is known; what was the noise? what would have won instead? what is Z?
     posterior_gumbel, posterior_gumbel_topk, counterfactual, log_partition, perturb_and_map, astar_sample.
     Modules: reverse, coupling, partition, astar.
 
 Texts of language models: beams without replacement, watermarks, drafts, counterfactual texts.
     Module: sequences.
-
-Structures: trees, chains, subsets, matchings, rankings; all four verbs on them.
-    Module: structures.
 
 Rows of tables and streams, drawn by weight: the same race, in time.
     Module: tables.
@@ -58,17 +61,23 @@ from .noise import KeyedNoise, gumbel, truncated_gumbel
 # reverse: what is Z
 from .partition import log_partition, perturb_and_map
 
+# structures: the solution of a discrete problem as a smooth function of its scores
+from .perturbation import fenchel_young_loss, perturbed
+
 # relax, differentiate: what if the winner may be soft
 from .relax import gumbel_sigmoid, gumbel_softmax, relaxed_topk, straight_through
 
 # reverse: the winner is known, what was the noise
 from .reverse import posterior_gumbel, posterior_gumbel_topk
 
+# structures: the best under noise, the relaxed one, and the race behind it
+from .structures import perturbed_argmax, posterior_gumbel_trace, stochastic_softmax, trace_log_prob
+
 # sample: how likely were the first k, and what do they stand for
 from .subsets import inclusion_probs, threshold_weights, topk_log_prob
 
 if _TYPE_CHECKING:
-    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, sequences, structures, tables
+    from . import data, distributions, estimators, kernels, lazy, nn, plots, schedules, sequences, tables
 
 __version__ = "0.1.0"
 
@@ -94,6 +103,12 @@ __all__ = [  # noqa: RUF022
     "log_partition",
     "perturb_and_map",
     "astar_sample",
+    "perturbed_argmax",
+    "stochastic_softmax",
+    "perturbed",
+    "fenchel_young_loss",
+    "trace_log_prob",
+    "posterior_gumbel_trace",
     "KeyedNoise",
     "gumbel",
     "truncated_gumbel",
@@ -114,8 +129,9 @@ __all__ = [  # noqa: RUF022
     "noise",
     "kernels",
     "plots",
-    "sequences",
     "structures",
+    "perturbation",
+    "sequences",
     "tables",
 ]
 

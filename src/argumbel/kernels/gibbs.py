@@ -41,7 +41,7 @@ def gibbs(
         schema: of log Z, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``.
         event_ndim: how many dimensions of x, the last ones, are those of one structure.
         log_z: of float64 ``(*batch, *event)`` and ``*other``; plain PyTorch. -inf comes as LOWEST.
-        cpu, cpu_marginals, cpu_covariance: C++ kernels, of ``(x, *other, key)``; the third of ``(x, *other, grad, key)``.
+        cpu, cpu_marginals, cpu_covariance: C++ kernels, of ``(x, *other, key)``; the last: ``(x, *other, grad, key)``.
     """
     name, _, arguments = schema.partition("(")
 

@@ -1,4 +1,4 @@
-"""Trees: the best spanning tree and how Kruskal's algorithm finds it, and sums over all arborescences by elimination."""
+"""Trees: the best spanning tree and the race by which Kruskal's algorithm finds it; sums over all arborescences."""
 
 from __future__ import annotations
 
@@ -132,9 +132,9 @@ def _cpu_covariance(x: Tensor, single_root: bool, grad: Tensor, key: tuple[()]) 
     return out, False
 
 
-#: ``tree_log_partition(x, single_root)``: the log of the sum, over all arborescences of n nodes with node 0 as the root,
-#: of the exponential of the sum of x[u, v] over its edges u -> v. x is float64, ``(*batch, n, n)``; the diagonal must be
-#: LOWEST, and forbidden edges too. ``tree_marginals(x, single_root)`` is its gradient.
+#: ``tree_log_partition(x, single_root)``: the log of the sum, over all arborescences of n nodes with node 0 as the
+#: root, of the exponential of the sum of x[u, v] over its edges u -> v. x is float64, ``(*batch, n, n)``; the diagonal
+#: must be LOWEST, and forbidden edges too. ``tree_marginals(x, single_root)`` is its gradient.
 tree_log_partition, tree_marginals = gibbs(
     "tree_log_partition(Tensor x, bool single_root)",
     2,

@@ -81,12 +81,13 @@ def perturbed(
         >>> torch.autograd.grad(y[1], scores)[0] > 0  # the rank rises with the own score alone
         tensor([False,  True, False])
 
-    Source: Berthet et al. 2020, "Learning with differentiable perturbed optimizers"; Bach 2023, "The Gumbel trick" (blog
-    post); Dalle et al. 2022, "Learning with combinatorial optimization layers: a probabilistic approach"
+    Source: Berthet et al. 2020, "Learning with differentiable perturbed optimizers"; Bach 2023, "The Gumbel trick"
+    (blog post); Dalle et al. 2022, "Learning with combinatorial optimization layers: a probabilistic approach"
     (multiplicative).
     """
     problem = as_solver(solver, args)
-    one_of("control", control, ("leave-one-out", None))
+    if control is not None:
+        one_of("control", control, ("leave-one-out",))
     draws = draw(problem, scores, num_samples, sigma, law, multiplicative, mask, noise, generator)
     has_trace = isinstance(solver, Structure) and solver.trace_is_argmax and law == "gumbel"
     if has_trace:

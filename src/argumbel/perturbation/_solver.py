@@ -94,7 +94,7 @@ class Solver:
         return found.to(scores.device, scores.dtype)
 
     def _check_alone(self, scores: Tensor, found: Tensor, rows: int, args: tuple[Any, ...]) -> None:
-        """Whether the first problem has the same solution alone. (Arguments may depend on the row: those are trusted.)"""
+        """Whether the first problem has the same solution alone. (Not with args, which may depend on the row.)"""
         if args or not self.batched or rows == 0 or not can_raise(scores) or math.prod(scores.shape[:rows]) < 2:
             return
         first = (slice(0, 1),) * rows

@@ -1,5 +1,5 @@
-"""Structured choices: trees, chains, subsets, matchings, rankings. Their parts have scores, noise is added to the scores,
-and the best structure wins the race."""
+"""Structured choices: trees, chains, subsets, matchings, rankings. Their parts have scores, noise is added to the
+scores, and the best structure wins the race."""
 
 from ._base import Structure
 from ._one_hot import OneHot

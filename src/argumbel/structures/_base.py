@@ -141,7 +141,7 @@ class Structure(ABC):
         return self.marginals((values.clamp(min=LOWEST) / tau).clamp(min=LOWEST))
 
     def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> tuple[Tensor, Tensor]:
-        """Scores in float64, -inf where forbidden, and 0 in rows that are bad; and which rows are bad, ``(*batch,)``."""
+        """Scores in float64, -inf where forbidden, and 0 in bad rows; and which rows are bad, ``(*batch,)``."""
         check_logits(scores, name)
         if scores.ndim < self.event_ndim:
             raise ValueError(

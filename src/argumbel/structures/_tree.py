@@ -58,7 +58,7 @@ class SpanningTree(Structure):
         if event != (edges,):
             raise ValueError(
                 f"scores must have one number for each of the {edges} edges between {self.n} nodes, but the last "
-                f"dimension has {event[0]}; pass scores[..., u, v] with u, v = torch.triu_indices({self.n}, {self.n}, 1)"
+                f"dimension has {event[0]}; pass scores[..., u, v] of u, v = torch.triu_indices({self.n}, {self.n}, 1)"
             )
 
     def _argmax(self, x: Tensor) -> Tensor:
@@ -91,10 +91,8 @@ class SpanningTree(Structure):
                 a, b = component[u[e]], component[v[e]]
                 component = [a if c == b else c for c in component]
             if len(set(component)) == 1:
-                found.append(
-                    torch.zeros(len(u), dtype=torch.bool).index_fill(0, torch.tensor(edges, dtype=torch.int64), True)
-                )
-        return torch.stack(found)
+                found.append([e in edges for e in range(len(u))])
+        return torch.tensor(found, dtype=torch.bool).reshape(len(found), len(u))
 
     def _both_ways(self, x: Tensor) -> Tensor:
         """The score of each edge in both directions: an undirected tree is an arborescence whose root is node 0."""

@@ -68,7 +68,9 @@ inline Wide exponential<Wide>(double x) {
 inline double logarithm(double x) { return std::log(x); }
 inline double logarithm(Wide x) { return std::log(x.m) + static_cast<double>(x.e) * kLn2; }
 inline double plain(double x) { return x; }
-inline double plain(Wide x) { return x.e < -1000 ? 0 : x.m * (x.e > 0 ? 1 / halved(std::min<int64_t>(x.e, 1000)) : halved(-x.e)); }
+inline double plain(Wide x) {
+    return x.e < -1000 ? 0 : x.m * (x.e > 0 ? 1 / halved(std::min<int64_t>(x.e, 1000)) : halved(-x.e));
+}
 
 // A number and its derivative in one direction.
 template <class N>
