@@ -103,8 +103,8 @@ def perturbed(
     # Its value is 0; its gradient is the score function.
     score = log_density - log_density.detach()
     wide = [1] * (solutions.ndim - score.ndim)
-    y = (solutions + away * score.reshape(*score.shape, *wide)).mean(0)
-    return y.masked_fill(draws.bad.reshape(*draws.bad.shape, *wide), torch.nan).to(scores.dtype)
+    y = (solutions + away * score.reshape((*score.shape, *wide))).mean(0)
+    return y.masked_fill(draws.bad.reshape((*draws.bad.shape, *wide)), torch.nan).to(scores.dtype)
 
 
 def _race(structure: Structure, draws: Draws) -> tuple[Tensor, Tensor]:
