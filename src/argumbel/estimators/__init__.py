@@ -34,6 +34,9 @@ from ._relaxed import (
 # the score function: f may be a black box
 from ._score_function import reinforce, reinforce_loo, stratified, vimco
 
+# structured choices: trees, matchings, any solver
+from ._structured import implicit_mle, trace_reinforce, trace_relax
+
 # choices of k items
 from ._subset import subset_reinforce, subset_straight_through
 
@@ -59,9 +62,10 @@ ESTIMATORS: dict[str, Callable[..., Tensor]] = {
     "gapped_straight_through": gapped_straight_through,
     "decoupled_straight_through": decoupled_straight_through,
 }
-"""Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Four estimators are not in it: `vimco`
-estimates another quantity (an importance-weighted bound), `subset_reinforce` and `subset_straight_through` draw k-hot
-z, and `relax` needs a control variate of yours."""
+"""Every estimator of the gradient of ``E f(z)``, z one-hot, by its name. Not in it are: `vimco`, which estimates
+another quantity (an importance-weighted bound); `subset_reinforce` and `subset_straight_through`, which draw k-hot z;
+`trace_reinforce`, `trace_relax` and `implicit_mle`, which draw structures; and `relax`, which needs a control variate
+of yours."""
 
 __all__ = [
     "ESTIMATORS",
@@ -76,6 +80,7 @@ __all__ = [
     "gumbel_rao",
     "gumbel_softmax",
     "gumbel_straight_through",
+    "implicit_mle",
     "rebar",
     "reinforce",
     "reinforce_loo",
@@ -87,6 +92,8 @@ __all__ = [
     "subset_reinforce",
     "subset_straight_through",
     "sum_and_sample",
+    "trace_reinforce",
+    "trace_relax",
     "unordered_set",
     "vimco",
 ]

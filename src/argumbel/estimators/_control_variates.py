@@ -23,7 +23,7 @@ from ..relax import further_noise, gumbel_softmax
 from ..reverse import posterior_gumbel
 from ._common import Loss, call, check_problem, one_hot, with_gradient
 
-__all__ = ["rebar", "relax"]
+__all__ = ["controlled", "rebar", "relax"]
 
 
 def rebar(
@@ -182,21 +182,30 @@ def _estimate(
     loss = call(f, samples, logits)
     if not torch.is_grad_enabled():
         return loss.mean(0)
-    tuned = [t for t in tuned if isinstance(t, Tensor) and t.requires_grad]
-    batch = loss.ndim - 1
+    wanted = [t for t in tuned if isinstance(t, Tensor) and t.requires_grad]
     x = x[0].to(g.dtype)
     # By torch.func: the gradient may reach logits, and parameters inside f and c, by `estimate` only.
-    with torch.set_grad_enabled(bool(tuned)):
+    with torch.set_grad_enabled(bool(wanted)):
         pathwise, control = _coupled(c, x, g) if coupled else _conditional(c, x, g, index)
-        if control.shape != loss.shape:
-            raise ValueError(
-                f"the control variate (c, or eta f) must have the shape of the losses, {tuple(loss.shape)}, but its "
-                f"shape is {tuple(control.shape)}; return one number per loss"
-            )
-        weight = (loss.detach() - control).reshape(*loss.shape, *[1] * (samples.ndim - loss.ndim))
-        estimate = pathwise + (weight * (samples - torch.softmax(x, -1))).mean(0)
+    return controlled(loss, logits, pathwise, control, samples - torch.softmax(x, -1), wanted)
+
+
+def controlled(
+    loss: Tensor, logits: Tensor, pathwise: Tensor, control: Tensor, score: Tensor, tuned: list[Tensor]
+) -> Tensor:
+    """The mean loss, whose gradient for logits is ``pathwise + mean_s (loss - control) score``, and whose gradient for
+    what is tuned is the gradient of the variance of this estimate."""
+    if control.shape != loss.shape:
+        raise ValueError(
+            f"the control variate (c, or eta f) must have the shape of the losses, {tuple(loss.shape)}, but its "
+            f"shape is {tuple(control.shape)}; return one number per loss"
+        )
+    batch = loss.ndim - 1
+    with torch.set_grad_enabled(bool(tuned)):
+        weight = (loss.detach() - control).reshape(*loss.shape, *[1] * (score.ndim - loss.ndim))
+        estimate = pathwise + (weight * score).mean(0)
     # Where logits are -inf the estimate is 0, but the product would be NaN.
-    finite = logits.to(x.dtype).masked_fill(logits == -torch.inf, 0)
+    finite = logits.to(estimate.dtype).masked_fill(logits == -torch.inf, 0)
     result = with_gradient(loss.mean(0), (estimate.detach() * finite).flatten(batch).sum(-1))
     if tuned:
         result = result + _Tuning.apply(((estimate**2).flatten(batch).sum(-1), tuned), *tuned)

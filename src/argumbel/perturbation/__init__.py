@@ -2,6 +2,6 @@
 
 from ._loss import fenchel_young_loss
 from ._perturbed import perturbed
-from ._solver import Solver
+from ._solver import Solver, as_solver
 
 __all__ = ["Solver", "fenchel_young_loss", "perturbed"]
