@@ -74,7 +74,7 @@ def trace_reinforce(
     spaces" (T-REINFORCE).
     """
     num_samples, flat = _check(f, scores, structure, num_samples)
-    x, _ = structure.prepared(scores.detach(), None)
+    x = structure.prepared(scores.detach(), None).x
     g = _noise(flat, num_samples, noise, generator).reshape(num_samples, *scores.shape)
     trace = structure.trace(x + g)
     loss = call(f, trace.indicators.to(scores.dtype), flat)
@@ -148,7 +148,7 @@ def trace_relax(
         # Not isinstance: in compiled code PyTorch 2.5 does not know the type of a function that is made there.
         parameters = c.parameters() if hasattr(c, "parameters") else []
     tuned = [p for p in parameters if isinstance(p, Tensor) and p.requires_grad]
-    exact, _ = structure.prepared(scores.detach(), None)
+    exact = structure.prepared(scores.detach(), None).x
     g = _noise(flat, num_samples, noise, generator)
     (other,) = further_noise(g, 1, -1)
     g, other = (v.reshape(num_samples, *scores.shape) for v in (g, other))
@@ -240,7 +240,7 @@ def implicit_mle(
     strength = number("strength", strength)
     if not strength > 0:
         raise ValueError(f"strength must be above 0, but it is {strength}; pass 1, say")
-    exact, _ = problem.prepared(scores.detach(), None)
+    exact = problem.prepared(scores.detach(), None).x
     flat = problem.flat(scores)
     values = exact.expand(num_samples, *exact.shape)
     if sigma:

@@ -20,13 +20,14 @@ class Draws(NamedTuple):
     """What both functions make of their arguments, in float64.
 
     ``values`` are the perturbed scores ``(num_samples, *batch, *event)``; ``x`` the scores; ``z`` the noise; ``sigma``
-    broadcasts to values; ``bad`` says which rows are bad, ``(*batch,)``."""
+    broadcasts to values; ``bad`` says which rows are bad, ``(*batch,)``, None
+    where it is known that none is."""
 
     values: Tensor
     x: Tensor
     z: Tensor
     sigma: Tensor
-    bad: Tensor
+    bad: Tensor | None
 
 
 def draw(
@@ -46,7 +47,7 @@ def draw(
         raise ValueError(
             f'law must be "normal" where the noise is multiplicative, but it is {law!r}; pass law="normal"'
         )
-    x, bad = solver.prepared(scores, mask)
+    x, bad, _ = solver.prepared(scores, mask)
     flat = solver.flat(x).to(scores.dtype).expand(num_samples, *solver.flat(x).shape)
     many = (num_samples, *x.shape)
     if isinstance(noise, Tensor) and noise.shape == many:

@@ -88,4 +88,4 @@ def fenchel_young_loss(
         )
     away = y - target.to(y).detach()
     loss = problem.flat(torch.where(away == 0, 0, away * values)).sum(-1).mean(0)
-    return loss.masked_fill(bad, torch.nan).to(scores.dtype)
+    return (loss if bad is None else loss.masked_fill(bad, torch.nan)).to(scores.dtype)

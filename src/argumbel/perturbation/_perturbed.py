@@ -104,7 +104,9 @@ def perturbed(
     score = log_density - log_density.detach()
     wide = [1] * (solutions.ndim - score.ndim)
     y = (solutions + away * score.reshape((*score.shape, *wide))).mean(0)
-    return y.masked_fill(draws.bad.reshape((*draws.bad.shape, *wide)), torch.nan).to(scores.dtype)
+    if draws.bad is not None:
+        y = y.masked_fill(draws.bad.reshape((*draws.bad.shape, *wide)), torch.nan)
+    return y.to(scores.dtype)
 
 
 def _race(structure: Structure, draws: Draws) -> tuple[Tensor, Tensor]:

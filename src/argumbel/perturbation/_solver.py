@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.checks import can_raise, check_logits, count, forbid
 from ..noise import work_dtype
-from ..structures import Structure
+from ..structures import Prepared, Structure, prepare
 
 __all__ = ["Solver", "as_solver"]
 
@@ -105,19 +105,15 @@ class Solver:
                 "batched=False)"
             )
 
-    def prepared(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Scores with -inf where forbidden, and which rows are bad."""
+    def prepared(self, scores: Tensor, mask: Tensor | None) -> Prepared:
+        """Scores in float64, -inf where forbidden; and which rows are bad."""
         check_logits(scores, "scores")
         if scores.ndim < self.event_ndim:
             raise ValueError(
                 f"scores must have the {self.event_ndim} dimensions of a problem, and any before them, but the shape "
                 f"is {tuple(scores.shape)}; pass (*batch, *event)"
             )
-        x = forbid(scores, mask, "scores").double()
-        bad = self.flat(x.isnan() | (x == torch.inf)).any(-1)
-        if can_raise(bad) and bool(bad.any()):
-            raise ValueError("scores must not be NaN or +inf, but some are; find where they come from")
-        return x, bad
+        return prepare(forbid(scores, mask, "scores").double(), self.event_ndim, "scores")
 
     def argmax(self, values: Tensor, dtype: torch.dtype, args: tuple[Any, ...]) -> Tensor:
         """The solutions for values in float64, which the function gets in the precision of the user's scores."""
@@ -136,7 +132,7 @@ class _OfStructure(Solver):
         super().__init__(structure.argmax, event_ndim=structure.event_ndim)
         self.structure = structure
 
-    def prepared(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def prepared(self, scores: Tensor, mask: Tensor | None) -> Prepared:
         return self.structure.prepared(scores, mask)
 
     def argmax(self, values: Tensor, dtype: torch.dtype, args: tuple[Any, ...]) -> Tensor:

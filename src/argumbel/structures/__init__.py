@@ -1,7 +1,7 @@
 """Structured choices: trees, chains, subsets, matchings, rankings. Their parts have scores, noise is added to the
 scores, and the best structure wins the race."""
 
-from ._base import Structure
+from ._base import Prepared, Structure, prepare
 from ._one_hot import OneHot
 from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
 from ._tree import SpanningTree

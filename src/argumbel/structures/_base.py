@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,34 @@ from ..kernels import LOWEST, is_impossible
 from ..noise import KeyedNoise
 from ._trace import Trace
 
-__all__ = ["Structure"]
+__all__ = ["Prepared", "Structure", "prepare"]
+
+
+class Prepared(NamedTuple):
+    """Scores in float64, contiguous, -inf where forbidden, and 0 in bad rows; which rows are bad, ``(*batch,)``, or
+    None where it is known that none is; and whether it is known that no part is forbidden."""
+
+    x: Tensor
+    bad: Tensor | None
+    whole: bool
+
+
+def prepare(x: Tensor, event_ndim: int, name: str) -> Prepared:
+    """Scores in float64, checked: a row with NaN or +inf is bad."""
+    if can_raise(x):
+        low, high = (float(end) for end in x.detach().aminmax()) if x.numel() else (0.0, 0.0)
+        if not high < math.inf:
+            which = "NaN" if math.isnan(high) else "+inf"
+            raise ValueError(f"{name} must not be NaN or +inf, but some are {which}; find where they come from")
+        return Prepared(x.contiguous(), None, low > LOWEST)
+    wrong = x.isnan() | (x == torch.inf)
+    for _ in range(event_ndim):
+        wrong = wrong.any(-1)
+    return Prepared(x.masked_fill(wrong.reshape(*wrong.shape, *[1] * event_ndim), 0).contiguous(), wrong, False)
+
+
+def detached(x: Tensor) -> Tensor:
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 class Structure(ABC):
@@ -51,24 +79,24 @@ class Structure(ABC):
 
     def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
-        x, bad = self.prepared(scores.detach() if isinstance(scores, Tensor) else scores, mask)
+        x, bad, whole = self.prepared(detached(scores), mask)
         indicators = self._argmax(x)
-        bad = self._refuse_forbidden(indicators, x, bad)
-        return indicators.to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
+        bad = self._refuse_forbidden(indicators, x, bad, whole)
+        return self._marked(indicators.to(scores.dtype), bad)
 
     def log_partition(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """``log Z``, shape ``(*batch,)``: the log of the sum of ``exp(<y, scores>)`` over all structures."""
-        x, bad = self.prepared(scores, mask)
+        x, bad, whole = self.prepared(scores, mask)
+        if whole:
+            return self._log_partition(x).to(scores.dtype)
         log_z = self._log_partition(x.clamp(min=LOWEST))
         bad = self._refuse_impossible(is_impossible(log_z.detach()), bad)
-        return log_z.masked_fill(bad, torch.nan).to(scores.dtype)
+        return (log_z if bad is None else log_z.masked_fill(bad, torch.nan)).to(scores.dtype)
 
     def marginals(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """How likely each part is: the mean of the indicators under ``P(y) = exp(<y, scores>) / Z``."""
-        x, bad = self.prepared(scores, mask)
-        x = x.clamp(min=LOWEST)
-        bad = self._refuse_impossible(is_impossible(self._log_partition(x.detach())), bad)
-        return self._marginals(x).masked_fill(self.wide(bad), torch.nan).to(scores.dtype)
+        x, bad = self._possible(scores, mask)
+        return self._marked(self._marginals(x), bad).to(scores.dtype)
 
     def sample(
         self,
@@ -82,12 +110,10 @@ class Structure(ABC):
 
         A *law* function: exact. One 64-bit seed is drawn from the generator (default PyTorch's global generator).
         """
-        x, bad = self.prepared(scores.detach() if isinstance(scores, Tensor) else scores, mask)
-        x = x.clamp(min=LOWEST)
-        bad = self._refuse_impossible(is_impossible(self._log_partition(x)), bad)
-        x = x.masked_fill(self.wide(bad), 0).expand(*sizes("sample_shape", sample_shape), *x.shape)
+        x, bad = self._possible(detached(scores), mask)
+        x = x.expand(*sizes("sample_shape", sample_shape), *x.shape)
         indicators = self._sample(x, KeyedNoise.from_generator(generator, x.device))
-        return indicators.to(scores.dtype).masked_fill(self.wide(bad), torch.nan)
+        return self._marked(indicators.to(scores.dtype), bad)
 
     def trace(self, values: Tensor, *, mask: Tensor | None = None) -> Trace:
         """The race for a structure: at each step the largest of the values that can still be chosen wins.
@@ -95,11 +121,12 @@ class Structure(ABC):
         ``values`` are perturbed scores, ``scores + noise`` with Gumbel noise, or scores. :class:`Trace` has the steps;
         ``trace_log_prob`` says how likely they were.
         """
-        x, bad = self.prepared(values.detach() if isinstance(values, Tensor) else values, mask, "values")
+        x, bad, whole = self.prepared(detached(values), mask, "values")
         indicators, chosen, alive = self._trace(x)
-        bad = self._refuse_forbidden(indicators, x, bad)
-        marked = indicators.to(values.dtype).masked_fill(self.wide(bad), torch.nan)
-        return Trace(marked, chosen.masked_fill(bad.unsqueeze(-1), -1), alive)
+        bad = self._refuse_forbidden(indicators, x, bad, whole)
+        if bad is not None:
+            chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
+        return Trace(self._marked(indicators.to(values.dtype), bad), chosen, alive)
 
     def enumerate(self, *event: int) -> Tensor:
         """The indicators of all structures, bool ``(count, *event)``. The shape of the parts is given where the
@@ -140,8 +167,8 @@ class Structure(ABC):
         """The relaxed structure of perturbed scores: the marginals at ``values / tau``; both are float64."""
         return self.marginals((values.clamp(min=LOWEST) / tau).clamp(min=LOWEST))
 
-    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> tuple[Tensor, Tensor]:
-        """Scores in float64, -inf where forbidden, and 0 in bad rows; and which rows are bad, ``(*batch,)``."""
+    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> Prepared:
+        """Scores as the methods of a structure take them."""
         check_logits(scores, name)
         if scores.ndim < self.event_ndim:
             raise ValueError(
@@ -149,25 +176,36 @@ class Structure(ABC):
                 f"but the shape is {tuple(scores.shape)}; pass (*batch, *event)"
             )
         self.check_event(tuple(scores.shape[scores.ndim - self.event_ndim :]))
-        x = forbid(scores, mask, name).double()
-        wrong = x.isnan() | (x == torch.inf)
-        bad = self.flat(wrong).any(-1)
-        if can_raise(bad) and bool(bad.any()):
-            which = "NaN" if bool(x.isnan().any()) else "+inf"
-            raise ValueError(f"{name} must not be NaN or +inf, but some are {which}; find where they come from")
-        return x.masked_fill(self.wide(bad), 0).contiguous(), bad
+        return prepare(forbid(scores, mask, name).double(), self.event_ndim, name)
 
-    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor) -> Tensor:
+    def _possible(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scores with LOWEST where forbidden, and rows that are bad: where nothing is left, they are 0."""
+        x, bad, whole = self.prepared(scores, mask)
+        if whole:
+            return x, bad
+        x = x.clamp(min=LOWEST)
+        bad = self._refuse_impossible(is_impossible(self._log_partition(x.detach())), bad)
+        return x if bad is None else x.masked_fill(self.wide(bad), 0), bad
+
+    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool) -> Tensor | None:
         """Which rows are bad, after a structure that uses a forbidden part was found in some: there was no other."""
+        if whole:
+            return bad
         return self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad)
 
-    def _refuse_impossible(self, impossible: Tensor, bad: Tensor) -> Tensor:
-        if can_raise(impossible) and bool(impossible.any()):
+    def _refuse_impossible(self, impossible: Tensor, bad: Tensor | None) -> Tensor | None:
+        if not can_raise(impossible):
+            return impossible if bad is None else bad | impossible
+        if bool(impossible.any()):
             raise ValueError(
                 f"scores must leave at least one {self.noun}, but in some row the parts that are allowed (not -inf, "
                 "and True in mask) make none; allow more parts"
             )
-        return bad | impossible
+        return bad
+
+    def _marked(self, x: Tensor, bad: Tensor | None) -> Tensor:
+        """x with NaN in bad rows."""
+        return x if bad is None else x.masked_fill(self.wide(bad), torch.nan)
 
     def flat(self, x: Tensor) -> Tensor:
         """The parts in one dimension."""

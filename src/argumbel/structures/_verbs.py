@@ -66,8 +66,7 @@ def perturbed_argmax(
     """
     x = perturbed_scores(structure, scores, mask, noise, generator)
     indicators = structure.argmax(x.detach())
-    values = torch.where(indicators > 0, x * indicators, 0).sum(_event(structure))
-    values = values + 0 * indicators.sum(_event(structure))  # a bad row is NaN
+    values = structure.flat(torch.where(indicators == 0, 0, x * indicators)).sum(-1)
     return PerturbedArgmax(values.to(scores.dtype), indicators.to(scores.dtype))
 
 
@@ -146,14 +145,10 @@ def perturbed_scores(
             f"structure must be an argumbel.structures.Structure, but it is a {type(structure).__name__}; pass "
             "SpanningTree(4), say"
         )
-    x, bad = structure.prepared(scores, mask)
+    x, bad, _ = structure.prepared(scores, mask)
     flat = structure.flat(x).to(scores.dtype)
     if isinstance(noise, Tensor) and noise.shape == scores.shape:
         noise = floating("noise", noise).reshape(flat.shape)
     g = draw_like(flat, flat.ndim - 1, noise, generator, "gumbel")
     x = x + g.reshape(x.shape)
-    return x.masked_fill(structure.wide(bad), torch.nan)
-
-
-def _event(structure: Structure) -> tuple[int, ...]:
-    return tuple(range(-structure.event_ndim, 0))
+    return x if bad is None else x.masked_fill(structure.wide(bad), torch.nan)
