@@ -69,7 +69,7 @@ format: .venv/lint.stamp  ## lay out Python and C++ as `make lint` wants it
 hooks: .venv/hooks.stamp  ## run the checks that concern it before each commit
 	$(BIN)/pre-commit install
 
-bench: .venv/bench.stamp  ## time and exactness beside other libraries; writes benchmarks/RESULTS.md
+bench: .venv/bench.stamp  ## time and exactness beside other libraries, on a quiet machine; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
 
 bench-gpu: .venv/bench.stamp  ## the same for the kernels of a GPU, on one; writes benchmarks/RESULTS_GPU.md

@@ -2,41 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from .measure import Row
-from .report import Results, judge
+from .report import SETS, Results, in_order, judge
 
 BAR, DOT, FLOOR, GOAL = "#0072B2", "#D55E00", "#000000", "#009E73"  # of Okabe and Ito
 
 
-def draw(results: Results, path: Path) -> bool:
-    """Write the picture; False if there is nothing to show."""
-    rows = [row for row in results.rows if row.entries and row.ours.timing and len(_ratios(row, False))]
-    if not rows:
+def draw(runs: Sequence[Results], path: Path) -> bool:
+    """Write the picture, a column for each run; False if there is nothing to show."""
+    shown = [[row for row in run.rows if row.entries and row.ours.timing and _ratios(row, False)] for run in runs]
+    cases = in_order({row.case: row for rows in shown for row in rows}.values())
+    if not cases:
         return False
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    places, labels, heads, y = [], [], [], 0.0
-    for op, group in groupby(rows, key=lambda r: r.op):
+    places, heads, y = dict[str, float](), [], 0.0
+    for op, group in groupby(cases, key=lambda r: r.op):
         heads.append((y, op))
         y += 1.15
         for row in group:
-            places.append(y)
-            labels.append(row.size)
+            places[row.case] = y
             y += 1
         y += 0.35
-    figure = Figure(figsize=(9, 1.6 + 0.235 * y), layout="constrained")
+    figure = Figure(figsize=(3.5 + 5.5 * len(runs), 1.6 + 0.235 * y), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    goals = {j.row.case: j.target.at_least for j in reversed(judge(rows))}
+    columns = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
+    for axes, run, rows in zip(columns, runs, shown, strict=True):
+        _column(axes, run, rows, places)
+    columns[0].set_yticks(list(places.values()), [row.size for row in cases], fontsize=8)
+    columns[0].set_ylim(y, -0.7)
+    for place, op in heads:
+        columns[0].text(
+            -0.005,
+            place,
+            op,
+            transform=columns[0].get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontweight="bold",
+            fontsize=9,
+        )
+    figure.legend(
+        handles=[
+            Patch(color=BAR, label="the usual way (first in its table)"),
+            Line2D([], [], marker="o", linestyle="", color=DOT, label="fastest other way"),
+            Line2D([], [], marker="|", linestyle="", color=FLOOR, label="floors: do less"),
+            Line2D([], [], color=GOAL, linewidth=2, label="target"),
+        ],
+        loc="outside upper left", ncols=2, frameon=False, fontsize=8,
+    )  # fmt: skip
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    return True
+
+
+def _column(axes: Any, run: Results, rows: Sequence[Row], places: dict[str, float]) -> None:
+    goals = {j.row.case: j.target.at_least for j in reversed(judge(rows, kernels=run.kernels))}
     largest = 1.0
-    for row, place in zip(rows, places, strict=True):
-        ratios = _ratios(row, False)
+    for row in rows:
+        place, ratios = places[row.case], _ratios(row, False)
         usual = next(iter(ratios.values()))
         largest = max(largest, *ratios.values())
         axes.barh(place, usual - 1, left=1, height=0.62, color=BAR if usual >= 1 else "#99999A", zorder=2)
@@ -54,38 +85,15 @@ def draw(results: Results, path: Path) -> bool:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=1, zorder=3)
-    axes.set_yticks(places, labels, fontsize=8)
     axes.tick_params(axis="y", length=0)
     axes.tick_params(axis="x", labeltop=True)
-    for place, op in heads:
-        axes.text(
-            -0.005,
-            place,
-            op,
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontweight="bold",
-            fontsize=9,
-        )
-    axes.set_ylim(y, -0.7)
     axes.set_xlim(right=largest * 1.9)
     axes.grid(axis="x", color="#dddddd", zorder=0)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}x")
-    axes.set_xlabel("time of others, in units of ours (log scale)")
+    axes.set_title(SETS[run.kernels], fontsize=9, fontweight="bold")
+    machine = f"{SETS[run.kernels]}: {run.machine['CPU']}, {run.machine['threads']} threads"
+    axes.set_xlabel(f"time of others, in units of ours (log scale)\n{machine}", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(
-        handles=[
-            Patch(color=BAR, label="the usual way (first in its table)"),
-            Line2D([], [], marker="o", linestyle="", color=DOT, label="fastest other way"),
-            Line2D([], [], marker="|", linestyle="", color=FLOOR, label="floors: do less"),
-            Line2D([], [], color=GOAL, linewidth=2, label="target"),
-        ],
-        loc="outside upper left", ncols=2, frameon=False, fontsize=8,
-    )  # fmt: skip
-    figure.supxlabel(f"{results.machine['CPU']}, {results.machine['threads']} threads", fontsize=7, color="#555555")
-    figure.savefig(path, dpi=130, metadata={"Software": None})
-    return True
 
 
 def _ratios(row: Row, floor: bool) -> dict[str, float]:

@@ -85,9 +85,9 @@ def check_noise(
 
 
 def keyed(logits: Tensor) -> tuple[KeyedNoise, Tensor]:
-    """A key, and logits perturbed by its noise in float32."""
-    noise = KeyedNoise(seed=5)
-    return noise, logits.float() + noise.gumbel(logits.shape, dtype=torch.float32, device=logits.device)
+    """A key, and logits perturbed by its noise, in float32 or, of float64 logits, in float64."""
+    noise, dtype = KeyedNoise(seed=5), torch.promote_types(logits.dtype, torch.float32)
+    return noise, logits.to(dtype) + noise.gumbel(logits.shape, dtype=dtype, device=logits.device)
 
 
 def check_race(values: Tensor, indices: Tensor, keys: Tensor, k: int) -> None:

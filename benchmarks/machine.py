@@ -1,13 +1,11 @@
-"""Which machine, which versions, and was it quiet?"""
+"""Which machine, which versions?"""
 
 from __future__ import annotations
 
 import datetime
 import os
 import platform
-import resource
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -67,34 +65,3 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     # Virtual machines hide the name; family and model tell the generation.
     return f"{fields['model name']} (family {fields.get('cpu family', '?')}, model {fields.get('model', '?')})"
-
-
-@dataclass
-class Quiet:
-    """The share of the machine that others used since this was made; Linux only, else None."""
-
-    busy: float = 0.0
-    own: float = 0.0
-    whole: float = 0.0
-
-    @classmethod
-    def start(cls) -> Quiet:
-        return cls(*_ticks())
-
-    def others(self) -> float | None:
-        busy, own, whole = (now - then for now, then in zip(_ticks(), (self.busy, self.own, self.whole), strict=True))
-        return max(0.0, busy - own) / whole if whole else None
-
-
-def _ticks() -> tuple[float, float, float]:
-    """Seconds of all cores: at work, at work for us, in all."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return 0.0, 0.0, 0.0
-    user, nice, system, idle, wait, irq, soft, steal = (
-        int(word) / os.sysconf("SC_CLK_TCK") for word in stat.read_text().split()[1:9]
-    )
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    own = sum(u.ru_utime + u.ru_stime for u in usages)
-    busy = user + nice + system + irq + soft + steal
-    return busy, own, busy + idle + wait

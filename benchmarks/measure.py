@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 
 from .peers import Call
 from .problem import Problem
+from .quiet import Watch
 from .registry import Case
 
 OURS = "argumbel"
@@ -74,6 +76,7 @@ class Row:
     elements: int
     entries: list[Entry] = field(default_factory=list)
     failure: str | None = None
+    alone: list[float] | None = None  # of ours without the others: seconds a call, in each run (``alone.py``)
 
     @property
     def ours(self) -> Entry:
@@ -113,25 +116,26 @@ def contestants(case: Case) -> Iterator[tuple[Entry, Callable[[Problem], Call] |
         yield entry, peer.make if peer.present else None
 
 
-def measure(case: Case, seconds: float, least: int = 3) -> Row:
+def measure(case: Case, seconds: float, least: int = 3, watch: Watch | None = None) -> Row:
     """``seconds`` of timing for each contestant (but at least so many turns, whatever they take), after our check."""
     row, calls = prepare(case, Problem(case.size))
-    timings = take_turns(calls, seconds, least)
+    timings = (watch or Watch()).measure(case.name, lambda: take_turns(calls, seconds, least))
     for entry in row.entries:
         if entry.name in timings:
             entry.timing = Timing.of(timings[entry.name])
     return row
 
 
-def prepare(case: Case, problem: Problem) -> tuple[Row, dict[str, Call]]:
+def prepare(case: Case, problem: Problem, check: bool = True, others: bool = True) -> tuple[Row, dict[str, Call]]:
     """Our check, and what is to be timed: warm calls of those contestants that can; none if the check fails."""
     row, calls = Row(case.name, case.op.name, str(case.size), case.size.elements), dict[str, Call]()
     try:
-        case.op.check(problem)
+        if check:
+            case.op.check(problem)
     except Exception as error:
         row.failure = reason(error)
         return row, calls
-    for entry, make in contestants(case):
+    for entry, make in islice(contestants(case), None if others else 1):
         row.entries.append(entry)
         if make is not None:
             try:

@@ -59,6 +59,8 @@ MULTINOMIAL_MANY = "multinomial(w, m, True)"
 SEARCHSORTED_MANY = "searchsorted(cumsum, rand)"
 SEARCHSORTED_SORTED = "searchsorted(cumsum, sorted random)"
 OUR_NOISE = "argumbel.gumbel of the same shape"
+OUR_MAX = "argumbel.gumbel_max of the same logits"
+OURS_IN_FLOAT32 = "the same of float32 logits"
 
 
 def peer(
@@ -143,7 +145,7 @@ def exponential_race(logits: Tensor) -> Tensor:
     return (probs / torch.empty_like(probs).exponential_()).argmax(-1)
 
 
-@peer(RACE, "categorical", "gumbel_max")
+@peer(RACE, "categorical", "gumbel_max", "categorical, float64", "gumbel_max, float64")
 def _(p: Problem) -> Call:
     return lambda: exponential_race(p.logits)
 
@@ -255,6 +257,25 @@ def _(p: Problem) -> Call:
     import jax
 
     return jitted(lambda key, x: jax.lax.top_k(x + jax.random.gumbel(key, x.shape), p.k), p.jax_logits)
+
+
+def _our_max(p: Problem) -> Call:
+    return lambda: ag.gumbel_max(p.logits)
+
+
+peer(OUR_MAX, "gumbel_topk", library="argumbel", floor=True)(_our_max)
+
+
+@peer(OURS_IN_FLOAT32, "categorical, float64", library="argumbel", floor=True)
+def _(p: Problem) -> Call:
+    logits = p.logits.float()
+    return lambda: ag.categorical(logits)
+
+
+@peer(OURS_IN_FLOAT32, "gumbel_max, float64", library="argumbel", floor=True)
+def _(p: Problem) -> Call:
+    logits = p.logits.float()
+    return lambda: ag.gumbel_max(logits)
 
 
 @peer("torch.topk(logits)", "gumbel_topk", floor=True)
@@ -384,3 +405,6 @@ def _(p: Problem) -> Call:
         return -torch.logaddexp(-(p.logits + g), -top).scatter(-1, winners, top)
 
     return call
+
+
+peer(OUR_MAX, "posterior_gumbel", library="argumbel", floor=True)(_our_max)

@@ -17,7 +17,9 @@ from .peers import (
     LOG_EXPONENTIAL,
     LOGSUMEXP,
     MULTINOMIAL_MANY,
+    OUR_MAX,
     OUR_NOISE,
+    OURS_IN_FLOAT32,
     PEERS,
     RACE,
     SEARCHSORTED,
@@ -31,10 +33,14 @@ from .problem import Size
 @dataclass(frozen=True)
 class Target:
     """The fastest of the peers ``against`` (empty: of all that can be had) should take at least ``at_least`` times as
-    long as we do."""
+    long as we do, with these ``kernels`` (empty: with all)."""
 
     against: tuple[str, ...]
     at_least: float
+    kernels: tuple[str, ...] = ()
+
+    def holds(self, kernels: str) -> bool:
+        return not self.kernels or kernels in self.kernels
 
     def __str__(self) -> str:
         if len(self.against) == 1:
@@ -63,15 +69,26 @@ LONG = [Size((64, 32_000)), Size((8, 128_256)), Size((1, 4_000_000))]
 SHORT = [Size((4096, 128)), Size((30_000, 10))]
 SMALL = [Size((100, 30, 10)), Size((10,))]
 HALF = Size((64, 32_000), dtype=torch.bfloat16)
+DOUBLE = Size((64, 32_000), dtype=torch.float64)
 HALF_LONG = Size((8, 128_256), dtype=torch.bfloat16)
 LLADA = Size((16, 126_464), dtype=torch.bfloat16)
 REQUESTS = Size((64, 128_256))
 POPULATION = 10_000_000
 
 
-def _cases(op: str, sizes: Iterable[Size], wanted: dict[str | tuple[str, ...], float] | None = None) -> list[Case]:
-    targets = tuple(Target((a,) if isinstance(a, str) else a, ratio) for a, ratio in (wanted or {}).items())
-    return [Case(OPS[op], size, targets) for size in sizes]
+Wanted = dict[str | tuple[str, ...], float | dict[str, float]]
+
+
+def _cases(op: str, sizes: Iterable[Size], wanted: Wanted | None = None) -> list[Case]:
+    """``wanted``: of a peer, or of the fastest of some, the ratio; or the ratio for each of some instruction sets."""
+    targets: list[Target] = []
+    for names, ratios in (wanted or {}).items():
+        against = (names,) if isinstance(names, str) else names
+        if isinstance(ratios, dict):
+            targets += [Target(against, ratio, (kernels,)) for kernels, ratio in ratios.items()]
+        else:
+            targets.append(Target(against, ratios))
+    return [Case(OPS[op], size, tuple(targets)) for size in sizes]
 
 
 CASES: list[Case] = [
@@ -82,15 +99,22 @@ CASES: list[Case] = [
     *_cases("categorical", [HALF, HALF_LONG]),
     *_cases(
         "categorical, many draws",
-        [Size((1_000_000,), draws=1_000_000)],
+        [Size((1_000_000,), draws=1_000_000), Size((1_000,), draws=100_000)],
         {(ALIAS, SEARCHSORTED_MANY, SEARCHSORTED_SORTED, MULTINOMIAL_MANY): 2},
     ),
     *_cases("gumbel_max", [*LONG, *SHORT], {RACE: 15}),
     *_cases("gumbel_max", [HALF]),
+    *_cases("categorical, float64", [DOUBLE], {OURS_IN_FLOAT32: 0.25}),
+    *_cases("gumbel_max, float64", [DOUBLE], {OURS_IN_FLOAT32: 0.25}),
     *_cases("gumbel_topk", [Size((64, 32_000), k=50), Size((1, 4_000_000), k=1000)]),
+    *_cases("gumbel_topk", [Size((30_000, 10), k=3)], {OUR_MAX: 0.333}),
     *_cases("sample_without_replacement", [Size((POPULATION,), k=k) for k in (10, 1000)], {ARGPARTITION: 20}),
     *_cases("sample_without_replacement", [Size((POPULATION,), k=100_000)], {ARGPARTITION: 3}),
-    *_cases("gumbel_softmax", [*LONG, *SHORT], {F_GUMBEL_SOFTMAX: 15}),
+    *_cases("gumbel_softmax", LONG[:1], {F_GUMBEL_SOFTMAX: 15}),
+    *_cases("gumbel_softmax", LONG[1:2], {F_GUMBEL_SOFTMAX: {"v4": 15}}),
+    *_cases("gumbel_softmax", LONG[2:], {F_GUMBEL_SOFTMAX: {"v4": 15, "v3": 12}}),
+    *_cases("gumbel_softmax", SHORT[:1], {F_GUMBEL_SOFTMAX: 15}),
+    *_cases("gumbel_softmax", SHORT[1:], {F_GUMBEL_SOFTMAX: {"v4": 15, "v3": 12}}),
     *_cases("gumbel_softmax", SMALL, {F_GUMBEL_SOFTMAX: 1}),
     *_cases("gumbel_softmax", [HALF]),
     *_cases("gumbel_softmax + backward", [*LONG, *SHORT]),
@@ -99,7 +123,8 @@ CASES: list[Case] = [
     *_cases("gumbel_softmax hard + backward", SMALL, {F_GUMBEL_SOFTMAX: 1}),
     *_cases("gumbel_softmax hard + backward", [HALF]),
     *_cases("posterior_gumbel", [LONG[0]], {OUR_NOISE: 0.5}),
-    *_cases("posterior_gumbel", SHORT),
+    *_cases("posterior_gumbel", SHORT[:1]),
+    *_cases("posterior_gumbel", SHORT[1:], {OUR_MAX: 0.333}),
     *_cases(sequences.SCORES, [Size((126_464,), k=1000)], {sequences.WHOLE_VOCABULARY: 1000}),
     *_cases(sequences.BEAMS, [Size((50_257,), k=k) for k in (10, 50)], {sequences.FORMULA: 2}),
     *_cases(tokens.PEAKED, [REQUESTS], {tokens.WARPERS: 20, tokens.SORTED: 20, tokens.PLAIN: 0.2}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import chart, exactness, laws, machine, measure, peers, registry, report
+from benchmarks import chart, exactness, laws, machine, measure, page, peers, registry, report
 from benchmarks.problem import Problem, Size
 from torch import Tensor
 
@@ -126,10 +126,10 @@ def test_a_run_without_peers_from_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp
     absent = [entry for entry in row.entries if entry.library == "jax"]
     assert [entry.trouble for entry in absent] == ["jax is not installed"] * 2
     assert all(entry.timing and not entry.trouble for entry in row.entries if entry not in absent)
-    page = report.markdown(results([row]), "chart.png")
-    assert "jax is not installed" in page
-    assert f"| categorical | 30,000 x 10 | {peers.CATEGORICAL} | 20x |" in page
-    assert chart.draw(results([row]), tmp_path / "chart.png")
+    text = page.markdown([results([row])], "chart.png")
+    assert "jax is not installed" in text
+    assert f"| categorical | 30,000 x 10 | {peers.CATEGORICAL} | 20x |" in text
+    assert chart.draw([results([row])], tmp_path / "chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -140,10 +140,10 @@ def test_no_ratio_where_the_check_fails(tmp_path: Path) -> None:
     assert row.failure is not None
     assert row.failure.startswith("AssertionError")
     assert row.entries == []
-    page = report.markdown(results([row]), None)
-    assert "our check fails | not measured" in page
-    assert "Our check fails" in page
-    assert not chart.draw(results([row]), tmp_path / "chart.png")
+    text = page.markdown([results([row])], None)
+    assert "our check fails | not measured" in text
+    assert "Our check fails" in text
+    assert not chart.draw([results([row])], tmp_path / "chart.png")
 
 
 def test_a_peer_that_cannot_is_named() -> None:
@@ -193,11 +193,12 @@ def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    saved = report.Results.load(tmp_path / "results.json")
+    (saved,) = page.stored(tmp_path)
+    stored = tmp_path / page.FOLDER / f"{saved.kernels}.json"
     assert [row.case for row in saved.rows] == ["gumbel_max, 4,096 x 128"]
     assert saved.machine["threads"] == "1"
-    assert json.loads((tmp_path / "results.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(saved)))
-    assert (tmp_path / "RESULTS.md").read_text() == report.markdown(saved, "chart.png")
+    assert json.loads(stored.read_text()) == json.loads(json.dumps(dataclasses.asdict(saved)))
+    assert (tmp_path / "RESULTS.md").read_text() == page.markdown([saved], "chart.png")
 
 
 # ------------------------------------------------------------------------------------------------------------ exactness

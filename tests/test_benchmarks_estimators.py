@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import estimators, machine, report
+from benchmarks import estimators, machine, page, report
 
 from argumbel.estimators import ESTIMATORS
 
@@ -53,7 +53,7 @@ def test_measure_and_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     results = report.Results(machine.describe(machine.cores()), machine.versions(), overheads=rows)
     results.save(tmp_path / "results.json")
     assert report.Results.load(tmp_path / "results.json").overheads == rows
-    page = report.markdown(results, None)
-    assert "## Gradient estimators" in page
-    assert "| `reinmax` | 10 | 0 | RuntimeError: no such thing |  |" in page
-    assert f"| *{estimators.LOSS}* | 2 | 1 |" in page
+    text = page.markdown([results], None)
+    assert "## Gradient estimators" in text
+    assert "| `reinmax` | 10 | 0 | RuntimeError: no such thing |  |" in text
+    assert f"| *{estimators.LOSS}* | 2 | 1 |" in text

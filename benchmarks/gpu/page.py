@@ -81,7 +81,7 @@ def markdown(results: GpuResults) -> str:
         more = " Against `torch.argmax` it is the share of its bandwidth, since both read the same tensor."
         parts.append(report.target_table(rows, more))
     if results.findings:
-        parts.append(report.exactness(results, tails.QUESTIONS))
+        parts.append(report.exactness([results], tails.QUESTIONS))
     if results.replays:
         parts.append(_replays(results))
     if results.rows:

@@ -1,0 +1,105 @@
+"""``python -m benchmarks --compare old.json``: did an operation become slower?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from . import alone
+from .measure import Row
+from .quiet import BUSY
+from .report import Results, duration, table
+
+GATE = 0.05  # a row that takes longer by more than this share is slower
+#: What has to be the same: else the times are those of another machine, of other code, or of another interpreter.
+SAME = ("CPU", "system", "threads", "kernels", "PyTorch's CPU path")
+
+Measure = Callable[[Sequence[str]], list[Row]]
+
+
+class Refused(Exception):
+    """The old results cannot be compared with."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Seconds a call, before and now; or why there is no time now."""
+
+    case: str
+    old: float
+    new: float | None
+    failure: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.new is None else self.new / self.old
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio is not None and self.ratio <= 1 + GATE
+
+
+def check(old: Results, now: dict[str, str]) -> None:
+    """Raises Refused if the results are of another machine or instruction set."""
+    for name in SAME:
+        before, here = old.machine.get(name), now.get(name)
+        if before != here:
+            more = f"; set ARGUMBEL_KERNELS={old.kernels} to measure this path" if name == "kernels" else ""
+            raise Refused(
+                f"old results must be of the same machine and instruction set, but their {name!r} is {before!r} and "
+                f"here it is {here!r}; --baseline stores results of the old code here{more}"
+            )
+
+
+def chosen(old: Results, cases: Sequence[str]) -> dict[str, float]:
+    """The old times of these cases. Raises Refused if there is none of some case."""
+    known = {row.case: alone.best(row.alone) for row in old.rows if row.alone}
+    missing = [case for case in cases if case not in known]
+    if missing:
+        raise Refused(
+            f"old results must have a time of ours alone for each row, but they have none for {'; '.join(missing)}; "
+            "store one of the old code with --baseline and the same --only"
+        )
+    return {case: known[case] for case in cases}
+
+
+def compare(old: dict[str, float], measure: Measure) -> list[Compared]:
+    """Each case before and now. What seems slower is measured once more, and the better of its times counts: with ten
+    rows, one of them often has no lucky run, and what is slower stays slower."""
+    rows = {row.case: row for row in measure(list(old))}
+    doubtful = [case for case, row in rows.items() if row.alone and not _compared(old[case], row).passed]
+    for row in measure(doubtful) if doubtful else []:
+        rows[row.case].alone = [*(rows[row.case].alone or []), *(row.alone or [])]
+    return [_compared(seconds, rows[case]) for case, seconds in old.items()]
+
+
+def _compared(old: float, row: Row) -> Compared:
+    return Compared(row.case, old, alone.best(row.alone) if row.alone and not row.failure else None, row.failure)
+
+
+def lines(compared: Sequence[Compared]) -> str:
+    """A table of all rows, and the verdict."""
+    cells = [
+        (
+            c.case,
+            duration(c.old),
+            "" if c.new is None else duration(c.new),
+            f"**{c.failure}**" if c.ratio is None else f"{c.ratio:.3f}",
+            "" if c.passed else "**slower**" if c.ratio is not None else "**check failed**",
+        )
+        for c in compared
+    ]
+    bad = sum(not c.passed for c in compared)
+    verdict = f"{bad} of {len(compared)} rows are slower by more than {GATE:.0%}, or wrong"
+    return f"{table(('row', 'old', 'new', 'new / old', ''), cells, range(1, 4))}\n\n{verdict}"
+
+
+def notes(old: Results, versions: dict[str, str]) -> list[str]:
+    """What may explain a difference: other versions of libraries, or old results of a busy machine."""
+    found = []
+    for name, before in old.versions.items():
+        if versions.get(name, before) != before:
+            found.append(f"{name} was {before}, and is {versions[name]}")
+    if old.others is not None and old.others > BUSY:
+        found.append(f"other processes took {old.others:.0%} of the cores' time of the old results")
+    return found
