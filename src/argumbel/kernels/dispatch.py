@@ -180,8 +180,8 @@ def use(backend: str | None) -> Iterator[None]:
 
     Args:
         backend: ``"reference"``, plain PyTorch; a path of the compiled kernels that this machine can run, ``"v4"``,
-            ``"v3"``, ``"v2"`` or ``"generic"``; ``"triton"``, also for tensors of the CPU, which then go to Triton's
-            interpreter (``TRITON_INTERPRET=1``); or None, whatever is fastest. In force for the whole process.
+            ``"v3"``, ``"v2"``, ``"neon"`` or ``"generic"``; ``"triton"``, also for tensors of the CPU, which then go to
+            Triton's interpreter (``TRITON_INTERPRET=1``); or None, whatever is fastest. In force for the whole process.
 
     Raises:
         ValueError: this machine has no such backend.

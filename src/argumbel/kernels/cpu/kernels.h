@@ -61,6 +61,6 @@ struct Kernels {
 #undef ARGUMBEL_MEMBER
 };
 
-extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_generic;
+extern const Kernels kernels_v2, kernels_v3, kernels_v4, kernels_neon, kernels_generic;
 
 }  // namespace argumbel

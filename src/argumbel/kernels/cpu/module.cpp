@@ -29,6 +29,8 @@ std::vector<const Kernels*> runnable() {
         __builtin_cpu_supports("f16c"))
         found.push_back(&kernels_v3);
     if (__builtin_cpu_supports("sse4.2")) found.push_back(&kernels_v2);
+#elif defined(ARGUMBEL_ARM)
+    found.push_back(&kernels_neon);
 #else
     found.push_back(&kernels_generic);
 #endif

@@ -1,8 +1,10 @@
 // From keys to noise, a tile at a time. A tile is kTile words: a stretch of one row, or several short rows side by side.
 #pragma once
 #include <algorithm>
-#ifdef __AVX2__
+#if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#include <arm_neon.h>
 #endif
 
 #include "arithmetic.h"
@@ -14,9 +16,10 @@ namespace ARGUMBEL_ARCH {
 constexpr int kTile = 1024;         // words in a tile; its buffers stay in the first-level cache
 constexpr int kBlocks = kTile / 4;  // Philox blocks in a tile
 
-// Words of Philox4x32, one or a vector of them, kept in 64-bit lanes: a product is then one instruction, its upper half one
-// shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler multiplies 64 by 64
-// bits, at thrice the price.) A seed is shared by the counters, as numbers, or each counter has its own, as words.
+// Words of Philox4x32, one or a vector of them. On x86 they are kept in 64-bit lanes: a product is then one instruction, its
+// upper half one shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler
+// multiplies 64 by 64 bits, at thrice the price.) On ARM the words lie side by side, and the halves of two products are
+// gathered by one instruction each. A seed is shared by the counters, as numbers, or each counter has its own, as words.
 struct SingleWords {
     using Word = uint64_t;
     static constexpr int kCount = 1;
@@ -24,6 +27,7 @@ struct SingleWords {
     static void store(uint32_t* c, Word x) { *c = static_cast<uint32_t>(x); }
     static Word multiply(Word a, uint32_t b) { return Word{b} * static_cast<uint32_t>(a); }
     static Word high(Word p) { return p >> 32; }
+    static Word low(Word p) { return p; }
     static Word mix(Word a, Word b, Word k) { return a ^ b ^ k; }
     static Word next(Word k, uint32_t step) { return k + step; }
     static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
@@ -40,6 +44,7 @@ struct Words {
     }
     static Word multiply(Word a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi64(b)); }
     static Word high(Word p) { return _mm512_srli_epi64(p, 32); }
+    static Word low(Word p) { return p; }
     static Word mix(Word a, Word b, Word k) { return _mm512_ternarylogic_epi64(a, b, k, 0x96); }
     static Word mix(Word a, Word b, uint32_t k) { return mix(a, b, _mm512_set1_epi64(k)); }
     static Word next(Word k, uint32_t step) { return _mm512_add_epi64(k, _mm512_set1_epi64(step)); }
@@ -58,9 +63,29 @@ struct Words {
     }
     static Word multiply(Word a, uint32_t b) { return _mm256_mul_epu32(a, _mm256_set1_epi64x(b)); }
     static Word high(Word p) { return _mm256_srli_epi64(p, 32); }
+    static Word low(Word p) { return p; }
     static Word mix(Word a, Word b, Word k) { return _mm256_xor_si256(_mm256_xor_si256(a, b), k); }
     static Word mix(Word a, Word b, uint32_t k) { return mix(a, b, _mm256_set1_epi64x(k)); }
     static Word next(Word k, uint32_t step) { return _mm256_add_epi64(k, _mm256_set1_epi64x(step)); }
+    static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
+};
+#elif defined(__aarch64__) || defined(_M_ARM64)
+struct Words {
+    using Word = uint32x4_t;
+    struct Product {
+        uint32x4_t first, second;  // two products each, the lower half first
+    };
+    static constexpr int kCount = 4;
+    static Word load(const uint32_t* c) { return vld1q_u32(c); }
+    static void store(uint32_t* c, Word x) { vst1q_u32(c, x); }
+    static Product multiply(Word a, uint32_t b) {
+        return {vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(a), b)), vreinterpretq_u32_u64(vmull_high_n_u32(a, b))};
+    }
+    static Word high(Product p) { return vuzp2q_u32(p.first, p.second); }
+    static Word low(Product p) { return vuzp1q_u32(p.first, p.second); }
+    static Word mix(Word a, Word b, Word k) { return veorq_u32(veorq_u32(a, b), k); }
+    static Word mix(Word a, Word b, uint32_t k) { return mix(a, b, vdupq_n_u32(k)); }
+    static Word next(Word k, uint32_t step) { return vaddq_u32(k, vdupq_n_u32(step)); }
     static uint32_t next(uint32_t k, uint32_t step) { return k + step; }
 };
 #else
@@ -94,8 +119,8 @@ ARGUMBEL_INLINE int philox_vectors(Seed seed, int i, int count, uint32_t* __rest
             const auto p0 = Ops::multiply(x0, 0xD2511F53u), p1 = Ops::multiply(x2, 0xCD9E8D57u);
             x0 = Ops::mix(Ops::high(p1), x1, k0);
             x2 = Ops::mix(Ops::high(p0), x3, k1);
-            x1 = p1;
-            x3 = p0;
+            x1 = Ops::low(p1);
+            x3 = Ops::low(p0);
             k0 = Ops::next(k0, 0x9E3779B9u);
             k1 = Ops::next(k1, 0xBB67AE85u);
         }
