@@ -14,6 +14,7 @@ import diffusion_pictures
 import partition_pictures
 import reverse_pictures
 import sequences_pictures
+import structures_pictures
 import subsets_pictures
 import tables_pictures
 import torch
@@ -38,6 +39,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **sequences_pictures.PICTURES,
     **tables_pictures.PICTURES,
     **diffusion_pictures.PICTURES,
+    **structures_pictures.PICTURES,
 }
 
 
