@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import diffusion, sequences, tables, tokens
+from . import diffusion, sequences, structures, tables, tokens
 from .ops import OPS, Op
 from .peers import (
     ALIAS,
@@ -133,6 +133,20 @@ CASES: list[Case] = [
     *_cases(tokens.KEYED_LIMITS, [REQUESTS]),
     *_cases(diffusion.DRAW, [LLADA], {diffusion.LLADA: 20}),
     *_cases(diffusion.STEP, [LLADA], {diffusion.LLADA: 10}),
+    *_cases(structures.TREE, [Size((128, 45))], {structures.NETWORKX: 80, structures.SCIPY: 80}),
+    *_cases(structures.TREE, [Size((128, 435)), Size((16, 4950))]),
+    *_cases(structures.MATRIX_TREE, [Size((128, 45)), Size((128, 435))], {structures.SLOGDET: 6}),
+    *_cases(structures.ARBORESCENCE, [Size((128, n, n)) for n in (10, 20, 40)], {structures.UFAL: 5}),
+    *_cases(
+        structures.VITERBI,
+        [Size((32, 39, 20, 20)), Size((256, 19, 5, 5)), Size((32, 99, 50, 50))],
+        {structures.TORCH_VITERBI: 8},
+    ),
+    *_cases(
+        structures.SUBSET,
+        [Size((128, 45), k=9), Size((128, 400), k=10), Size((16, 1000), k=50)],
+        {structures.NUMPY_SUBSET: 50},
+    ),
     *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.SCATTERED, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.FILE, [Size((POPULATION,), k=1000)], {tables.READ: 0.834, tables.DUCKDB: 1.5}),

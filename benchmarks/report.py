@@ -14,7 +14,14 @@ from .measure import OURS, Entry, Row, Timing
 from .registry import CASES, Case, Target
 
 #: What the kernels of each instruction set are called on the page, in the order of its columns.
-SETS = {"v4": "AVX-512", "v3": "AVX2", "v2": "x86-64", "neon": "NEON", "generic": "generic", "reference": "plain PyTorch"}
+SETS = {
+    "v4": "AVX-512",
+    "v3": "AVX2",
+    "v2": "x86-64",
+    "neon": "NEON",
+    "generic": "generic",
+    "reference": "plain PyTorch",
+}
 RATIO = (
     "The ratio says how many times as long as ours the other takes; a ratio is only given where our result has passed "
     "its check."
