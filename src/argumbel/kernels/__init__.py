@@ -8,6 +8,7 @@ One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, 
 """
 
 from .arrivals import arrivals
+from .chain import chain_log_partition, chain_marginals, viterbi
 from .dispatch import Key, SeedOnly, explain, use
 from .gibbs import LOWEST, gibbs, is_impossible
 from .hash import xxh64
@@ -32,6 +33,8 @@ __all__ = [
     "Terms",
     "arrivals",
     "categorical",
+    "chain_log_partition",
+    "chain_marginals",
     "edge_numbers",
     "exact_sums",
     "explain",
@@ -54,6 +57,7 @@ __all__ = [
     "tree_marginals",
     "truncation",
     "use",
+    "viterbi",
     "work_dtype",
     "xxh64",
 ]

@@ -24,12 +24,17 @@
     X(spanning_tree, int64_t n, bool* tree, int64_t* chosen, int64_t* rounds)                                          \
     X(tree_log_partition, int64_t n, bool single, double* out)                                                         \
     X(tree_marginals, int64_t n, bool single, double* out)                                                             \
-    X(tree_covariance, int64_t n, bool single, const double* direction, double* out)
+    X(tree_covariance, int64_t n, bool single, const double* direction, double* out)                                   \
+    X(viterbi, int64_t n, int64_t* path, double* best)                                                                 \
+    X(chain_log_partition, int64_t n, double* out)                                                                     \
+    X(chain_marginals, int64_t n, double* out)                                                                         \
+    X(chain_covariance, int64_t n, const double* direction, double* out)
 
 #endif
 
 #ifdef ARGUMBEL_DEFINITIONS
 #include "arrivals.h"
+#include "chain.h"
 #include "fill.h"
 #include "law.h"
 #include "limited.h"
