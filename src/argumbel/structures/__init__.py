@@ -2,17 +2,20 @@
 scores, and the best structure wins the race."""
 
 from ._base import Prepared, Structure, prepare
+from ._chain import Chain, chain_scores
 from ._one_hot import OneHot
 from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
 from ._tree import SpanningTree
 from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 
 __all__ = [
+    "Chain",
     "OneHot",
     "PerturbedArgmax",
     "SpanningTree",
     "Structure",
     "Trace",
+    "chain_scores",
     "perturbed_argmax",
     "posterior_gumbel_trace",
     "stochastic_softmax",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import can_raise, check_logits, forbid, sizes
-from ..kernels import LOWEST, is_impossible
+from ..kernels import LOWEST, is_impossible, work_dtype
 from ..noise import KeyedNoise
 from ._trace import Trace
 
@@ -18,7 +18,7 @@ __all__ = ["Prepared", "Structure", "prepare"]
 
 
 class Prepared(NamedTuple):
-    """Scores in float64, contiguous, -inf where forbidden, and 0 in bad rows; which rows are bad, ``(*batch,)``, or
+    """Scores, contiguous, -inf where forbidden, and 0 in bad rows; which rows are bad, ``(*batch,)``, or
     None where it is known that none is; and whether it is known that no part is forbidden."""
 
     x: Tensor
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(x: Tensor, event_ndim: int, name: str) -> Prepared:
-    """Scores in float64, checked: a row with NaN or +inf is bad."""
+    """Scores, checked: a row with NaN or +inf is bad."""
     if can_raise(x):
         low, high = (float(end) for end in x.detach().aminmax()) if x.numel() else (0.0, 0.0)
         if not high < math.inf:
@@ -66,20 +66,25 @@ class Structure(ABC):
         ValueError: NaN or +inf in scores, a shape that does not fit the structure, or parts forbidden so that no
             structure is left. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
         TypeError: scores are not a floating tensor, or mask is not bool.
+        NotImplementedError: by ``trace`` where ``has_trace`` is False.
     """
 
     #: How many dimensions the parts have.
     event_ndim: int = 1
     #: What one structure is called in messages.
     noun: str
+    #: Whether there is a :meth:`trace`: whether the solver takes the largest of some scores, step by step.
+    has_trace: bool = True
     #: Whether :meth:`trace` finds the argmax.
     trace_is_argmax: bool = False
+    #: Whether ``_argmax`` takes float32 as well: scores need not be copied then, and half precision becomes float32.
+    argmax_of_float32: bool = False
     #: The names of the ways to relax a structure (``stochastic_softmax``), the default first.
     methods: tuple[str, ...] = ("marginals",)
 
     def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
-        x, bad, whole = self.prepared(detached(scores), mask)
+        x, bad, whole = self.prepared(detached(scores), mask, float32=self.argmax_of_float32)
         indicators = self._argmax(x)
         bad = self._refuse_forbidden(indicators, x, bad, whole)
         return self._marked(indicators.to(scores.dtype), bad)
@@ -144,7 +149,7 @@ class Structure(ABC):
 
     @abstractmethod
     def _argmax(self, x: Tensor) -> Tensor:
-        """bool; where no structure is left, one that uses forbidden parts."""
+        """bool, or in the dtype of x; where no structure is left, one that uses forbidden parts."""
 
     @abstractmethod
     def _log_partition(self, x: Tensor) -> Tensor: ...
@@ -158,7 +163,7 @@ class Structure(ABC):
 
     @abstractmethod
     def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Indicators, bool; chosen; alive (:class:`Trace`)."""
+        """Indicators, bool; chosen; alive (:class:`Trace`). NotImplementedError where ``has_trace`` is False."""
 
     @abstractmethod
     def _enumerate(self, event: tuple[int, ...]) -> Tensor: ...
@@ -167,8 +172,8 @@ class Structure(ABC):
         """The relaxed structure of perturbed scores: the marginals at ``values / tau``; both are float64."""
         return self.marginals((values.clamp(min=LOWEST) / tau).clamp(min=LOWEST))
 
-    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> Prepared:
-        """Scores as the methods of a structure take them."""
+    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores", *, float32: bool = False) -> Prepared:
+        """Scores as the methods of a structure take them: in float64, or in float32 where that will do."""
         check_logits(scores, name)
         if scores.ndim < self.event_ndim:
             raise ValueError(
@@ -176,7 +181,8 @@ class Structure(ABC):
                 f"but the shape is {tuple(scores.shape)}; pass (*batch, *event)"
             )
         self.check_event(tuple(scores.shape[scores.ndim - self.event_ndim :]))
-        return prepare(forbid(scores, mask, name).double(), self.event_ndim, name)
+        dtype = work_dtype(scores.dtype) if float32 else torch.float64
+        return prepare(forbid(scores, mask, name).to(dtype), self.event_ndim, name)
 
     def _possible(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scores with LOWEST where forbidden, and rows that are bad: where nothing is left, they are 0."""
