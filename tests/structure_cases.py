@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from argumbel.structures import OneHot, SpanningTree, Structure
+from argumbel.structures import Chain, OneHot, SpanningTree, Structure
 
 from . import structure_oracles as oracles
 from . import trace_oracles
@@ -40,6 +40,7 @@ CASES = {
     "one hot": Case(OneHot(), oracles.subsets(5, 1), trace_oracles.topk(5, 1)),
     "spanning tree, 4": Case(SpanningTree(4), oracles.spanning_trees(4), trace_oracles.kruskal(4)),
     "spanning tree, 5": Case(SpanningTree(5), oracles.spanning_trees(5)),
+    "chain": Case(Chain(), oracles.sequences(4, 3)),
 }
 
 RACES = {name: case for name, case in CASES.items() if case.race is not None}

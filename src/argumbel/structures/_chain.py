@@ -53,7 +53,7 @@ class Chain(Structure):
     argmax_of_float32 = True
 
     def check_event(self, event: tuple[int, ...]) -> None:
-        if event[0] < 1 or event[1] != event[2] or event[1] < 1:
+        if len(event) != 3 or event[0] < 1 or event[1] != event[2] or event[1] < 1:
             raise ValueError(
                 "scores must have the shape (*batch, length - 1, classes, classes), of at least two places and one "
                 f"class, but the last dimensions are {event}; pass chain_scores(unary, transition)"
@@ -179,10 +179,9 @@ def chain_scores(unary: Tensor, transition: Tensor) -> Tensor:
 
 def _indicators(path: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     pairs = (path[..., :-1] * n + path[..., 1:]).unsqueeze(-1)
-    # zeros_like, and not zeros: under vmap the zeros have to be batched, for they are written to.
-    like = pairs.expand(*pairs.shape[:-1], n * n)
-    flat = torch.zeros_like(like, dtype=dtype, memory_format=torch.contiguous_format)
-    return flat.scatter_(-1, pairs, 1).unflatten(-1, (n, n))
+    flat = torch.zeros((*pairs.shape[:-1], n * n), dtype=dtype, device=path.device)
+    put = flat.scatter_ if can_raise(path) else flat.scatter  # vmap cannot write to what it did not make
+    return put(-1, pairs, 1).unflatten(-1, (n, n))
 
 
 def _once(x: Tensor) -> Tensor:
