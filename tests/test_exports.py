@@ -129,11 +129,13 @@ MODULES = {
     },
     perturbation: {"Solver", "fenchel_young_loss", "perturbed"},
     structures: {
+        "Chain",
         "OneHot",
         "PerturbedArgmax",
         "SpanningTree",
         "Structure",
         "Trace",
+        "chain_scores",
         "perturbed_argmax",
         "posterior_gumbel_trace",
         "stochastic_softmax",
