@@ -7,6 +7,7 @@ One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, 
 ``operator.py`` says how a call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
+from .arborescence import arborescence
 from .arrivals import arrivals
 from .chain import chain_log_partition, chain_marginals, viterbi
 from .dispatch import Key, SeedOnly, explain, use
@@ -31,6 +32,7 @@ __all__ = [
     "Operator",
     "SeedOnly",
     "Terms",
+    "arborescence",
     "arrivals",
     "categorical",
     "chain_log_partition",

@@ -1,6 +1,7 @@
 """Structured choices: trees, chains, subsets, matchings, rankings. Their parts have scores, noise is added to the
 scores, and the best structure wins the race."""
 
+from ._arborescence import Arborescence
 from ._base import Prepared, Structure, prepare
 from ._chain import Chain, chain_scores
 from ._one_hot import OneHot
@@ -9,6 +10,7 @@ from ._tree import SpanningTree
 from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 
 __all__ = [
+    "Arborescence",
     "Chain",
     "OneHot",
     "PerturbedArgmax",

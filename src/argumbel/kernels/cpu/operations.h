@@ -28,11 +28,13 @@
     X(viterbi, int64_t n, int64_t* path, double* best)                                                                 \
     X(chain_log_partition, int64_t n, double* out)                                                                     \
     X(chain_marginals, int64_t n, double* out)                                                                         \
-    X(chain_covariance, int64_t n, const double* direction, double* out)
+    X(chain_covariance, int64_t n, const double* direction, double* out)                                               \
+    X(arborescence, int64_t n, int64_t root, bool single, bool race, bool* tree, int64_t* chosen, bool* alive)
 
 #endif
 
 #ifdef ARGUMBEL_DEFINITIONS
+#include "arborescence.h"
 #include "arrivals.h"
 #include "chain.h"
 #include "fill.h"
