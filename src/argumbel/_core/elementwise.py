@@ -33,5 +33,8 @@ def log_softmax(x: Tensor) -> Tensor:
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
     """``log(exp(a) + exp(b))``."""
-    low, high = torch.minimum(a, b), torch.maximum(a, b)
-    return high + torch.log1p(torch.exp((low - high).masked_fill(low == high, 0)))
+    # Where they are equal, either is the higher one: minimum and maximum would share the gradient between both, and
+    # lose the second derivative.
+    larger = b > a
+    low, high = torch.where(larger, a, b), torch.where(larger, b, a)
+    return high + torch.log1p(torch.exp((low - high).masked_fill((low == high) & low.isinf(), 0)))
