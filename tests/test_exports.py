@@ -130,6 +130,7 @@ MODULES = {
     perturbation: {"Solver", "fenchel_young_loss", "perturbed"},
     structures: {
         "Chain",
+        "Arborescence",
         "OneHot",
         "PerturbedArgmax",
         "SpanningTree",

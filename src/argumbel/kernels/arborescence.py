@@ -3,6 +3,7 @@ becomes one node, and this node takes an edge again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def _reference(
 
 
 def _unfolded(
-    x: Tensor, root: int, single_root: bool, race: bool, entered: Tensor, steps: list[tuple[Tensor, ...]]
+    x: Tensor, root: int, single_root: bool, race: bool, entered: Tensor, steps: Sequence[tuple[Tensor, ...]]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """From the last edge to the first: an edge stays, unless a later one enters its block."""
     n = x.shape[-1]
@@ -115,9 +116,7 @@ def _outputs(x: Tensor, root: int, single_root: bool, race: bool, *_: Any) -> tu
     return x.new_empty(x.shape, dtype=torch.bool), chosen, x.new_empty((*chosen.shape, n, n), dtype=torch.bool)
 
 
-def _cpu(
-    x: Tensor, root: int, single_root: bool, race: bool, key: tuple[()]
-) -> tuple[Tensor, Tensor, Tensor, bool]:
+def _cpu(x: Tensor, root: int, single_root: bool, race: bool, key: tuple[()]) -> tuple[Tensor, Tensor, Tensor, bool]:
     tree, chosen, alive = _outputs(x, root, single_root, race)
     cpu.call(
         "arborescence", x.flatten(-2), cpu.NO_KEY, x.shape[-1], root, single_root, race,
@@ -130,14 +129,15 @@ def _cpu(
 #: edges u -> v, without NaN and +inf; -inf forbids an edge. The diagonal and the edges into the root are not looked at.
 #:
 #: Of nodes and circles without an incoming edge, the one with the lowest node goes first. It takes the best edge from
-#: outside; of equal ones, the one from the lowest node, and of those the one into the lowest node. When a circle closes,
-#: the cost of the edge that a node has is taken off the cost of the edges that could replace it. With single_root an
-#: edge of the root is taken only where there is no other.
+#: outside; of equal ones, the one from the lowest node, and of those the one into the lowest node. When a circle
+#: closes, the cost of the edge that a node has is taken off the cost of the edges that could replace it. With
+#: single_root an edge of the root is taken only where there is no other.
 #:
 #: - Without race, the cost is -x: ``tree`` is the largest arborescence; ``chosen`` and ``alive`` are empty.
-#: - With race, the cost is exp(-x), of which the logarithm is computed. (With single_root the edges of the root race for
-#:   themselves: nothing is taken off their cost.) ``chosen`` are the edges u n + v that were taken, ``(*batch, 2n - 2)``,
-#:   -1 for steps that were not made; and ``alive``, ``(*batch, 2n - 2, n, n)``, are the edges that could be taken.
+#: - With race, the cost is exp(-x), of which the logarithm is computed. (With single_root the edges of the root race
+#:   for themselves: nothing is taken off their cost.) ``chosen`` are the edges u n + v that were taken,
+#:   ``(*batch, 2n - 2)``, -1 for steps that were not made; ``alive``, bool ``(*batch, 2n - 2, n, n)``, are the edges
+#:   that could be taken.
 #:
 #: Where there is no arborescence, ``tree`` is all that is forbidden, and no step is made.
 arborescence = Operator(

@@ -22,21 +22,20 @@ class Arborescence(Structure):
     and the column of the root are not parts: their scores are ignored, whatever they are, and their indicators are 0.
     The methods are those of every structure (:class:`Structure`).
 
-    - ``argmax`` is the maximum arborescence, by the algorithm of Chu, Liu and Edmonds: each node takes its best incoming
-      edge, a circle of such edges becomes one node, and so on. Of equal edges into a node (or a circle), the edge from
-      the lowest node is better, and of those the edge into the lowest node. The cost is n^2.
-    - ``log_partition`` is the matrix-tree theorem for directed graphs, without a determinant: a node passes its edges on
-      to the others and goes, and only positive numbers are added. So the result is exact at any temperature. The cost
-      is n^3.
+    - ``argmax`` is the maximum arborescence, by the algorithm of Chu, Liu and Edmonds: each node takes its best
+      incoming edge, a circle of such edges becomes one node, and so on. Of equal edges into a node (or a circle), the
+      edge from the lowest node is better, and of those the edge into the lowest node. The cost is n^2.
+    - ``log_partition`` is the matrix-tree theorem for directed graphs, without a determinant: a node passes its edges
+      on to the others and goes, and only positive numbers are added. So the result is exact at any temperature. The
+      cost is n^3.
     - ``sample`` draws the parent of one node after another, by the marginals given the parents before. The cost is n^4.
       The argmax of perturbed scores (:func:`perturbed_argmax`) is much faster, and has another law.
     - ``trace`` is the same algorithm in the time of arrival, ``exp(-value)``: each node takes the incoming edge that
       arrives first. When a circle closes, the edges that could replace an edge of it are known to arrive later than
-      this edge did; the rest of their time is exponential again, and decides which of them comes first. **This tree is
-      not the argmax of the values**: it has the smallest sum of times, not the largest sum of values.
-      At each step, of the nodes and circles without an incoming edge, the one with the lowest node goes first. There
-      are at most 2n - 2 steps; the others have ``chosen`` -1, and nothing alive. The cost is n^2, and n^3 to write
-      down ``alive``.
+      this edge did; the rest of their time is exponential again, and decides which of them comes first. At each step,
+      of the nodes and circles without an incoming edge, the one with the lowest node goes first. There are at most
+      2n - 2 steps; the others have ``chosen`` -1, and nothing alive. The cost is n^2, and n^3 to write down ``alive``.
+      **This tree is not the argmax of the values**: it has the smallest sum of times, not the largest sum of values.
 
     Args:
         n: the number of nodes, at least 1.
@@ -62,17 +61,17 @@ class Arborescence(Structure):
 
     Source: Chu and Liu 1965; Edmonds 1967, "Optimum branchings"; Tutte 1948 (matrix-tree theorem); Koo et al. 2007,
     "Structured prediction models via the matrix-tree theorem" (single root); Colbourn, Myrvold and Neufeld 1996, "Two
-    algorithms for unranking arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max trick for
-    approximate inference in combinatorial spaces" (trace).
+    algorithms for unranking arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max trick
+    for approximate inference in combinatorial spaces" (trace).
     """
 
     event_ndim = 2
     noun = "arborescence"
 
     def __init__(self, n: int, root: int = 0, single_root: bool = False) -> None:
-        self.single_root = bool(single_root)
-        self.n = count("n", n, least=2 if self.single_root else 1)
+        self.n = count("n", n, least=2 if single_root else 1)
         self.root = count("root", root, most=self.n - 1, of="the last node, ")
+        self.single_root = bool(single_root)
 
     def check_event(self, event: tuple[int, ...]) -> None:
         if event != (self.n, self.n):
@@ -82,7 +81,7 @@ class Arborescence(Structure):
             )
 
     def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> Prepared:
-        """What is no part has the score 0, whatever it had: so it is not bad, and does not look like a forbidden part."""
+        """What is no part has the score 0, whatever it had: it is not bad, and does not look like a forbidden part."""
         if isinstance(scores, Tensor) and scores.is_floating_point() and scores.shape[-2:] == (self.n, self.n):
             scores = scores.masked_fill(self._no_part(scores.device), 0)
         return super().prepared(scores, mask, name)
