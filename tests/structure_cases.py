@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from argumbel.structures import Chain, OneHot, SpanningTree, Structure
+from argumbel.structures import Arborescence, Chain, OneHot, SpanningTree, Structure
 
 from . import structure_oracles as oracles
 from . import trace_oracles
@@ -41,6 +41,11 @@ CASES = {
     "spanning tree, 4": Case(SpanningTree(4), oracles.spanning_trees(4), trace_oracles.kruskal(4)),
     "spanning tree, 5": Case(SpanningTree(5), oracles.spanning_trees(5)),
     "chain": Case(Chain(), oracles.sequences(4, 3)),
+    "arborescence, 3": Case(Arborescence(3), oracles.arborescences(3), trace_oracles.contraction(3)),
+    "arborescence, 4": Case(Arborescence(4, 2), oracles.arborescences(4, 2), trace_oracles.contraction(4, 2)),
+    "arborescence, single root": Case(
+        Arborescence(4, 1, True), oracles.arborescences(4, 1, True), trace_oracles.contraction(4, 1, True)
+    ),
 }
 
 RACES = {name: case for name, case in CASES.items() if case.race is not None}

@@ -115,10 +115,11 @@ class Block:
 
 
 @functools.cache
-def contraction(n: int, root: int = 0) -> Race:
+def contraction(n: int, root: int = 0, single_root: bool = False) -> Race:
     """Arborescence ``(n, n)`` by Chu, Liu and Edmonds: the edges into a node race; a cycle of winners becomes one node,
     and the edges into it race again. The node of the lowest number without a winner goes first (any order has the same
-    steps). It solves for the least total arrival time, which is not the largest total of Gumbel values."""
+    steps). It solves for the least total arrival time, which is not the largest total of Gumbel values. With a single
+    root its edges race only where no other edge does; this solves for nothing."""
 
     def contract(winners: Winners) -> tuple[list[Block], Block | None]:
         """The blocks, and the next whose edges race."""
@@ -144,11 +145,12 @@ def contraction(n: int, root: int = 0) -> Race:
 
     def racing(winners: Winners) -> list[int]:
         block = contract(winners)[1]
-        return (
-            [u * n + v for u in range(n) for v in range(n) if u not in block.nodes and v in block.nodes]
-            if block
-            else []
-        )
+        if not block:
+            return []
+        pairs = [(u, v) for u in range(n) for v in range(n) if u not in block.nodes and v in block.nodes]
+        if single_root and any(u != root for u, _ in pairs):
+            pairs = [(u, v) for u, v in pairs if u != root]
+        return [u * n + v for u, v in pairs]
 
     def structure(winners: Winners) -> Tensor:
         heads: dict[int, int] = {}
