@@ -80,11 +80,11 @@ class Arborescence(Structure):
                 f"{self.n}), but the last two dimensions are {event}; pass scores[..., u, v] of the edges u -> v"
             )
 
-    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores") -> Prepared:
+    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores", *, float32: bool = False) -> Prepared:
         """What is no part has the score 0, whatever it had: it is not bad, and does not look like a forbidden part."""
         if isinstance(scores, Tensor) and scores.is_floating_point() and scores.shape[-2:] == (self.n, self.n):
             scores = scores.masked_fill(self._no_part(scores.device), 0)
-        return super().prepared(scores, mask, name)
+        return super().prepared(scores, mask, name, float32=float32)
 
     def _no_part(self, device: torch.device) -> Tensor:
         nodes = torch.arange(self.n, device=device)
