@@ -1,8 +1,8 @@
 """The C++ kernels: tensors to pointers, and nothing else.
 
-``ARGUMBEL_KERNELS`` picks a path: ``v4`` (AVX-512), ``v3`` (AVX2), ``v2`` (the baseline), ``neon`` (64-bit ARM) or ``generic``, each
-only where the machine can run it, or ``reference`` for none. Unset, the best there is. ``triton`` gives the CPU to
-Triton's interpreter, for tests (``kernels/__init__.py``).
+``ARGUMBEL_KERNELS`` picks a path: ``v4`` (AVX-512), ``v3`` (AVX2), ``v2`` (the baseline), ``neon`` (64-bit ARM) or
+``generic`` (any other processor), each only where the machine can run it, or ``reference`` for none. Unset, the best
+there is. ``triton`` gives the CPU to Triton's interpreter, for tests (``kernels/__init__.py``).
 """
 
 from __future__ import annotations
