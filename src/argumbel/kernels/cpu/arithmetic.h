@@ -96,11 +96,15 @@ ARGUMBEL_INLINE double uniform64(uint32_t side, double h) {
 ARGUMBEL_INLINE double log64(double x) {
     int64_t bits;
     std::memcpy(&bits, &x, 8);
-    const int64_t n = (bits - kSqrtHalf64) >> 52;
-    bits -= n * (int64_t{1} << 52);
-    double m;
+    // n + 1024 in place of n, for AVX2 has no shift that keeps the sign, and makes no int64 a double but by its bits.
+    const uint64_t biased = (static_cast<uint64_t>(bits - kSqrtHalf64) + (uint64_t{1024} << 52)) >> 52;
+    bits -= static_cast<int64_t>((biased - 1024) << 52);
+    const uint64_t with_2_52 = biased | 0x4330000000000000u;
+    double m, k;
     std::memcpy(&m, &bits, 8);
-    const double f = m - 1.0, s = f / (f + 2.0), z = s * s, half = 0.5 * f * f, k = static_cast<double>(n);
+    std::memcpy(&k, &with_2_52, 8);
+    k -= 0x1p52 + 1024;
+    const double f = m - 1.0, s = f / (f + 2.0), z = s * s, half = 0.5 * f * f;
     double r = 2.0 / 21.0;
     r = r * z + 2.0 / 19.0;
     r = r * z + 2.0 / 17.0;
