@@ -15,11 +15,13 @@ from .gibbs import LOWEST, gibbs, is_impossible
 from .hash import xxh64
 from .law import categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
+from .matching import assignment, greedy_matching, usable_pairs
 from .noise import keyed_noise, work_dtype
 from .operator import Operator
 from .posterior import posterior_gumbel
 from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
+from .sinkhorn import sinkhorn
 from .softmax import gumbel_softmax
 from .sums import exact_sums
 from .tree import edge_numbers, spanning_tree, tree_log_partition, tree_marginals
@@ -34,6 +36,7 @@ __all__ = [
     "Terms",
     "arborescence",
     "arrivals",
+    "assignment",
     "categorical",
     "chain_log_partition",
     "chain_marginals",
@@ -41,6 +44,7 @@ __all__ = [
     "exact_sums",
     "explain",
     "gibbs",
+    "greedy_matching",
     "gumbel_max",
     "gumbel_sigmoid",
     "gumbel_softmax",
@@ -52,12 +56,14 @@ __all__ = [
     "linear_gumbel_max",
     "posterior_gumbel",
     "sample_without_replacement",
+    "sinkhorn",
     "spanning_tree",
     "tempered",
     "tempered_max",
     "tree_log_partition",
     "tree_marginals",
     "truncation",
+    "usable_pairs",
     "use",
     "viterbi",
     "work_dtype",

@@ -4,7 +4,9 @@ scores, and the best structure wins the race."""
 from ._arborescence import Arborescence
 from ._base import Prepared, Structure, prepare
 from ._chain import Chain, chain_scores
+from ._matching import Matching
 from ._one_hot import OneHot
+from ._ranking import Ranking, neural_sort, soft_sort
 from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
 from ._tree import SpanningTree
 from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
@@ -12,14 +14,18 @@ from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 __all__ = [
     "Arborescence",
     "Chain",
+    "Matching",
     "OneHot",
     "PerturbedArgmax",
+    "Ranking",
     "SpanningTree",
     "Structure",
     "Trace",
     "chain_scores",
+    "neural_sort",
     "perturbed_argmax",
     "posterior_gumbel_trace",
+    "soft_sort",
     "stochastic_softmax",
     "trace_log_prob",
 ]

@@ -66,7 +66,8 @@ class Structure(ABC):
         ValueError: NaN or +inf in scores, a shape that does not fit the structure, or parts forbidden so that no
             structure is left. On an accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
         TypeError: scores are not a floating tensor, or mask is not bool.
-        NotImplementedError: by ``trace`` where ``has_trace`` is False.
+        NotImplementedError: by ``trace`` where ``has_trace`` is False; by ``log_partition``, ``marginals`` and
+            ``sample`` where ``has_partition`` is False.
     """
 
     #: How many dimensions the parts have.
@@ -75,6 +76,8 @@ class Structure(ABC):
     noun: str
     #: Whether there is a :meth:`trace`: whether the solver takes the largest of some scores, step by step.
     has_trace: bool = True
+    #: Whether there is a :meth:`log_partition`, and so :meth:`marginals` and :meth:`sample`.
+    has_partition: bool = True
     #: Whether :meth:`trace` finds the argmax.
     trace_is_argmax: bool = False
     #: Whether ``_argmax`` takes float32 as well: scores need not be copied then, and half precision becomes float32.
@@ -134,8 +137,9 @@ class Structure(ABC):
         return Trace(self._marked(indicators.to(values.dtype), bad), chosen, alive)
 
     def enumerate(self, *event: int) -> Tensor:
-        """The indicators of all structures, bool ``(count, *event)``. The shape of the parts is given where the
-        structure does not know it. Their number grows fast: for tests, and for exact expectations."""
+        """The indicators of all structures, ``(count, *event)``: bool, or int64 where they are more than 0 and 1. The
+        shape of the parts is given where the structure does not know it. Their number grows fast: for tests, and for
+        exact expectations."""
         if event:
             self.check_event(event)
         return self._enumerate(event)
@@ -149,7 +153,7 @@ class Structure(ABC):
 
     @abstractmethod
     def _argmax(self, x: Tensor) -> Tensor:
-        """bool, or in the dtype of x; where no structure is left, one that uses forbidden parts."""
+        """bool, int64, or in the dtype of x; where no structure is left, one that uses forbidden parts."""
 
     @abstractmethod
     def _log_partition(self, x: Tensor) -> Tensor: ...
@@ -163,7 +167,7 @@ class Structure(ABC):
 
     @abstractmethod
     def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Indicators, bool; chosen; alive (:class:`Trace`). NotImplementedError where ``has_trace`` is False."""
+        """Indicators, bool or int64; chosen; alive (:class:`Trace`). Where ``has_trace`` is False it raises."""
 
     @abstractmethod
     def _enumerate(self, event: tuple[int, ...]) -> Tensor: ...
