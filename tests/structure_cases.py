@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from argumbel.structures import Arborescence, Chain, OneHot, SpanningTree, Structure
+from argumbel.structures import Arborescence, Chain, Matching, OneHot, Ranking, SpanningTree, Structure
 
 from . import structure_oracles as oracles
 from . import trace_oracles
 from .trace_oracles import Race
 
-__all__ = ["CASES", "RACES", "Case"]
+__all__ = ["CASES", "RACES", "SUMS", "Case"]
 
 
 class Case(NamedTuple):
-    """A structure, all its solutions ``(count, *event)``, and its race, if it has one."""
+    """A structure, all its solutions ``(count, *event)``, bool or int64, and its race, if it has one."""
 
     structure: Structure
     solutions: Tensor
@@ -46,6 +46,12 @@ CASES = {
     "arborescence, single root": Case(
         Arborescence(4, 1, True), oracles.arborescences(4, 1, True), trace_oracles.contraction(4, 1, True)
     ),
+    "matching, 3 by 3": Case(Matching(), oracles.matchings(3, 3), trace_oracles.crossing(3, 3)),
+    "matching, 2 by 4": Case(Matching(), oracles.matchings(2, 4), trace_oracles.crossing(2, 4)),
+    "matching, 4 by 3": Case(Matching(), oracles.matchings(3, 4).mT),
+    "ranking": Case(Ranking(), oracles.beaten(4), trace_oracles.plackett_luce(4)),
 }
 
 RACES = {name: case for name, case in CASES.items() if case.race is not None}
+# Those whose sum over all solutions is known.
+SUMS = {name: case for name, case in CASES.items() if case.structure.has_partition}

@@ -142,6 +142,14 @@ def rankings(n: int) -> tuple[Tensor, Tensor]:
     return torch.tensor(list(itertools.permutations(range(n)))), matchings(n, n)
 
 
+@functools.cache
+def beaten(n: int) -> Tensor:
+    """The number of items that each item beats, for every ranking, int64 ``(count, n)``, in the order of
+    :func:`rankings`."""
+    orders = itertools.permutations(range(n))
+    return torch.tensor([[n - 1 - order.index(item) for item in range(n)] for order in orders])
+
+
 def spans(i: int, j: int) -> Iterator[list[Edge]]:
     """The spans of every binary bracketing of the leaves i..j, as pairs (first leaf, last leaf), one leaf left out."""
     if i == j:
@@ -163,7 +171,7 @@ def totals(scores: Tensor, structures: Tensor) -> Tensor:
     do not count, not even at -inf."""
     event = structures.dim() - 1
     x = scores.double().unsqueeze(-event - 1)
-    return torch.where(structures, x, 0.0).flatten(-event).sum(-1)
+    return torch.where(structures != 0, structures * x, 0.0).flatten(-event).sum(-1)
 
 
 def law(scores: Tensor, structures: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -22,9 +24,10 @@ from . import structure_oracles as oracles
 from . import trace_oracles
 from .oracles import gumbel_cdf
 from .statistics import check_cdf, check_counts, check_mean
-from .structure_cases import CASES, RACES, Case
+from .structure_cases import CASES, RACES, SUMS, Case
 
 ALL = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+SUMMED = pytest.mark.parametrize("case", SUMS.values(), ids=SUMS.keys())
 RACING = pytest.mark.parametrize("case", RACES.values(), ids=RACES.keys())
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -43,10 +46,22 @@ def difficult(case: Case) -> dict[str, Tensor]:
     }
 
 
+def methods(case: Case) -> list[str]:
+    """The methods of the structure that take scores alone, and return what scores determine."""
+    return ["argmax", *(["log_partition", "marginals"] if case.structure.has_partition else [])]
+
+
+def refusing(case: Case) -> list[Callable[[Tensor], object]]:
+    """All that must refuse bad scores."""
+    structure = case.structure
+    calls = [getattr(structure, name) for name in methods(case)] + [structure.sample] * structure.has_partition
+    return [*calls, lambda x: perturbed_argmax(structure, x), lambda x: stochastic_softmax(structure, x)]
+
+
 def numbers(y: Tensor, case: Case) -> np.ndarray:
     """The place of each structure in the list of the solutions."""
-    flat, solutions = y.reshape(-1, *case.event).bool(), case.solutions
-    same = (flat.flatten(1).unsqueeze(1) == solutions.flatten(1)).all(-1)
+    flat, solutions = y.reshape(-1, *case.event), case.solutions
+    same = (flat.flatten(1).unsqueeze(1) == solutions.flatten(1).to(flat.dtype)).all(-1)
     assert bool(same.any(-1).all()), "not a solution"
     return same.int().argmax(-1).numpy()
 
@@ -59,7 +74,7 @@ def gumbels(seed: int, count: int, x: Tensor) -> Tensor:
 # --- the law exp(score) / Z ------------------------------------------------------------------------------------------
 
 
-@ALL
+@SUMMED
 @pytest.mark.parametrize("kind", ["plain", "far apart", "tied", "moved", "forbidden", "forbidden, far apart"])
 def test_partition_marginals_and_covariance_are_sums_over_all(case: Case, kind: str) -> None:
     x = difficult(case)[kind].requires_grad_()
@@ -79,7 +94,7 @@ def test_partition_marginals_and_covariance_are_sums_over_all(case: Case, kind: 
     torch.testing.assert_close(along, expected, rtol=0, atol=1e-8)
 
 
-@ALL
+@SUMMED
 def test_derivatives(case: Case) -> None:
     x = case.scores(2).requires_grad_()
     assert torch.autograd.gradcheck(case.structure.log_partition, x)
@@ -87,7 +102,7 @@ def test_derivatives(case: Case) -> None:
     assert torch.autograd.gradcheck(case.structure.marginals, x)
 
 
-@ALL
+@SUMMED
 @pytest.mark.parametrize("tau", [1, 0.3, 0.1, 0.05, 0.01])
 def test_float32_at_low_temperatures(case: Case, tau: float) -> None:
     x = case.scores(8, dtype=torch.float32)
@@ -96,7 +111,7 @@ def test_float32_at_low_temperatures(case: Case, tau: float) -> None:
     torch.testing.assert_close(mu.double(), exact, rtol=0, atol=1e-6)
 
 
-@ALL
+@SUMMED
 def test_samples_are_exact(case: Case) -> None:
     x = case.scores()
     draws = case.structure.sample(x, (20_000,), generator=torch.Generator().manual_seed(1))
@@ -105,14 +120,14 @@ def test_samples_are_exact(case: Case) -> None:
     check_counts(np.bincount(numbers(draws, case), minlength=len(law)), law.numpy())
 
 
-@ALL
+@SUMMED
 def test_samples_of_a_batch_are_independent(case: Case) -> None:
     x = 0.5 * case.scores().expand(64, *case.event)
     draws = case.structure.sample(x)
     assert len(draws.flatten(1).unique(dim=0)) >= min(10, len(case.solutions) - 1)
 
 
-@ALL
+@SUMMED
 def test_a_sample_never_has_a_forbidden_part(case: Case) -> None:
     x = difficult(case)["forbidden"]
     assert not bool((case.structure.sample(x, (500,)).bool() & (x == -torch.inf)).any())
@@ -164,7 +179,7 @@ def test_the_gradient_of_a_perturbed_maximum_is_its_structure(case: Case) -> Non
 # --- relaxed ---------------------------------------------------------------------------------------------------------
 
 
-@ALL
+@SUMMED
 def test_a_relaxed_structure_is_the_mean_at_the_perturbed_scores(case: Case) -> None:
     x = case.scores(3)
     noise = ag.KeyedNoise(2).gumbel((3, x[0].numel()), dtype=torch.float64).reshape(x.shape)
@@ -286,9 +301,12 @@ def test_values_given_a_trace_are_keyed_and_differentiable(case: Case) -> None:
 def test_dtypes(case: Case, dtype: torch.dtype) -> None:
     x = case.scores(2, 3, dtype=dtype)
     structure = case.structure
-    assert structure.argmax(x).dtype == structure.marginals(x).dtype == structure.sample(x).dtype == dtype
-    torch.testing.assert_close(structure.log_partition(x), structure.log_partition(x.double()).to(dtype))
-    torch.testing.assert_close(structure.marginals(x), structure.marginals(x.double()).to(dtype))
+    for name in methods(case):
+        found = getattr(structure, name)(x)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, getattr(structure, name)(x.double()).to(dtype))
+    if structure.has_partition:
+        assert structure.sample(x).dtype == dtype
     values, y = perturbed_argmax(structure, x, noise=ag.KeyedNoise(1))
     assert values.dtype == y.dtype == stochastic_softmax(structure, x, 0.5).dtype == dtype
     assert values.shape == (2, 3)
@@ -299,13 +317,15 @@ def test_dtypes(case: Case, dtype: torch.dtype) -> None:
 def test_shapes_and_strides(case: Case) -> None:
     structure, x = case.structure, case.scores(4, 3)
     moved = x.transpose(0, 1).contiguous().transpose(0, 1)
-    for name in ("argmax", "log_partition", "marginals"):
+    for name in methods(case):
         call = getattr(structure, name)
         torch.testing.assert_close(call(moved), call(x), rtol=0, atol=0)
         torch.testing.assert_close(call(x)[1, 2], call(x[1, 2]), rtol=0, atol=0)
         assert call(x[:0]).shape == call(x)[:0].shape
-    assert structure.sample(x, (2, 5)).shape == (2, 5, *x.shape)
-    assert structure.sample(x[:0]).shape == x[:0].shape
+    if structure.has_partition:
+        assert structure.sample(x, (2, 5)).shape == (2, 5, *x.shape)
+        assert structure.sample(x[:0]).shape == x[:0].shape
+    assert stochastic_softmax(structure, x[:0], 0.5).shape == x[:0].shape
     assert perturbed_argmax(structure, x[:0]).indicators.shape == x[:0].shape
 
 
@@ -314,7 +334,7 @@ def test_masks_forbid(case: Case) -> None:
     x = difficult(case)["plain"]
     mask = case.solutions[:3].any(0)
     forbidden = x.masked_fill(~mask, -torch.inf)
-    for name in ("argmax", "log_partition", "marginals"):
+    for name in methods(case):
         call = getattr(case.structure, name)
         torch.testing.assert_close(call(x, mask=mask), call(forbidden), rtol=0, atol=0)
     for verb in (lambda *a, **k: perturbed_argmax(*a, **k).indicators, stochastic_softmax):
@@ -323,10 +343,24 @@ def test_masks_forbid(case: Case) -> None:
 
 
 @ALL
-def test_vmap_and_transforms(case: Case) -> None:
+def test_vmap(case: Case) -> None:
     structure, x = case.structure, case.scores(3)
-    torch.testing.assert_close(torch.vmap(structure.log_partition)(x), structure.log_partition(x))
-    torch.testing.assert_close(torch.vmap(structure.argmax)(x), structure.argmax(x))
+    for name in methods(case):
+        call = getattr(structure, name)
+        torch.testing.assert_close(torch.vmap(call)(x), call(x))
+
+    def soft(x: Tensor) -> Tensor:
+        return stochastic_softmax(structure, x, 0.5, noise=torch.zeros_like(x))
+
+    torch.testing.assert_close(torch.vmap(soft)(x), soft(x))
+    jacobian = torch.func.jacfwd(soft)(x[0])
+    torch.testing.assert_close(torch.func.jacrev(soft)(x[0]), jacobian)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(soft, x[0], vectorize=True), jacobian)
+
+
+@SUMMED
+def test_transforms(case: Case) -> None:
+    structure, x = case.structure, case.scores(3)
     slopes = torch.vmap(torch.func.grad(structure.log_partition))(x)
     torch.testing.assert_close(slopes, structure.marginals(x))
     hessian = torch.func.hessian(structure.log_partition)(x[0]).reshape(x[0].numel(), -1)
@@ -340,25 +374,24 @@ def test_vmap_and_transforms(case: Case) -> None:
 
 @ALL
 def test_compiled(case: Case) -> None:
+    torch.compiler.reset()  # there is a limit to how often one function is compiled
     structure, x = case.structure, case.scores(3)
 
     def all_of_it(x: Tensor) -> tuple[Tensor, ...]:
         noise = ag.KeyedNoise(4)
         hard = perturbed_argmax(structure, x, noise=noise)
-        return (
-            structure.log_partition(x),
-            structure.marginals(x),
-            *hard,
-            stochastic_softmax(structure, x, 0.5, noise=noise),
-        )
+        soft = stochastic_softmax(structure, x, 0.5, noise=noise)
+        return soft, *hard, *(getattr(structure, name)(x) for name in methods(case))
 
     torch.compiler.reset()  # else the cases before count as attempts to compile the same function
     compiled = torch.compile(all_of_it, fullgraph=True, backend="aot_eager")
     for found, expected in zip(compiled(x), all_of_it(x), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     at = x.clone().requires_grad_()
-    compiled(at)[0].sum().backward()
-    torch.testing.assert_close(at.grad, structure.marginals(x))
+    compiled(at)[0].square().sum().backward()
+    again = x.clone().requires_grad_()
+    stochastic_softmax(structure, again, 0.5, noise=ag.KeyedNoise(4)).square().sum().backward()
+    torch.testing.assert_close(at.grad, again.grad)
 
 
 def test_compiled_traces() -> None:
@@ -381,26 +414,34 @@ def test_compiled_traces() -> None:
 def test_bad_scores(case: Case, wrong: float) -> None:
     x = case.scores(2)
     x[1].view(-1)[case.parts.flatten().int().argmax()] = wrong
-    structure = case.structure
-    calls = [structure.argmax, structure.log_partition, structure.marginals, structure.sample]
-    for call in [*calls, lambda x: perturbed_argmax(structure, x), lambda x: stochastic_softmax(structure, x)]:
+    for call in refusing(case):
         with pytest.raises(ValueError, match="scores must not be NaN or"):
             call(x)
-    marked = torch.vmap(structure.log_partition)(x)
-    assert marked.isnan().tolist() == [False, True]
-    assert torch.vmap(structure.argmax)(x).flatten(1).isnan().all(-1).tolist() == [False, True]
+    for name in methods(case):
+        marked = torch.vmap(getattr(case.structure, name))(x)
+        assert marked.reshape(2, -1).isnan().all(-1).tolist() == [False, True]
 
 
 @ALL
 def test_nothing_left(case: Case) -> None:
     x = torch.stack([case.scores(), torch.full(case.event, -torch.inf, dtype=torch.float64)])
-    structure = case.structure
-    calls = [structure.argmax, structure.log_partition, structure.marginals, structure.sample]
-    for call in [*calls, lambda x: perturbed_argmax(structure, x), lambda x: stochastic_softmax(structure, x)]:
+    for call in refusing(case):
         with pytest.raises(ValueError, match="scores must leave at least one"):
             call(x)
-    assert torch.vmap(structure.log_partition)(x).isnan().tolist() == [False, True]
-    assert torch.vmap(structure.argmax)(x).flatten(1).isnan().all(-1).tolist() == [False, True]
+    for name in methods(case):
+        marked = torch.vmap(getattr(case.structure, name))(x)
+        assert marked.reshape(2, -1).isnan().all(-1).tolist() == [False, True]
+
+
+@ALL
+def test_without_a_sum_over_all_solutions(case: Case) -> None:
+    structure, x = case.structure, case.scores()
+    for call in (structure.log_partition, structure.marginals, structure.sample):
+        if structure.has_partition:
+            call(x)
+        else:
+            with pytest.raises(NotImplementedError, match=r"structure must have a sum .* use perturbed_argmax"):
+                call(x)
 
 
 @ALL
@@ -415,7 +456,7 @@ def test_wrong_arguments(case: Case) -> None:
     with pytest.raises(ValueError, match="mask must broadcast to the shape of scores"):
         structure.argmax(x, mask=torch.ones(3, *x.shape, dtype=torch.bool))
     with pytest.raises(ValueError, match="scores must"):
-        structure.log_partition(torch.zeros(()))
+        structure.argmax(torch.zeros(()))
     with pytest.raises(ValueError, match="tau must be at least 0"):
         stochastic_softmax(structure, x, -1)
     with pytest.raises(ValueError, match="method must be one of"):
@@ -451,5 +492,5 @@ def test_a_structure_is_wanted() -> None:
 @ALL
 def test_enumerate(case: Case) -> None:
     found = case.structure.enumerate(*case.event)
-    assert found.dtype == torch.bool
+    assert found.dtype == case.solutions.dtype
     assert sorted(map(tuple, found.flatten(1).tolist())) == sorted(map(tuple, case.solutions.flatten(1).tolist()))

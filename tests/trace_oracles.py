@@ -52,6 +52,16 @@ def topk(n: int, k: int) -> Race:
 
 
 @functools.cache
+def plackett_luce(n: int) -> Race:
+    """All n items, one after another; the structure is the number of items that each item beats ``(n,)``."""
+    return Race(
+        (n,),
+        topk(n, n).racing,
+        lambda winners: torch.tensor([n - 1 - list(winners).index(item) for item in range(n)]),
+    )
+
+
+@functools.cache
 def kruskal(n: int) -> Race:
     """Spanning tree: the edges between different components race; the structure is ``(n (n - 1) / 2,)``."""
     all_edges = edges(n)
@@ -72,6 +82,22 @@ def crossing(n: int, m: int) -> Race:
         return [i * m + j for i, j in itertools.product(range(n), range(m)) if i not in rows and j not in columns]
 
     return Race((n, m), racing, lambda winners: indicators([[divmod(w, m) for w in winners]], (n, m))[0])
+
+
+def among(solutions: Tensor) -> Race:
+    """A pair races as long as some structure of a list ``(count, *event)``, bool, has it and the winners so far."""
+    flat = solutions.flatten(1)
+
+    def racing(winners: Winners) -> list[int]:
+        left = flat[flat[:, list(winners)].all(-1)].any(0)
+        return [i for i in left.nonzero().flatten().tolist() if i not in winners]
+
+    def structure(winners: Winners) -> Tensor:
+        made = torch.zeros(flat.shape[1], dtype=torch.bool)
+        made[list(winners)] = True
+        return made.reshape(solutions.shape[1:])
+
+    return Race(tuple(solutions.shape[1:]), racing, structure)
 
 
 @functools.cache

@@ -38,22 +38,21 @@ def _assignment(x: Tensor) -> tuple[Tensor]:
     return (found.reshape(x.shape).to(x.device),)
 
 
-_assignments = concrete(
-    "assignment(Tensor x) -> Tensor", _assignment, lambda x: x.new_empty(x.shape, dtype=torch.bool)
-)
+_assignments = concrete("assignment(Tensor x) -> Tensor", _assignment, lambda x: x.new_empty(x.shape, dtype=torch.bool))
 
 
 def assignment(x: Tensor) -> Tensor:
-    """The matching with the largest sum of x, float64 ``(*batch, n, m)``, without NaN and +inf: bool, in the shape of x.
+    """The matching with the largest sum of x, float64 ``(*batch, n, m)`` without NaN and +inf: bool, in the shape of x.
     Where -inf leaves no matching, one that uses a pair of -inf."""
     return _assignments(x)[0]
 
 
-# --- one matrix, its rows as the bits of integers ----------------------------------------------------------------------
+# --- one matrix, its rows as the bits of integers --------------------------------------------------------------------
 
 
 class _Pairs:
-    """The pairs that are left of a matrix with no more rows than columns, and a matching that has a column for each row.
+    """The pairs that are left of a matrix with no more rows than columns, and a matching that has a column for each
+    row.
 
     Attributes:
         left: of each row, the columns that it may have, as bits.
@@ -96,7 +95,8 @@ class _Pairs:
             self._find_column(other)
 
     def usable(self) -> list[int]:
-        """Of each row, the columns that it has in some matching of the rows that are left.
+        """Of each row, the columns that it has in some matching of the rows that are left; and one number more, the
+        columns that some matching leaves free.
 
         Another matching differs by cycles, in each of which rows hand on their columns: row i may take the column of a
         row k if k can get the column of i in the end. Columns without a row belong to one node more, which takes any.
@@ -104,15 +104,13 @@ class _Pairs:
         n = len(self.left)
         free = sum(1 << j for j, i in enumerate(self.owner) if i < 0)
         owned = [0 if j < 0 else 1 << j for j in self.column]
-        reach = [
-            sum(1 << k for k in range(n) if row & owned[k]) | (1 << n if row & free else 0) for row in self.left
-        ]
+        reach = [sum(1 << k for k in range(n) if row & owned[k]) | (1 << n if row & free else 0) for row in self.left]
         reach.append((1 << n + 1) - 1)
         for k in range(n + 1):
             through = reach[k]
             reach = [r | through if r >> k & 1 else r for r in reach]
         found = []
-        for i, row in enumerate(self.left):
+        for i, row in enumerate([*self.left, -1]):
             columns = free
             for k in range(n):
                 if k == i or reach[k] >> i & 1:
@@ -127,32 +125,36 @@ def _bits(bits: int) -> Iterator[int]:
         bits &= bits - 1
 
 
-# --- pairs that some matching has --------------------------------------------------------------------------------------
+# --- pairs that some matching has ------------------------------------------------------------------------------------
 
 
-def _usable(allowed: Tensor) -> tuple[Tensor]:
-    flat = allowed.reshape(allowed.shape[:-2].numel(), *allowed.shape[-2:])
-    found, m = flat.clone(), allowed.shape[-1]
+def _usable(allowed: Tensor) -> tuple[Tensor, Tensor]:
+    n, m = allowed.shape[-2:]
+    flat = allowed.reshape(allowed.shape[:-2].numel(), n, m)
+    found, spare = flat.clone(), flat.new_full((len(flat), m), n < m)
     for row in (~flat.flatten(1).all(-1)).nonzero().squeeze(-1).tolist():
-        wide = flat[row] if flat.shape[1] <= m else flat[row].T
-        pairs = _Pairs(wide.tolist())
-        columns = pairs.usable() if pairs.is_feasible else [0] * len(wide)
-        usable = torch.tensor([[bits >> j & 1 for j in range(wide.shape[1])] for bits in columns], dtype=torch.bool)
-        found[row] = usable if flat.shape[1] <= m else usable.T
-    return (found.reshape(allowed.shape),)
+        pairs = _Pairs(flat[row].tolist())
+        columns = pairs.usable() if pairs.is_feasible else [0] * (n + 1)
+        usable = torch.tensor([[bool(bits >> j & 1) for j in range(m)] for bits in columns], device=flat.device)
+        found[row], spare[row] = usable[:-1], usable[-1]
+    return found.reshape(allowed.shape), spare.reshape(*allowed.shape[:-2], m)
 
 
 _usable_pairs = concrete(
-    "usable_pairs(Tensor allowed) -> Tensor", _usable, lambda allowed: allowed.new_empty(allowed.shape)
+    "usable_pairs(Tensor allowed) -> (Tensor, Tensor)",
+    _usable,
+    lambda allowed: (allowed.new_empty(allowed.shape), allowed.new_empty((*allowed.shape[:-2], allowed.shape[-1]))),
 )
 
 
-def usable_pairs(allowed: Tensor) -> Tensor:
-    """Which pairs some matching of allowed pairs has, bool ``(*batch, n, m)``; all False where there is no matching."""
-    return _usable_pairs(allowed)[0]
+def usable_pairs(allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """Which pairs some matching of allowed pairs has, bool ``(*batch, n, m)``, n <= m; and which columns some matching
+    leaves free, ``(*batch, m)``. All False where there is no matching."""
+    usable, spare = _usable_pairs(allowed)
+    return usable, spare
 
 
-# --- the greedy matching -----------------------------------------------------------------------------------------------
+# --- the greedy matching ---------------------------------------------------------------------------------------------
 
 
 def _greedy(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -188,16 +190,16 @@ def _greedy_with_foresight(x: Tensor, order: list[int]) -> tuple[Tensor, Tensor]
         return None
     chosen: list[int] = []
     rounds = torch.zeros(n, m, dtype=torch.int64)
-    alive, usable = [0] * len(pairs.left), pairs.usable()
+    usable = pairs.usable()
     for number in order:
         i, j = divmod(number, m)[:: -1 if tall else 1]
         if not usable[i] >> j & 1:  # from now on it never is
             continue
         chosen.append(number)
         pairs.take(i, j)
-        alive, usable = usable, pairs.usable()
-        for row, (before, after) in enumerate(zip(alive, usable, strict=True)):
-            for column in _bits(before & ~after):
+        before, usable = usable, pairs.usable()
+        for row in range(len(pairs.left)):
+            for column in _bits(before[row] & ~usable[row]):
                 rounds[(column, row) if tall else (row, column)] = len(chosen)
     return torch.tensor(chosen), rounds
 
@@ -211,6 +213,4 @@ def _greedy_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 #: some matching has wins, its row and its column leave, and so on. ``chosen`` are the numbers of the pairs in this
 #: order; ``rounds`` is in how many steps a pair could have won. Of equal pairs the first counts as the larger one.
 #: Where -inf leaves no matching, one that uses a pair of -inf.
-greedy_matching = concrete(
-    "greedy_matching(Tensor x) -> (Tensor, Tensor, Tensor)", _greedy, _greedy_outputs
-)
+greedy_matching = concrete("greedy_matching(Tensor x) -> (Tensor, Tensor, Tensor)", _greedy, _greedy_outputs)

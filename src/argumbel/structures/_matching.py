@@ -21,22 +21,23 @@ class Matching(Sumless):
     Scores and indicators have the shape ``(*batch, n, m)``; entry [i, j] is for row i with column j. The methods are
     those of every structure (:class:`Structure`), with these differences:
 
-    - ``argmax`` is the linear assignment of SciPy (``pip install 'argumbel[structures]'``), in float64, one matrix after
-      another on the CPU. Of equal matchings it returns the one that SciPy finds, always the same.
+    - ``argmax`` is the linear assignment of SciPy (``pip install 'argumbel[structures]'``), in float64, one matrix
+      after another on the CPU. Of equal matchings it returns the one that SciPy finds, always the same.
     - ``trace`` is the greedy matching: the largest value wins, its row and its column leave, and so on. Where pairs are
       forbidden, only pairs that still leave a matching compete, so the race never ends too early.
-    - ``log_partition``, ``marginals`` and ``sample`` are not there: their sum is the permanent of ``exp(scores)``, which
-      nobody can compute fast.
+    - ``log_partition``, ``marginals`` and ``sample`` are not there: their sum is the permanent of ``exp(scores)``,
+      which nobody can compute fast.
     - :func:`stochastic_softmax` gives the matrix of Sinkhorn, ``diag(a) exp((scores + noise) / tau) diag(b)``: of all
-      matrices Y whose rows and columns sum to 1 it has the largest ``<Y, scores + noise> + tau * entropy(Y)``. If n < m,
-      rows sum to 1 and columns to at most 1: what a column lacks is the entry of a row that stands for m - n rows of
-      equal scores. The sums hold within 1e-9, computed in float64, at any tau that is not below 1e-6 of the range of the
-      scores. Entries that no matching of allowed pairs has are exactly 0. Derivatives up to the third are exact.
+      matrices Y whose rows and columns sum to 1 it has the largest ``<Y, scores + noise> + tau * entropy(Y)``. If
+      n < m, rows sum to 1 and columns to at most 1: what a column lacks is the entry of a row that stands for m - n
+      rows of equal scores. The sums hold within 1e-9, computed in float64, at any tau that is not below 1e-6 of the
+      range of the scores. Entries that no matching of allowed pairs has are exactly 0. Derivatives up to the third are
+      exact.
 
     These are three laws, and none of them is ``exp(score) / Z``. The matching of perturbed scores
-    (:func:`perturbed_argmax`) has a law without a known density. The greedy matching of perturbed scores has the density
-    :func:`trace_log_prob`, but is not the best matching. And the matrix of Sinkhorn is a function of the scores, not a
-    mean of matchings under one of the laws.
+    (:func:`perturbed_argmax`) has a law without a known density. The greedy matching of perturbed scores has the
+    density :func:`trace_log_prob`, but is not the best matching. And the matrix of Sinkhorn is a function of the
+    perturbed scores, not a mean of matchings under one of the laws.
 
     The cost of the argmax grows like n^3 (15 us for n = 10, 800 us for n = 100). Sinkhorn takes 5 to 50 steps of
     Newton's method, each a linear system of min(n, m) unknowns, whatever tau.
@@ -66,7 +67,7 @@ class Matching(Sumless):
     methods = ("sinkhorn",)
     no_partition = (
         "a permanent, for which no fast method can exist (it is #P-hard); use perturbed_argmax for matchings, "
-        'stochastic_softmax (Sinkhorn) for a relaxed one, or trace, whose law is known'
+        "stochastic_softmax (Sinkhorn) for a relaxed one, or trace, whose law is known"
     )
 
     def check_event(self, event: tuple[int, ...]) -> None:
@@ -96,10 +97,11 @@ class Matching(Sumless):
         if n > m:
             return self.relax(values.mT, tau, method).mT
         x, bad = self.prepared(values, None)
-        usable = usable_pairs(x > LOWEST)
+        usable, spare = usable_pairs(x > LOWEST)
         bad = self._refuse_impossible(~self.flat(usable).any(-1), bad)
         usable = usable | self.wide(bad)
+        if n < m:  # one row for all that the columns lack
+            x, spare = torch.nn.functional.pad(x, (0, 0, 0, 1)), spare | bad.unsqueeze(-1)
+            usable = torch.cat([usable, spare.unsqueeze(-2)], -2)
         x = (x.masked_fill(~usable, 0) / tau).masked_fill(~usable, LOWEST)
-        if n < m:
-            x = torch.nn.functional.pad(x, (0, 0, 0, 1))
         return sinkhorn(x, m - n)[..., :n, :].masked_fill(self.wide(bad), torch.nan)

@@ -24,9 +24,9 @@ class Ranking(Sumless):
     (:class:`Structure`), with these differences:
 
     - ``argmax`` sorts: of all rankings y it has the largest ``<y, scores>``. Of equal items the lower index is better.
-    - ``trace`` takes the best of the items that are left, one after another, so ``chosen`` is the order of the items, -1
-      at the end for those that are forbidden. With Gumbel noise its law is the Plackett-Luce law, and since the trace
-      finds the argmax, this is the law of :func:`perturbed_argmax`, too.
+    - ``trace`` takes the best of the items that are left, one after another, so ``chosen`` is the order of the items,
+      -1 at the end for those that are forbidden. With Gumbel noise its law is the Plackett-Luce law, and since the
+      trace finds the argmax, this is the law of :func:`perturbed_argmax`, too.
     - ``log_partition``, ``marginals`` and ``sample`` are not there: no fast method is known for ``sum over y of exp(<y,
       scores>)``, the permanent of a matrix. (The Plackett-Luce law needs no such sum.)
     - :func:`stochastic_softmax` gives soft ranks: ``y_i = sum over places p of P[p, i] (n - 1 - p)``, where P is the
@@ -106,8 +106,8 @@ def neural_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None 
         mask: bool, broadcasts to scores; True where an item is allowed.
 
     Returns:
-        ``(*batch, n, n)``, [place, item], in the dtype of scores. Of f forbidden items the columns are 0, and the last f
-        rows, the places that nobody has, are 0 too.
+        ``(*batch, n, n)``, [place, item], in the dtype of scores. Of f forbidden items the columns are 0, and the last
+        f rows, the places that nobody has, are 0 too.
 
     Raises:
         ValueError: NaN or +inf in scores, tau < 0, no item allowed, a mask of the wrong shape. On an accelerator, under
@@ -141,8 +141,8 @@ def soft_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = 
         mask: bool, broadcasts to scores; True where an item is allowed.
 
     Returns:
-        ``(*batch, n, n)``, [place, item], in the dtype of scores. Of f forbidden items the columns are 0, and the last f
-        rows, the places that nobody has, are 0 too.
+        ``(*batch, n, n)``, [place, item], in the dtype of scores. Of f forbidden items the columns are 0, and the last
+        f rows, the places that nobody has, are 0 too.
 
     Raises:
         ValueError: NaN or +inf in scores, tau < 0, no item allowed, a mask of the wrong shape. On an accelerator, under

@@ -125,7 +125,7 @@ def stochastic_softmax(
     t = t.reshape(*t.shape[:-1], *[1] * structure.event_ndim) if t.ndim else t
     frozen = t < EXACT_BELOW
     soft = structure.relax(x, torch.where(frozen, 1, t), method)
-    if hard or not isinstance(tau, float | int) or tau == 0:
+    if hard or isinstance(tau, Tensor) or tau == 0:
         exact = structure.argmax(x.detach())
         soft = torch.where(frozen, exact, soft)
         soft = straight_through(exact, soft) if hard else soft
