@@ -56,15 +56,17 @@ class _Pairs:
 
     Attributes:
         left: of each row, the columns that it may have, as bits.
+        takers: of each column, the rows that may have it, as bits.
         column: of each row, its column; -1 for none.
         owner: of each column, its row; -1 for none.
     """
 
     def __init__(self, allowed: list[list[bool]]) -> None:
         self.left = [sum(1 << j for j, a in enumerate(row) if a) for row in allowed]
-        self.column = [-1] * len(allowed)
-        self.owner = [-1] * len(allowed[0])
-        self.is_feasible = all(self._find_column(i) for i in range(len(allowed)))
+        self.takers = [sum(1 << i for i, a in enumerate(column) if a) for column in zip(*allowed, strict=True)]
+        self.column = [-1] * len(self.left)
+        self.owner = [-1] * len(self.takers)
+        self.is_feasible = all(self._find_column(i) for i in range(len(self.left)))
 
     def _find_column(self, start: int) -> bool:
         """Give a row a column, for which other rows may have to take another one."""
@@ -89,7 +91,11 @@ class _Pairs:
         other, freed = self.owner[j], self.column[i]
         self.owner[freed] = self.column[i] = -1
         self.owner[j] = -1
-        self.left = [0 if k == i else row & ~(1 << j) for k, row in enumerate(self.left)]
+        for k in _bits(self.takers[j]):
+            self.left[k] &= ~(1 << j)
+        for k in _bits(self.left[i]):
+            self.takers[k] &= ~(1 << i)
+        self.takers[j] = self.left[i] = 0
         if other != i and other >= 0:
             self.column[other] = -1
             self._find_column(other)
@@ -98,25 +104,55 @@ class _Pairs:
         """Of each row, the columns that it has in some matching of the rows that are left; and one number more, the
         columns that some matching leaves free.
 
-        Another matching differs by cycles, in each of which rows hand on their columns: row i may take the column of a
-        row k if k can get the column of i in the end. Columns without a row belong to one node more, which takes any.
+        Another matching differs by circles of rows that hand on their columns. So a row may have the columns of its
+        block: of the rows that can get its column in the end, and whose columns it can get. Columns without a row
+        belong to a row more, which may have any.
         """
         n = len(self.left)
         free = sum(1 << j for j, i in enumerate(self.owner) if i < 0)
-        owned = [0 if j < 0 else 1 << j for j in self.column]
-        reach = [sum(1 << k for k in range(n) if row & owned[k]) | (1 << n if row & free else 0) for row in self.left]
-        reach.append((1 << n + 1) - 1)
-        for k in range(n + 1):
-            through = reach[k]
-            reach = [r | through if r >> k & 1 else r for r in reach]
-        found = []
-        for i, row in enumerate([*self.left, -1]):
-            columns = free
-            for k in range(n):
-                if k == i or reach[k] >> i & 1:
-                    columns |= owned[k]
-            found.append(row & columns)
+        waiting = sum(1 << i for i, j in enumerate(self.column) if j >= 0) | (1 << n if free else 0)
+        found = [0] * (n + 1)
+        while waiting:
+            first = next(_bits(waiting))
+            block = self._whose_columns(first, waiting, free) & self._who_gets_the_column(first, waiting, free)
+            columns = free if block >> n else 0
+            for i in _bits(block & (1 << n) - 1):
+                columns |= 1 << self.column[i]
+            for i in _bits(block):
+                found[i] = columns & (self.left[i] if i < n else -1)
+            waiting &= ~block
         return found
+
+    def _whose_columns(self, first: int, waiting: int, free: int) -> int:
+        """The rows whose columns this row can get, if rows hand on their columns."""
+        reached, queue, seen = 1 << first, [first], 0
+        for i in queue:
+            new = self.left[i] & ~seen if i < len(self.left) else free
+            if new & free:
+                return waiting
+            seen |= new
+            for j in _bits(new):
+                k = self.owner[j]
+                if waiting & ~reached & 1 << k:
+                    reached |= 1 << k
+                    queue.append(k)
+        return reached
+
+    def _who_gets_the_column(self, first: int, waiting: int, free: int) -> int:
+        """The rows that can get the column of this row, if rows hand on their columns."""
+        n = len(self.left)
+        reached, queue = 1 << first, [first]
+        for i in queue:
+            if i < n:
+                takers = self.takers[self.column[i]] | 1 << n
+            else:
+                takers = 0
+                for j in _bits(free):
+                    takers |= self.takers[j]
+            new = takers & waiting & ~reached
+            reached |= new
+            queue.extend(_bits(new))
+        return reached
 
 
 def _bits(bits: int) -> Iterator[int]:
@@ -160,28 +196,31 @@ def usable_pairs(allowed: Tensor) -> tuple[Tensor, Tensor]:
 def _greedy(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, m = x.shape[-2:]
     flat = x.reshape(x.shape[:-2].numel(), n * m)
-    order = flat.sort(dim=-1, descending=True, stable=True).indices
-    rank = order.argsort(-1).reshape(-1, n, m)
-    step_of_row, step_of_column = rank.new_full((len(rank), n), n + m), rank.new_full((len(rank), m), n + m)
+    left = flat.clone()
+    rows = torch.arange(len(flat), device=x.device)
+    row_gone, column_gone = (rows.new_full((len(flat), size), n + m) for size in (n, m))  # in which step
     winners = []
     for step in range(min(n, m)):
-        winner = rank.flatten(1).argmin(-1, keepdim=True)
+        winner = left.argmax(-1)
         i, j = winner // m, winner % m
-        step_of_row, step_of_column = step_of_row.scatter(-1, i, step), step_of_column.scatter(-1, j, step)
-        crossed = (step_of_row <= step).unsqueeze(-1) | (step_of_column <= step).unsqueeze(-2)
-        rank = rank.masked_fill(crossed, n * m)
+        row_gone[rows, i], column_gone[rows, j] = step, step
+        left.view(-1, n, m)[rows, i] = -torch.inf
+        left.view(-1, n, m)[rows, :, j] = -torch.inf
         winners.append(winner)
-    chosen = torch.cat(winners, -1)
-    rounds = (torch.minimum(step_of_row.unsqueeze(-1), step_of_column.unsqueeze(-2)) + 1).clamp(max=min(n, m))
+    chosen = torch.stack(winners, -1)
+    rounds = (torch.minimum(row_gone.unsqueeze(-1), column_gone.unsqueeze(-2)) + 1).clamp(max=min(n, m))
     for row in (flat == -torch.inf).any(-1).nonzero().squeeze(-1).tolist():
-        found = _greedy_with_foresight(flat[row].reshape(n, m), order[row].tolist())
-        if found is not None:
-            chosen[row], rounds[row] = (part.to(x.device) for part in found)
+        found = _greedy_with_foresight(flat[row].reshape(n, m)) or _any_matching(n, m)
+        chosen[row], rounds[row] = (part.to(x.device) for part in found)
     made = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, chosen, True)
     return made.reshape(x.shape), chosen.reshape(*x.shape[:-2], -1), rounds.reshape(x.shape)
 
 
-def _greedy_with_foresight(x: Tensor, order: list[int]) -> tuple[Tensor, Tensor] | None:
+def _any_matching(n: int, m: int) -> tuple[Tensor, Tensor]:
+    return torch.arange(min(n, m)) * (m + 1), torch.ones(n, m, dtype=torch.int64)
+
+
+def _greedy_with_foresight(x: Tensor) -> tuple[Tensor, Tensor] | None:
     """The winners of one matrix, and in how many steps each pair could win; None: there is no matching."""
     n, m = x.shape
     tall = n > m
@@ -191,7 +230,7 @@ def _greedy_with_foresight(x: Tensor, order: list[int]) -> tuple[Tensor, Tensor]
     chosen: list[int] = []
     rounds = torch.zeros(n, m, dtype=torch.int64)
     usable = pairs.usable()
-    for number in order:
+    for number in x.flatten().sort(descending=True, stable=True).indices.tolist():
         i, j = divmod(number, m)[:: -1 if tall else 1]
         if not usable[i] >> j & 1:  # from now on it never is
             continue
