@@ -188,6 +188,11 @@ def test_the_race_of_all_pairs(n: int, m: int) -> None:
     assert torch.equal(Matching().trace(beside).chosen[:20], trace.chosen)
 
 
+def test_races_of_an_empty_batch() -> None:
+    trace = Matching().trace(torch.zeros(0, 3, 4))
+    assert [t.shape for t in trace] == [(0, 3, 4), (0, 3), (0, 3, 3, 4)]
+
+
 def test_races_without_a_matching() -> None:
     x = torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]])
     with pytest.raises(ValueError, match="scores must leave at least one matching"):

@@ -213,7 +213,7 @@ def _greedy(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found = _greedy_with_foresight(flat[row].reshape(n, m)) or _any_matching(n, m)
         chosen[row], rounds[row] = (part.to(x.device) for part in found)
     made = torch.zeros_like(flat, dtype=torch.bool).scatter(-1, chosen, True)
-    return made.reshape(x.shape), chosen.reshape(*x.shape[:-2], -1), rounds.reshape(x.shape)
+    return made.reshape(x.shape), chosen.reshape(*x.shape[:-2], min(n, m)), rounds.reshape(x.shape)
 
 
 def _any_matching(n: int, m: int) -> tuple[Tensor, Tensor]:
