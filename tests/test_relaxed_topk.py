@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import argumbel as ag
-from argumbel.relax import _marginals
+from argumbel import kernels
+from argumbel.kernels import subset
 
 from . import oracles
 from .statistics import check_counts
@@ -33,10 +35,12 @@ def marginals(z: Tensor, k: int) -> Tensor:
     return torch.softmax(torch.where(hot.bool(), z.unsqueeze(-2), 0.0).sum(-1), -1) @ hot
 
 
-@pytest.fixture(params=["sums", "tree"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of computing the marginals, for any k."""
-    monkeypatch.setattr(_marginals, "FEW", 32 if request.param == "sums" else 0)
+@pytest.fixture(params=["sums", "tree", "native"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both ways of the reference to compute the marginals, for any k, and the compiled kernels."""
+    monkeypatch.setattr(subset, "FEW", 32 if request.param == "sums" else 0)
+    with kernels.use(None if request.param == "native" else "reference"):
+        yield
 
 
 def test_relaxed_topk_stays_below_one() -> None:
@@ -69,7 +73,7 @@ def test_relaxed_topk_is_the_marginal_of_enumeration(way: None, n: int, spread: 
 
 
 @pytest.mark.parametrize(("n", "k"), [(150, 1), (150, 2), (150, 32), (150, 33), (150, 140), (150, 149), (1101, 550)])
-def test_relaxed_topk_of_many_items_against_a_recursion(n: int, k: int) -> None:
+def test_relaxed_topk_of_many_items_against_a_recursion(backend: str, n: int, k: int) -> None:
     """One item after the other, in logarithms; without one item, the sum over sets of one item less."""
     x = 2 * torch.randn(n, generator=generator(k), dtype=torch.float64)
 
@@ -90,7 +94,7 @@ def test_relaxed_topk_of_many_items_against_a_recursion(n: int, k: int) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 40])
-def test_derivatives_of_relaxed_topk(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_derivatives_of_relaxed_topk(backend: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Jacobian is the covariance of the law: symmetric, with rows that sum to 0; and again, to the second order."""
     x = torch.randn(60, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(lambda a: ag.relaxed_topk(a, k, 0.5, noise=0 * x), x)
@@ -98,7 +102,7 @@ def test_derivatives_of_relaxed_topk(k: int, monkeypatch: pytest.MonkeyPatch) ->
     assert (jacobian.sum(-1).abs() < 1e-13).all()
     y = ag.relaxed_topk(x, k, 0.5, noise=0 * x)
     torch.testing.assert_close(jacobian.diagonal(), y * (1 - y) / 0.5)
-    monkeypatch.setattr(_marginals, "FEW", 0)
+    monkeypatch.setattr(subset, "FEW", 0)
     a = torch.tensor([[0.0, 0, 1, -1, -torch.inf], [0, 0, 0, 0, 0]], dtype=torch.float64, requires_grad=True)
     tau = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     function = lambda a, tau: ag.relaxed_topk(a, 2, tau, noise=torch.zeros_like(a))  # noqa: E731

@@ -2,8 +2,8 @@
 ``(*outputs, bad)``; ``README.md`` is the noise contract, and the table of operations and backends.
 
 One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``,
-``sums``, ``truncation``), with the same name here, where the reference in plain PyTorch is, and in ``cpu/`` and
-``triton/``.
+``sums``, ``subset``, ``tree``, ``truncation``), with the same name here, where the reference in plain PyTorch is, and
+in ``cpu/`` and ``triton/``.
 ``operator.py`` says how a call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
@@ -23,6 +23,7 @@ from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .sinkhorn import sinkhorn
 from .softmax import gumbel_softmax
+from .subset import subset_log_partition, subset_marginals
 from .sums import exact_sums
 from .tree import edge_numbers, spanning_tree, tree_log_partition, tree_marginals
 from .truncation import Limits, Terms, limited_categorical, tempered, tempered_max, truncation
@@ -58,6 +59,8 @@ __all__ = [
     "sample_without_replacement",
     "sinkhorn",
     "spanning_tree",
+    "subset_log_partition",
+    "subset_marginals",
     "tempered",
     "tempered_max",
     "tree_log_partition",

@@ -10,8 +10,8 @@ from ..choice import summands
 from ..kernels.opaque import limited
 from ..kernels.race import first
 from ..kernels.softmax import over, shifted, straight_through
+from ..kernels.subset import FAR, subset_marginals
 from ..noise import KeyedNoise
-from ._marginals import FAR, subset_marginals
 from ._softmax import items_last, soft_dtype
 
 __all__ = ["relaxed_topk"]
@@ -126,7 +126,7 @@ def _marginals(x: Tensor, g: Tensor, k: int, tau: Tensor, drawn: Tensor, exact: 
     # An item far away does not move. Its z may be infinite, and would make NaN of the gradient of tau.
     z = away.masked_fill(above | below, 0) / tau
     z = z.masked_fill(below, -torch.inf).masked_fill(above, FAR).masked_fill(certain, 0)
-    return torch.where(certain, exact, subset_marginals(z.contiguous(), drawn.expand(*z.shape[:-1], k)))
+    return torch.where(certain, exact, subset_marginals(z.contiguous(), k))
 
 
 def _successive_softmaxes(values: Tensor, k: int, tau: Tensor, forbidden: Tensor) -> Tensor:

@@ -29,7 +29,10 @@
     X(chain_log_partition, int64_t n, double* out)                                                                     \
     X(chain_marginals, int64_t n, double* out)                                                                         \
     X(chain_covariance, int64_t n, const double* direction, double* out)                                               \
-    X(arborescence, int64_t n, int64_t root, bool single, bool race, bool* tree, int64_t* chosen, bool* alive)
+    X(arborescence, int64_t n, int64_t root, bool single, bool race, bool* tree, int64_t* chosen, bool* alive)         \
+    X(subset_log_partition, int64_t k, double* out)                                                                    \
+    X(subset_marginals, int64_t k, double* out)                                                                        \
+    X(subset_covariance, int64_t k, const double* direction, double* out)
 
 #endif
 
@@ -44,6 +47,7 @@
 #include "race.h"
 #include "sigmoid.h"
 #include "softmax.h"
+#include "subset.h"
 #include "sums.h"
 #include "topk.h"
 #include "tree.h"

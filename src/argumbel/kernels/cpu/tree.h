@@ -173,8 +173,6 @@ void each_tree(const Matrix& x, int threads, int64_t n, Body&& body) {
     });
 }
 
-constexpr double kImpossible = -1e30;
-
 int64_t tree_log_partition(Matrix x, Key, int threads, int64_t n, bool single, double* out) {
     each_tree(x, threads, n, [&](auto* type, int64_t row, const Span& span) {
         using N = std::remove_pointer_t<decltype(type)>;

@@ -53,6 +53,8 @@ constexpr double kLn2 = 0x1.62e42fefa39efp-1, kLn2Rest = 0x1.abc9e3b39803fp-56;
 
 // Below kForbidden is no score but what stands for -inf.
 constexpr double kForbidden = -1e29;
+// log Z where no structure is left.
+constexpr double kImpossible = -1e30;
 template <class N>
 N exponential(double x);
 template <>

@@ -1,78 +1,118 @@
-"""The marginals of the k-subset law: how likely each item is in a set of k items, where
-``P(S) = exp(sum of z over S) / Z``.
+"""Sets of k of n items, ``P(S) = exp(sum of x over S) / Z``: log Z, and how likely each item is in a set.
 
-With w = exp(z), and e_j the sum over all sets of j items of the products of their w, Z is e_k of all items, and
+With w = exp(x), and e_j the sum over all sets of j items of the products of their w, Z is e_k of all items, and
 
     mu_i = w_i e_{k-1}(all items but i) / Z.
 
-All steps are sums of products of numbers that are not negative, so nothing cancels. There are two ways: sums along the
-items for small k, where a step is made for each of the k, and a tree over the items for large k.
+All steps are sums of products of numbers that are not negative, so nothing cancels. The C++ multiplies one item after
+another. Plain PyTorch has two ways: sums along the items for small k, where a step is made for each of the k, and a
+tree over the items for large k.
 
 The derivative of mu, the covariance of the law, is found by the same steps at complex numbers: mu is analytic, so
-``mu(z + i h v) = mu(z) + i h (d mu / dz) v`` up to h^2, which is below all rounding, and no difference is taken (Squire
+``mu(x + i h v) = mu(x) + i h (d mu / dx) v`` up to h^2, which is below all rounding, and no difference is taken (Squire
 and Trapp 1998, "Using complex variables to estimate derivatives of real functions").
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..kernels.opaque import opaque
+from . import cpu
+from .opaque import opaque
 
-__all__ = ["subset_marginals"]
+__all__ = ["FAR", "subset_log_partition", "subset_marginals"]
 
-FAR = 1500.0  # two z further apart than this differ by more than float64 can hold
+FAR = 1500.0  # two scores further apart than this differ by more than float64 can hold
 FEW = 32  # the number of sets of so many items is in the range of float64, for up to 10^10 items
 CHUNK = 1 << 17  # numbers in a temporary
 STEP = 2.0**-60  # h
 
 
-def subset_marginals(z: Tensor, top: Tensor) -> Tensor:
-    """mu, for 0 < k < n; it sums to k up to rounding.
+class Row(NamedTuple):
+    """Scores, moved so that the k-th largest is 0, in [-FAR, FAR] or -inf; and the items of the k largest, falling."""
 
-    Args:
-        z: float64, shape ``(*batch, n)``, contiguous; each row is moved so that its k-th largest number is 0, lies in
-            [-FAR, FAR], and has at least k + 1 finite numbers; -inf gives exactly 0.
-        top: the items of the k largest numbers, falling; shape ``(*batch, k)``.
-
-    Returns:
-        Shape ``(*batch, n)``.
-    """
-    return _operation(z, top)
+    z: Tensor
+    top: Tensor
 
 
-def _value(z: Tensor, top: Tensor) -> Tensor:
-    mu = _normalized(z, z.detach(), top)
+def _row(x: Tensor, k: int) -> Row:
+    top = x.detach().topk(k, -1).indices
+    away = x - x.detach().gather(-1, top[..., -1:])
+    z = away.masked_fill(~(away >= -FAR), -torch.inf).masked_fill(away > FAR, FAR)
+    return Row(z, top)
+
+
+def _log_z(x: Tensor, k: int) -> Tensor:
+    row = _row(x, k)
+    mass, log_unit = _masses(row.z, row)
+    lost = (x - row.z).gather(-1, row.top).sum(-1)  # by the first k, when they were moved
+    return (mass.sum(-1) / k).log() + log_unit + lost
+
+
+def _mu(x: Tensor, k: int) -> Tensor:
+    row = _row(x, k)
+    mu = _normalized(row.z, row)
     return mu - (mu.detach() - 1).clamp(min=0)  # a 1 may be rounded up
 
 
-def _gradient(z: Tensor, top: Tensor, grad: Tensor) -> Tensor:
+def _covariance(x: Tensor, k: int, grad: Tensor) -> Tensor:
     """The derivative is symmetric, so that grad is as good as a direction."""
+    row = _row(x, k)
     with torch.no_grad():  # a number; not detach(), which is_grads_batched does not take
         size = grad.abs().amax(-1, keepdim=True)
         size = size.masked_fill(size == 0, 1)
-    moved = torch.complex(z, STEP * (grad.masked_fill(z == -torch.inf, 0) / size))
-    return size * (_normalized(moved, z.detach(), top).imag / STEP)
+    moved = torch.complex(row.z, STEP * (grad.masked_fill(row.z == -torch.inf, 0) / size))
+    return size * (_normalized(moved, row).imag / STEP)
 
 
-_operation = opaque("subset_marginals(Tensor z, Tensor top)", _value, _gradient)
+def _pull(x: Tensor, k: int, grad: Tensor) -> Tensor:
+    return subset_marginals(x, k) * grad.unsqueeze(-1)
 
 
-def _normalized(z: Tensor, real: Tensor, top: Tensor) -> Tensor:
-    """mu at z, whose real part is known."""
-    k = top.shape[-1]
-    mu = _by_sums(z, k, top) if k <= FEW else _by_tree(z, real, k, top)
-    return k * mu / mu.sum(-1, keepdim=True)
+def _cpu_log_z(x: Tensor, k: int, key: tuple[()]) -> tuple[Tensor, bool]:
+    out = x.new_empty(x.shape[:-1])
+    return out, cpu.call("subset_log_partition", x, cpu.NO_KEY, k, out.data_ptr())
+
+
+def _cpu_marginals(x: Tensor, k: int, key: tuple[()]) -> tuple[Tensor, bool]:
+    out = x.new_empty(x.shape)
+    return out, cpu.call("subset_marginals", x, cpu.NO_KEY, k, out.data_ptr())
+
+
+def _cpu_covariance(x: Tensor, k: int, grad: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
+    out, grad = x.new_empty(x.shape), grad.contiguous()
+    return out, cpu.call("subset_covariance", x, cpu.NO_KEY, k, grad.data_ptr(), out.data_ptr())
+
+
+#: ``subset_marginals(x, k)``: mu, for 1 <= k <= n, of float64 x; it sums to k up to rounding. Forbidden items are -inf
+#: or LOWEST, and get exactly 0. A row with fewer than k others has no mu, but finite numbers.
+subset_marginals = opaque(
+    "subset_marginals(Tensor x, SymInt k)", _mu, _covariance, cpu=_cpu_marginals, cpu_gradient=_cpu_covariance
+)
+#: ``subset_log_partition(x, k)``: log Z of the same; where fewer than k items are allowed, about LOWEST or below.
+subset_log_partition = opaque("subset_log_partition(Tensor x, SymInt k)", _log_z, _pull, drops=1, cpu=_cpu_log_z)
+
+
+def _normalized(z: Tensor, row: Row) -> Tensor:
+    mass, _ = _masses(z, row)
+    return row.top.shape[-1] * mass / mass.sum(-1, keepdim=True)
+
+
+def _masses(z: Tensor, row: Row) -> tuple[Tensor, Tensor]:
+    """Z mu at z, whose real part is that of the row, in a unit of each row, and the logarithm of this unit."""
+    k = row.top.shape[-1]
+    return _by_sums(z, k, row.top) if k <= FEW else _by_tree(z, row.z.detach(), k, row.top)
 
 
 # --- small k: sums along the items -------------------------------------------------------------------------------
 
 
-def _by_sums(z: Tensor, k: int, top: Tensor) -> Tensor:
-    """mu, up to a factor of the row.
+def _by_sums(z: Tensor, k: int, top: Tensor) -> tuple[Tensor, Tensor]:
+    """The unit is w_1 ... w_k.
 
     Let the k largest w come first, falling; the order of the others does not matter. Let f_j(l) be e_j of the first l
     items, divided by w_1 ... w_j, and b_j(l) be e_{k-j} of the items after the first l, divided by w_{j+1} ... w_k:
@@ -97,14 +137,14 @@ def _by_sums(z: Tensor, k: int, top: Tensor) -> Tensor:
         mu = mu + torch.nn.functional.pad(before[j] * term, (j, 0))
         after = torch.nn.functional.pad(term.flip(-1).cumsum(-1).flip(-1), (0, 1))
     of_first, of_rest = mu.split([k, mu.shape[-1] - k], -1)
-    return of_rest.scatter(-1, top, of_first)
+    return of_rest.scatter(-1, top, of_first), first.sum(-1)
 
 
 # --- large k: a tree over the items ------------------------------------------------------------------------------
 
 
-def _by_tree(z: Tensor, real: Tensor, k: int, top: Tensor) -> Tensor:
-    """mu, up to a factor of the row.
+def _by_tree(z: Tensor, real: Tensor, k: int, top: Tensor) -> tuple[Tensor, Tensor]:
+    """The unit is the product of all 1 + exp(z_i - c), times exp(k c).
 
     With p_i = sigmoid(z_i - c), for any number c, the law is that of independent bits of probabilities p, given that
     exactly k of them are 1. So ``mu_i ~ p_i P(exactly k - 1 of the other bits are 1)``. The law of a number of bits is
@@ -119,7 +159,9 @@ def _by_tree(z: Tensor, real: Tensor, k: int, top: Tensor) -> Tensor:
     large, small = 1 / (1 + e), e / (1 + e)
     p, not_p = torch.where(below, small, large), torch.where(below, large, small)
     # Of the bits that are 1, or of those that are 0: whichever are fewer.
-    return p * (_exactly(k - 1, not_p, p) if k - 1 <= n - k else _exactly(n - k, p, not_p))
+    others = _exactly(k - 1, not_p, p) if k - 1 <= n - k else _exactly(n - k, p, not_p)
+    log_unit = k * centre.squeeze(-1) + (torch.where(below, 0, x) + torch.log1p(e)).sum(-1)
+    return p * others, log_unit
 
 
 def _centre(z: Tensor, k: int, top: Tensor) -> Tensor:
@@ -130,10 +172,10 @@ def _centre(z: Tensor, k: int, top: Tensor) -> Tensor:
     are 1 a factor of about exp(-n d^2 / 8), and only an underflow would matter.
     """
     n = z.shape[-1]
-    second = z.scatter(-1, top, -torch.inf).amax(-1, keepdim=True)
+    second = z.scatter(-1, top, -torch.inf).amax(-1, keepdim=True).clamp(min=-FAR)
     middle = second / 2
     low = torch.maximum(second - math.log(k), middle - 40)
-    high = torch.minimum(torch.full_like(second, math.log(n - k)), middle + 40)
+    high = torch.minimum(torch.full_like(second, math.log(max(n - k, 1))), middle + 40)
     for _ in range(12):
         c = (low + high) / 2
         too_many = (1 / (1 + torch.exp(c - z))).sum(-1, keepdim=True) > k
