@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
-__all__ = ["has_autocast", "is_differentiated", "is_eager", "is_recorded", "is_transformed"]
+__all__ = ["has_autocast", "is_differentiated", "is_eager", "is_recorded", "is_transformed", "with_transforms"]
 
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
@@ -48,3 +50,16 @@ def is_differentiated() -> bool:
 def is_eager() -> bool:
     """Whether calls are neither recorded nor transformed."""
     return not (is_recorded() or is_transformed())
+
+
+def with_transforms() -> AbstractContextManager[None]:
+    """A block in which transforms of torch.func work, as elsewhere. They are off while a dispatch mode handles a call:
+    compiled code has such a mode around operators, in its first run."""
+    if _is_compiling():
+        return nullcontext()
+    key, keys = torch._C.DispatchKey, torch._C.DispatchKeySet
+    if not torch._C._dispatch_tls_is_dispatch_key_excluded(key.FuncTorchDynamicLayerFrontMode):
+        return nullcontext()
+    off = torch._C._dispatch_tls_local_exclude_set()
+    off = off - keys(key.FuncTorchDynamicLayerFrontMode) - keys(key.FuncTorchDynamicLayerBackMode)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), off)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.modes import with_transforms
 from .opaque import Function, opaque
 
 __all__ = ["LOWEST", "gibbs", "is_impossible"]
@@ -46,11 +47,13 @@ def gibbs(
     name, _, arguments = schema.partition("(")
 
     def slope(x: Tensor, *other: Any) -> Tensor:
-        return torch.func.grad(lambda at: log_z(at, *other).sum())(x)
+        with with_transforms():
+            return torch.func.grad(lambda at: log_z(at, *other).sum())(x)
 
     def covariance(x: Tensor, *other_and_grad: Any) -> Tensor:
         *other, grad = other_and_grad
-        return torch.func.jvp(lambda at: slope(at, *other), (x,), (grad,))[1]
+        with with_transforms():
+            return torch.func.jvp(lambda at: slope(at, *other), (x,), (grad,))[1]
 
     def pull(x: Tensor, *other_and_grad: Any) -> Tensor:
         *other, grad = other_and_grad
