@@ -13,6 +13,7 @@ from .chain import chain_log_partition, chain_marginals, viterbi
 from .dispatch import Key, SeedOnly, explain, use
 from .gibbs import LOWEST, gibbs, is_impossible
 from .hash import xxh64
+from .in_a_row import best_subset, correlated_log_partition, correlated_marginals, sample_subset
 from .law import categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
 from .matching import assignment, greedy_matching, usable_pairs
@@ -38,9 +39,12 @@ __all__ = [
     "arborescence",
     "arrivals",
     "assignment",
+    "best_subset",
     "categorical",
     "chain_log_partition",
     "chain_marginals",
+    "correlated_log_partition",
+    "correlated_marginals",
     "edge_numbers",
     "exact_sums",
     "explain",
@@ -56,6 +60,7 @@ __all__ = [
     "linear_categorical",
     "linear_gumbel_max",
     "posterior_gumbel",
+    "sample_subset",
     "sample_without_replacement",
     "sinkhorn",
     "spanning_tree",

@@ -4,9 +4,11 @@ scores, and the best structure wins the race."""
 from ._arborescence import Arborescence
 from ._base import Prepared, Structure, prepare
 from ._chain import Chain, chain_scores
+from ._correlated_subset import CorrelatedSubset
 from ._matching import Matching
 from ._one_hot import OneHot
 from ._ranking import Ranking, neural_sort, soft_sort
+from ._subset import Subset
 from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
 from ._tree import SpanningTree
 from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
@@ -14,12 +16,14 @@ from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 __all__ = [
     "Arborescence",
     "Chain",
+    "CorrelatedSubset",
     "Matching",
     "OneHot",
     "PerturbedArgmax",
     "Ranking",
     "SpanningTree",
     "Structure",
+    "Subset",
     "Trace",
     "chain_scores",
     "neural_sort",

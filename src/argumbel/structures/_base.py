@@ -128,7 +128,15 @@ class Structure(ABC):
 
         ``values`` are perturbed scores, ``scores + noise`` with Gumbel noise, or scores. :class:`Trace` has the steps;
         ``trace_log_prob`` says how likely they were.
+
+        Raises:
+            NotImplementedError: the structure has no race (``has_trace``): its solver compares sums of values.
         """
+        if not self.has_trace:
+            raise NotImplementedError(
+                f"a {type(self).__name__} has no trace: its solver compares sums of many values, so no step of it is a "
+                "race of single values; use sample for exact samples, or perturbed_argmax for the best of perturbed scores"
+            )
         x, bad, whole = self.prepared(detached(values), mask, "values")
         indicators, chosen, alive = self._trace(x)
         bad = self._refuse_forbidden(indicators, x, bad, whole)
@@ -165,9 +173,9 @@ class Structure(ABC):
     def _sample(self, x: Tensor, noise: KeyedNoise) -> Tensor:
         """bool; no number of the noise may be used twice."""
 
-    @abstractmethod
     def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Indicators, bool or int64; chosen; alive (:class:`Trace`). Where ``has_trace`` is False it raises."""
+        """Indicators, bool or int64; chosen; alive (:class:`Trace`). Only where ``has_trace``."""
+        raise NotImplementedError
 
     @abstractmethod
     def _enumerate(self, event: tuple[int, ...]) -> Tensor: ...

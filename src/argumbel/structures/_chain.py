@@ -115,13 +115,6 @@ class Chain(Structure):
             path.append(z)
         return _indicators(torch.cat(path, -1), n, torch.bool)
 
-    def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError(
-            "a Chain has no trace: Viterbi's algorithm compares sums of many scores, so no step of it is a race of "
-            "single scores; use Chain().sample for exact samples, or perturbed_argmax for the best chain of perturbed "
-            "scores"
-        )
-
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         if len(event) != 3:
             raise ValueError(
