@@ -32,9 +32,7 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """``log(exp(a) + exp(b))``."""
-    # Where they are equal, either is the higher one: minimum and maximum would share the gradient between both, and
-    # lose the second derivative.
-    larger = b > a
-    low, high = torch.where(larger, a, b), torch.where(larger, b, a)
-    return high + torch.log1p(torch.exp((low - high).masked_fill((low == high) & low.isinf(), 0)))
+    """``log(exp(a) + exp(b))``, with derivatives of any order where a = b, too: minimum and maximum have none there."""
+    is_first = a >= b
+    high, low = torch.where(is_first, a, b), torch.where(is_first, b, a)
+    return high + torch.log1p(torch.exp((low - high).masked_fill(high.isinf(), 0)))

@@ -51,9 +51,11 @@ def gibbs(
             return torch.func.grad(lambda at: log_z(at, *other).sum())(x)
 
     def covariance(x: Tensor, *other_and_grad: Any) -> Tensor:
+        """The Hessian is symmetric: its product with grad is the gradient of the slope along grad. (Reverse mode twice:
+        PyTorch's forward mode loads what warns and takes seconds.)"""
         *other, grad = other_and_grad
         with with_transforms():
-            return torch.func.jvp(lambda at: slope(at, *other), (x,), (grad,))[1]
+            return torch.func.grad(lambda at: (slope(at, *other) * grad).sum())(x)
 
     def pull(x: Tensor, *other_and_grad: Any) -> Tensor:
         *other, grad = other_and_grad
