@@ -21,12 +21,12 @@ from .operator import Operator
 __all__ = ["best_subset", "correlated_log_partition", "correlated_marginals", "sample_subset"]
 
 
-def _parts(x: Tensor, pairs: bool) -> tuple[Tensor, Tensor | None]:
+def _parts(x: Tensor, correlated: bool) -> tuple[Tensor, Tensor | None]:
     """The scores of items, and those of an item and the one before it, 0 for the first."""
-    if not pairs:
+    if not correlated:
         return x, None
     n = (x.shape[-1] + 1) // 2
-    items, pairs = x.split([n, n - 1], -1)
+    items, pairs = torch.split(x, [n, n - 1], -1)
     return items, torch.nn.functional.pad(pairs, (1, 0))
 
 
