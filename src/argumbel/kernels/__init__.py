@@ -4,7 +4,8 @@
 One file an idea (``noise``, ``race``, ``softmax``, ``sigmoid``, ``posterior``, ``law``, ``linear``, ``arrivals``,
 ``sums``, ``subset``, ``tree``, ``truncation``), with the same name here, where the reference in plain PyTorch is, and
 in ``cpu/`` and ``triton/``.
-``operator.py`` says how a call is made, ``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
+``in_a_row.py`` goes along items one by one, in plain PyTorch alone. ``operator.py`` says how a call is made,
+``dispatch.py`` which backend runs it. ``hash.py`` makes ids of strings.
 """
 
 from .arborescence import arborescence
