@@ -20,8 +20,8 @@ class CorrelatedSubset(Structure):
 
     Scores and indicators have the shape ``(*batch, 2 n - 1)``: n numbers for the items, then n - 1 for the pairs
     (0, 1), (1, 2), ... The indicator of a pair is 1 where both of its items are chosen. A positive score of a pair
-    makes neighbours likely to be chosen together, as in phrases of a text; -inf keeps them apart. The methods are those of
-    every structure (:class:`Structure`), but there is no ``trace``: no race of items finds the best set.
+    makes neighbours likely to be chosen together, as in phrases of a text; -inf keeps them apart. The methods are those
+    of every structure (:class:`Structure`), but there is no ``trace``: no race of items finds the best set.
 
     All methods go along the items; of each item it matters whether the item before was chosen, and how many are still
     to be chosen. Of sets with equal scores ``argmax`` has the one that contains the first item in which they differ.
