@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch._C._functorch import TransformType
 from torch.autograd import forward_ad
 
-__all__ = ["has_autocast", "is_differentiated", "is_eager", "is_recorded", "is_transformed", "with_transforms"]
+__all__ = ["has_autocast", "is_differentiated", "is_eager", "is_recorded", "is_transformed", "transforms_work"]
 
 # Each small draw asks several times: names of this module are found faster than attributes of torch's.
 _is_compiling = torch.compiler.is_compiling
@@ -47,19 +48,17 @@ def is_differentiated() -> bool:
     return forward_ad._current_level >= 0 or _has_derivatives()
 
 
+_USUAL = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+def transforms_work() -> AbstractContextManager[Any]:
+    """A context for the body of an operator, in which ``torch.func`` works. In the first run of compiled code PyTorch
+    (2.13) looks at operators through a dispatch mode, and what a mode calls would see no transform."""
+    if torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode):
+        return torch._C._ForceDispatchKeyGuard(*_USUAL)
+    return nullcontext()
+
+
 def is_eager() -> bool:
     """Whether calls are neither recorded nor transformed."""
     return not (is_recorded() or is_transformed())
-
-
-def with_transforms() -> AbstractContextManager[None]:
-    """A block in which transforms of torch.func work, as elsewhere. They are off while a dispatch mode handles a call:
-    compiled code has such a mode around operators, in its first run."""
-    if _is_compiling():
-        return nullcontext()
-    key, keys = torch._C.DispatchKey, torch._C.DispatchKeySet
-    if not torch._C._dispatch_tls_is_dispatch_key_excluded(key.FuncTorchDynamicLayerFrontMode):
-        return nullcontext()
-    off = torch._C._dispatch_tls_local_exclude_set()
-    off = off - keys(key.FuncTorchDynamicLayerFrontMode) - keys(key.FuncTorchDynamicLayerBackMode)
-    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), off)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from .._core.modes import is_differentiated, is_recorded
+from .._core.modes import is_differentiated, is_recorded, transforms_work
 from .dispatch import choose, seed_tensor
 
 __all__ = ["Operator"]
@@ -124,7 +124,8 @@ class Operator:
 
     def _body(self, *flat: Any) -> Any:
         inputs = self.nested(flat)
-        *out, _ = choose(self, inputs)(*inputs)
+        with transforms_work():
+            *out, _ = choose(self, inputs)(*inputs)
         if self.is_single:
             return out[0]
         # None is an output that was not asked for; a schema has no word for that.
