@@ -7,7 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from argumbel.structures import Arborescence, Chain, Matching, OneHot, Ranking, SpanningTree, Structure
+from argumbel.structures import (
+    Arborescence,
+    BinaryTree,
+    Chain,
+    Matching,
+    OneHot,
+    ProjectiveTree,
+    Ranking,
+    SpanningTree,
+    Structure,
+)
 
 from . import structure_oracles as oracles
 from . import trace_oracles
@@ -50,6 +60,10 @@ CASES = {
     "matching, 2 by 4": Case(Matching(), oracles.matchings(2, 4), trace_oracles.crossing(2, 4)),
     "matching, 4 by 3": Case(Matching(), oracles.matchings(3, 4).mT),
     "ranking": Case(Ranking(), oracles.beaten(4), trace_oracles.plackett_luce(4)),
+    "projective tree, 4 words": Case(ProjectiveTree(), oracles.projective_trees(5)),
+    "projective tree, single root": Case(ProjectiveTree(single_root=True), oracles.projective_trees(5, True)),
+    "binary tree, 5": Case(BinaryTree(), oracles.bracketings(5), trace_oracles.nesting(5)),
+    "binary tree, 6": Case(BinaryTree(), oracles.bracketings(6)),
 }
 
 RACES = {name: case for name, case in CASES.items() if case.race is not None}

@@ -131,8 +131,10 @@ MODULES = {
     structures: {
         "Chain",
         "Arborescence",
+        "BinaryTree",
         "OneHot",
         "PerturbedArgmax",
+        "ProjectiveTree",
         "SpanningTree",
         "Structure",
         "Trace",

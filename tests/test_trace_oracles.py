@@ -27,6 +27,7 @@ RACES = {
     "arborescence": (to.contraction(4, 1), so.arborescences(4, 1)),
     "matching": (to.crossing(2, 3), so.matchings(2, 3)),
     "bracketing": (to.splits(5), so.bracketings(5)),
+    "nested spans": (to.nesting(4), so.bracketings(4)),
 }
 DRAWS = 3000
 
@@ -49,12 +50,14 @@ def test_every_structure_is_made(name: str) -> None:
 
 
 def test_counts() -> None:
-    """Kruskal: every order of every tree's edges. Crossing: every order of every matching. Splits: one a tree."""
+    """Kruskal: every order of every tree's edges. Crossing: every order of every matching. Splits: one a tree. Nesting:
+    every order of every tree's spans, but for the span of all leaves."""
     assert [len(to.traces(to.kruskal(n)).chosen) for n in (2, 3, 4)] == [1, 3 * 2, 16 * 6]
     assert [len(to.traces(to.crossing(n, n)).chosen) for n in (1, 2, 3)] == [math.factorial(n) ** 2 for n in (1, 2, 3)]
     assert [len(to.traces(to.splits(n)).chosen) for n in (1, 2, 3, 4, 5)] == [
         so.catalan(n - 1) for n in (1, 2, 3, 4, 5)
     ]
+    assert [len(to.traces(to.nesting(n)).chosen) for n in (1, 2, 3, 4, 5)] == [1, 1, 2, 5 * 2, 14 * 6]
     # Of the 4 pairs of edges into two nodes one is a cycle, which then chooses one of two edges.
     assert len(to.traces(to.contraction(3)).chosen) == 3 + 2
 
@@ -124,6 +127,10 @@ def test_replay_by_hand() -> None:
     assert to.replay(to.crossing(2, 3), row(0, 1, 5, 2, 3, 4).reshape(2, 3)) == (2, 4)
     assert to.replay(to.splits(6), row(1, 3, 0, 5, 2)) == (3, 1, 0, 2, 4)
     assert to.splits(6).structure((3, 1, 0, 2, 4)).nonzero().tolist() == [[0, 1], [0, 3], [0, 5], [2, 3], [4, 5]]
+    spans = torch.full((4, 4), -9.0)
+    spans[0, 3], spans[1, 2], spans[0, 1], spans[1, 3] = 5, 2, 1, 0
+    assert to.replay(to.nesting(4), spans) == (6, 7)
+    assert to.nesting(4).structure((6, 7)).nonzero().tolist() == [[0, 3], [1, 2], [1, 3]]
     # Arrival times: nodes 1 and 2 choose each other, then of 0 -> 1 (5 - 1) and 0 -> 2 (3.5 - 2) the second enters.
     times = row(1, 5, 3.5, 1, 1, 2, 1, 1, 1).reshape(3, 3)
     assert to.replay(to.contraction(3), -times.log()) == (7, 5, 2)

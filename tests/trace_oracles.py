@@ -122,6 +122,27 @@ def splits(n: int) -> Race:
     return Race((n - 1,), racing, lambda winners: indicators([spans(winners)[0]], (n, n))[0])
 
 
+@functools.cache
+def nesting(n: int) -> Race:
+    """Binary bracketing of n leaves ``(n, n)``, entry [i, j] the span of the leaves i..j: all spans race but the span
+    of all leaves, and those that cross a winner leave. It has as many traces a tree as its spans have orders."""
+    leaves = range(n)
+    proper = [(i, j) for i, j in itertools.combinations(leaves, 2) if (i, j) != (0, n - 1)]
+
+    def racing(winners: Winners) -> list[int]:
+        done = [divmod(w, n) for w in winners]
+        return [
+            i * n + j
+            for i, j in proper
+            if all(j < a or b < i or a <= i < j <= b or i <= a < b <= j for a, b in done) and (i, j) not in done
+        ]
+
+    all_leaves = [(0, n - 1)] if n > 1 else []
+    return Race(
+        (n, n), racing, lambda winners: indicators([[*(divmod(w, n) for w in winners), *all_leaves]], (n, n))[0]
+    )
+
+
 class Block:
     """A node, or a cycle of blocks contracted to one; its edge is the (u, v) that enters it."""
 

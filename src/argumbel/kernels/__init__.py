@@ -25,6 +25,7 @@ from .race import gumbel_max, gumbel_topk
 from .sigmoid import gumbel_sigmoid
 from .sinkhorn import sinkhorn
 from .softmax import gumbel_softmax
+from .spans import bracketing, greedy_bracketing, projective
 from .subset import subset_log_partition, subset_marginals
 from .sums import exact_sums
 from .tree import edge_numbers, spanning_tree, tree_log_partition, tree_marginals
@@ -41,6 +42,7 @@ __all__ = [
     "arrivals",
     "assignment",
     "best_subset",
+    "bracketing",
     "categorical",
     "chain_log_partition",
     "chain_marginals",
@@ -50,6 +52,7 @@ __all__ = [
     "exact_sums",
     "explain",
     "gibbs",
+    "greedy_bracketing",
     "greedy_matching",
     "gumbel_max",
     "gumbel_sigmoid",
@@ -61,6 +64,7 @@ __all__ = [
     "linear_categorical",
     "linear_gumbel_max",
     "posterior_gumbel",
+    "projective",
     "sample_subset",
     "sample_without_replacement",
     "sinkhorn",

@@ -3,10 +3,12 @@ scores, and the best structure wins the race."""
 
 from ._arborescence import Arborescence
 from ._base import Prepared, Structure, prepare
+from ._binary_tree import BinaryTree
 from ._chain import Chain, chain_scores
 from ._correlated_subset import CorrelatedSubset
 from ._matching import Matching
 from ._one_hot import OneHot
+from ._projective_tree import ProjectiveTree
 from ._ranking import Ranking, neural_sort, soft_sort
 from ._subset import Subset
 from ._trace import Trace, posterior_gumbel_trace, trace_log_prob
@@ -15,11 +17,13 @@ from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 
 __all__ = [
     "Arborescence",
+    "BinaryTree",
     "Chain",
     "CorrelatedSubset",
     "Matching",
     "OneHot",
     "PerturbedArgmax",
+    "ProjectiveTree",
     "Ranking",
     "SpanningTree",
     "Structure",

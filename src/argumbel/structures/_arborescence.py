@@ -8,7 +8,7 @@ from torch import Tensor
 from .._core.checks import count
 from ..kernels import LOWEST, arborescence, tree_log_partition, tree_marginals
 from ..noise import KeyedNoise
-from ._base import Prepared, Structure
+from ._base import Structure
 from ._parents import sample_parents
 
 __all__ = ["Arborescence"]
@@ -80,15 +80,9 @@ class Arborescence(Structure):
                 f"{self.n}), but the last two dimensions are {event}; pass scores[..., u, v] of the edges u -> v"
             )
 
-    def prepared(self, scores: Tensor, mask: Tensor | None, name: str = "scores", *, float32: bool = False) -> Prepared:
-        """What is no part has the score 0, whatever it had: it is not bad, and does not look like a forbidden part."""
-        if isinstance(scores, Tensor) and scores.is_floating_point() and scores.shape[-2:] == (self.n, self.n):
-            scores = scores.masked_fill(self._no_part(scores.device), 0)
-        return super().prepared(scores, mask, name, float32=float32)
-
-    def _no_part(self, device: torch.device) -> Tensor:
+    def parts(self, event: tuple[int, ...], device: torch.device) -> Tensor:
         nodes = torch.arange(self.n, device=device)
-        return (nodes == nodes.unsqueeze(-1)) | (nodes == self.root)
+        return (nodes != nodes.unsqueeze(-1)) & (nodes != self.root)
 
     def _argmax(self, x: Tensor) -> Tensor:
         return arborescence(x, self.root, self.single_root, False, ())[0]
@@ -122,7 +116,7 @@ class Arborescence(Structure):
 
     def _forbidden(self, x: Tensor) -> Tensor:
         """Scores as the sums over all arborescences take them: the root is node 0, and what is no part is forbidden."""
-        return self._root_first(x.masked_fill(self._no_part(x.device), LOWEST))
+        return self._root_first(x.masked_fill(~self.parts((), x.device), LOWEST))
 
     def _root_first(self, x: Tensor) -> Tensor:
         """The root and node 0 change places; done twice, they are back."""

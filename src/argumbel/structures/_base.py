@@ -135,7 +135,7 @@ class Structure(ABC):
         if not self.has_trace:
             raise NotImplementedError(
                 f"a {type(self).__name__} has no trace: its solver compares sums of many values, so no step of it is a "
-                "race of single values; use sample for exact samples, or perturbed_argmax for the best of perturbed scores"
+                "race of single values; use sample for exact samples, or perturbed_argmax for the best under noise"
             )
         x, bad, whole = self.prepared(detached(values), mask, "values")
         indicators, chosen, alive = self._trace(x)
@@ -155,6 +155,10 @@ class Structure(ABC):
     @abstractmethod
     def check_event(self, event: tuple[int, ...]) -> None:
         """Raise ValueError unless one structure has parts of this shape."""
+
+    def parts(self, event: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """Where a structure may have a part, bool; None: everywhere. What is no part is ignored: it comes as 0."""
+        return None
 
     # What a structure has to say. x is float64, contiguous, without NaN and +inf; forbidden parts are -inf for _argmax
     # and _trace, and LOWEST for the others. Results have the shape of x.
@@ -192,9 +196,11 @@ class Structure(ABC):
                 f"{name} must have {self.event_ndim} dimensions for the parts of a {self.noun}, and any before them, "
                 f"but the shape is {tuple(scores.shape)}; pass (*batch, *event)"
             )
-        self.check_event(tuple(scores.shape[scores.ndim - self.event_ndim :]))
-        dtype = work_dtype(scores.dtype) if float32 else torch.float64
-        return prepare(forbid(scores, mask, name).to(dtype), self.event_ndim, name)
+        event = tuple(scores.shape[scores.ndim - self.event_ndim :])
+        self.check_event(event)
+        x = forbid(scores, mask, name).to(work_dtype(scores.dtype) if float32 else torch.float64)
+        parts = self.parts(event, scores.device)
+        return prepare(x if parts is None else x.masked_fill(~parts, 0), self.event_ndim, name)
 
     def _possible(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scores with LOWEST where forbidden, and rows that are bad: where nothing is left, they are 0."""
