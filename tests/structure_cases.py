@@ -60,10 +60,9 @@ CASES = {
     "matching, 2 by 4": Case(Matching(), oracles.matchings(2, 4), trace_oracles.crossing(2, 4)),
     "matching, 4 by 3": Case(Matching(), oracles.matchings(3, 4).mT),
     "ranking": Case(Ranking(), oracles.beaten(4), trace_oracles.plackett_luce(4)),
-    "projective tree, 4 words": Case(ProjectiveTree(), oracles.projective_trees(5)),
+    "projective tree": Case(ProjectiveTree(), oracles.projective_trees(5)),
     "projective tree, single root": Case(ProjectiveTree(single_root=True), oracles.projective_trees(5, True)),
-    "binary tree, 5": Case(BinaryTree(), oracles.bracketings(5), trace_oracles.nesting(5)),
-    "binary tree, 6": Case(BinaryTree(), oracles.bracketings(6)),
+    "binary tree": Case(BinaryTree(), oracles.bracketings(5), trace_oracles.nesting(5)),
 }
 
 RACES = {name: case for name, case in CASES.items() if case.race is not None}

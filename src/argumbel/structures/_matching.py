@@ -96,12 +96,13 @@ class Matching(Sumless):
         n, m = values.shape[-2:]
         if n > m:
             return self.relax(values.mT, tau, method).mT
-        x, bad = self.prepared(values, None)
+        x, bad, _ = self.prepared(values, None)
         usable, spare = usable_pairs(x > LOWEST)
         bad = self._refuse_impossible(~self.flat(usable).any(-1), bad)
-        usable = usable | self.wide(bad)
+        if bad is not None:
+            usable, spare = usable | self.wide(bad), spare | bad.unsqueeze(-1)
         if n < m:  # one row for all that the columns lack
-            x, spare = torch.nn.functional.pad(x, (0, 0, 0, 1)), spare | bad.unsqueeze(-1)
+            x = torch.nn.functional.pad(x, (0, 0, 0, 1))
             usable = torch.cat([usable, spare.unsqueeze(-2)], -2)
         x = (x.masked_fill(~usable, 0) / tau).masked_fill(~usable, LOWEST)
-        return sinkhorn(x, m - n)[..., :n, :].masked_fill(self.wide(bad), torch.nan)
+        return self._marked(sinkhorn(x, m - n)[..., :n, :], bad)

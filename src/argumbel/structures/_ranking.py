@@ -74,8 +74,14 @@ class Ranking(Sumless):
         alive = (place >= steps.unsqueeze(-1)) & allowed.unsqueeze(-2) & made.unsqueeze(-1)
         return beaten, order.masked_fill(~made, -1), alive
 
-    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor) -> Tensor:
-        return self._refuse_impossible((x == -torch.inf).all(-1), bad)
+    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool) -> Tensor | None:
+        return bad if whole else self._refuse_impossible((x == -torch.inf).all(-1), bad)
+
+    def some(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Scores of which each row allows some item, -inf where forbidden, and 0 in rows that are bad."""
+        x, bad, whole = self.prepared(scores, mask)
+        bad = self._refuse_forbidden(x, x, bad, whole)
+        return x if bad is None else x.masked_fill(self.wide(bad), 0), bad
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         (n,) = event
@@ -84,12 +90,10 @@ class Ranking(Sumless):
         return n - 1 - orders.argsort(-1)
 
     def relax(self, values: Tensor, tau: Tensor, method: str) -> Tensor:
-        x, bad = self.prepared(values, None)
-        bad = self._refuse_impossible((x == -torch.inf).all(-1), bad)
-        x = x.masked_fill(self.wide(bad), 0)
+        x, bad = self.some(values, None)
         p = {"neuralsort": _neural_sort, "softsort": _soft_sort}[method](x, tau)
         beaten = (_lengths(x) - 1 - _places(x)).to(p.dtype)
-        return (p * beaten.unsqueeze(-1)).sum(-2).masked_fill(self.wide(bad), torch.nan)
+        return self._marked((p * beaten.unsqueeze(-1)).sum(-2), bad)
 
 
 def neural_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = None) -> Tensor:
@@ -163,10 +167,7 @@ def soft_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = 
 
 
 def _sorted(scores: Tensor, tau: float | Tensor, mask: Tensor | None, sort: Callable[..., Tensor]) -> Tensor:
-    ranking = Ranking()
-    x, bad = ranking.prepared(scores, mask)
-    bad = ranking._refuse_impossible((x == -torch.inf).all(-1), bad)
-    x = x.masked_fill(ranking.wide(bad), 0)
+    x, bad = Ranking().some(scores, mask)
     tau = check_tau(tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau, x[..., :1], -1)
     t = torch.as_tensor(tau, dtype=torch.float64, device=x.device)
     frozen = t < EXACT_BELOW
@@ -174,7 +175,7 @@ def _sorted(scores: Tensor, tau: float | Tensor, mask: Tensor | None, sort: Call
     order = x.detach().sort(dim=-1, descending=True, stable=True).indices.unsqueeze(-1)
     hard = (order == torch.arange(x.shape[-1], device=x.device)) & (x > -torch.inf).unsqueeze(-2)
     p = torch.where(frozen.unsqueeze(-1), hard.to(p.dtype), p)
-    return p.masked_fill(bad[..., None, None], torch.nan).to(scores.dtype)
+    return (p if bad is None else p.masked_fill(bad[..., None, None], torch.nan)).to(scores.dtype)
 
 
 # x is float64 without NaN and +inf, and -inf where forbidden; tau broadcasts to x. Places are counted among the items
