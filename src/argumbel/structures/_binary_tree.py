@@ -36,10 +36,10 @@ class BinaryTree(Structure):
         >>> import torch
         >>> from argumbel.structures import BinaryTree
         >>> scores = torch.zeros(4, 4)
-        >>> scores[1, 2] = 1.0
+        >>> scores[1, 2], scores[0, 2] = 1.0, 0.5
         >>> BinaryTree().argmax(scores).nonzero().tolist()
         [[0, 2], [0, 3], [1, 2]]
-        >>> BinaryTree().log_partition(torch.zeros(4, 4)).exp()  # a Catalan number
+        >>> BinaryTree().log_partition(torch.zeros(4, 4)).exp().round()  # a Catalan number
         tensor(5.)
 
     Source: Younger 1967, "Recognition and parsing of context-free languages in time n^3"; Goodman 1998, "Parsing
