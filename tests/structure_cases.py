@@ -11,12 +11,14 @@ from argumbel.structures import (
     Arborescence,
     BinaryTree,
     Chain,
+    CorrelatedSubset,
     Matching,
     OneHot,
     ProjectiveTree,
     Ranking,
     SpanningTree,
     Structure,
+    Subset,
 )
 
 from . import structure_oracles as oracles
@@ -50,6 +52,8 @@ CASES = {
     "one hot": Case(OneHot(), oracles.subsets(5, 1), trace_oracles.topk(5, 1)),
     "spanning tree, 4": Case(SpanningTree(4), oracles.spanning_trees(4), trace_oracles.kruskal(4)),
     "spanning tree, 5": Case(SpanningTree(5), oracles.spanning_trees(5)),
+    "subset, 2 of 5": Case(Subset(2), oracles.subsets(5, 2), trace_oracles.topk(5, 2)),
+    "correlated subset, 2 of 4": Case(CorrelatedSubset(2), oracles.correlated_subsets(4, 2)),
     "chain": Case(Chain(), oracles.sequences(4, 3)),
     "arborescence, 3": Case(Arborescence(3), oracles.arborescences(3), trace_oracles.contraction(3)),
     "arborescence, 4": Case(Arborescence(4, 2), oracles.arborescences(4, 2), trace_oracles.contraction(4, 2)),
