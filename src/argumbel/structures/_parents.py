@@ -21,7 +21,7 @@ def sample_parents(x: Tensor, single_root: bool, noise: KeyedNoise) -> Tensor:
     nodes = torch.arange(n, device=x.device)
     g = noise.gumbel((*x.shape[:-2], n * n), dtype=torch.float64, device=x.device).reshape(x.shape)
     for v in range(1, n):
-        mu = tree_marginals(x, single_root)[..., v]
+        mu = tree_marginals(x, single_root)[..., v].clamp(min=0)  # by rounding it may be below
         parent = (mu.log() + g[..., v]).argmax(-1, keepdim=True)
         others = (nodes != parent).unsqueeze(-1) & (nodes == v)
         x = x.masked_fill(others, LOWEST)
