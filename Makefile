@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 SOURCES := pyproject.toml $(CONSTRAINTS) $(wildcard CMakeLists.txt src/argumbel/kernels/cpu/*)
-SANITIZED := $(foreach idea,kernels seeds truncation arrivals reference position golden choice noise relax reverse subsets linear modes,\
+SANITIZED := $(foreach idea,kernels seeds truncation arrivals reference position golden choice noise relax reverse subsets linear modes structures,\
   $(wildcard tests/test_$(idea).py tests/test_$(idea)_*.py))
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)

@@ -14,6 +14,7 @@ import diffusion_pictures
 import partition_pictures
 import reverse_pictures
 import sequences_pictures
+import structures_gallery
 import structures_pictures
 import subsets_pictures
 import tables_pictures
@@ -39,6 +40,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **sequences_pictures.PICTURES,
     **tables_pictures.PICTURES,
     **diffusion_pictures.PICTURES,
+    **structures_gallery.PICTURES,
     **structures_pictures.PICTURES,
 }
 
