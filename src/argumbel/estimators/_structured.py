@@ -128,10 +128,11 @@ def trace_relax(
         >>> from argumbel.estimators import trace_relax
         >>> from argumbel.structures import SpanningTree
         >>> scores = torch.zeros(32, 6, requires_grad=True)
-        >>> c = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1), torch.nn.Flatten(-2))
+        >>> network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> c = torch.nn.Sequential(network, torch.nn.Flatten(-2))  # (num_samples, 32, 1) to (num_samples, 32)
         >>> loss = trace_relax(lambda y: y[..., :3].sum(-1) ** 2, scores, structure=SpanningTree(4), c=c)
         >>> loss.mean().backward()
-        >>> c[0].weight.grad.shape
+        >>> network[0].weight.grad.shape
         torch.Size([8, 6])
 
     Source: Struminsky et al. 2021, "Leveraging recursive gumbel-max trick for approximate inference in combinatorial
