@@ -145,7 +145,7 @@ CASES: list[Case] = [
     *_cases(
         structures.SUBSET,
         [Size((128, 45), k=9), Size((128, 400), k=10), Size((16, 1000), k=50)],
-        {structures.NUMPY_SUBSET: 50},
+        {structures.NUMPY_SUBSET: 5},
     ),
     *_cases(tables.RESERVOIR, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),
     *_cases(tables.SCATTERED, [Size((POPULATION,), k=k) for k in (1000, 100_000)], {tables.DUCKDB: 1.5}),

@@ -130,6 +130,7 @@ MODULES = {
     perturbation: {"Solver", "fenchel_young_loss", "perturbed"},
     structures: {
         "Arborescence",
+        "BestSequence",
         "BinaryTree",
         "Chain",
         "CorrelatedSubset",
@@ -168,7 +169,7 @@ RECORDS = {  # what functions return, or protocols: shown where they are used
     *("Choice", "PriorityDraw", "WeightedSum", "Perturbed", "Coupled", "Estimate", "PerturbAndMAP", "LazyDraw", "Top"),
     *("AStarDraw", "AStarDraws", "Box", "Target"),
     *("Beams", "Speculation", "Step", "WatermarkScores"),
-    *("PerturbedArgmax", "Structure", "Trace", "Unmasked"),
+    *("BestSequence", "PerturbedArgmax", "Structure", "Trace", "Unmasked"),
 }
 
 

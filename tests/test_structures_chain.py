@@ -263,10 +263,28 @@ def test_scores_of_classes_and_transitions() -> None:
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_viterbi_is_the_argmax_without_its_indicator(dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 5, 4, 4).to(dtype)
+    x[0, 0, 2, :, 1] = -torch.inf
+    values, sequences = Chain().viterbi(x)
+    y = Chain().argmax(x)
+    assert torch.equal(sequences, Chain().decode(y))
+    torch.testing.assert_close(
+        values.double(), torch.where(y > 0, x.double(), 0).sum((-3, -2, -1)), rtol=1e-6, atol=1e-6
+    )
+    assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    with pytest.raises(ValueError, match="scores must leave at least one chain"):
+        Chain().viterbi(x, mask=torch.arange(4) < 0)
+    mapped = torch.vmap(Chain().viterbi)(torch.stack([x[0, 0].double(), torch.full((5, 4, 4), torch.nan).double()]))
+    assert torch.equal(mapped.sequences, torch.stack([sequences[0, 0], torch.full((6,), -1)]))
+    assert mapped.values.isnan().tolist() == [False, True]
+
+
 def test_a_chain_has_no_trace() -> None:
     assert not Chain.has_trace
     assert not Chain.trace_is_argmax
-    with pytest.raises(NotImplementedError, match="has no trace: .* use sample .* or perturbed_argmax"):
+    with pytest.raises(NotImplementedError, match=r"has no trace: .* use sample .* or perturbed_argmax"):
         Chain().trace(CHAIN)
 
 

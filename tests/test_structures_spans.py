@@ -236,7 +236,7 @@ def test_traces_in_all_modes() -> None:
 
 
 def test_a_projective_tree_has_no_trace() -> None:
-    with pytest.raises(NotImplementedError, match="has no trace: .* use sample .* or perturbed_argmax"):
+    with pytest.raises(NotImplementedError, match=r"has no trace: .* use sample .* or perturbed_argmax"):
         ProjectiveTree().trace(torch.zeros(3, 3))
     assert not ProjectiveTree().has_trace
     assert BinaryTree().has_trace

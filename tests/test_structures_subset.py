@@ -397,7 +397,7 @@ def test_errors(backend: str) -> None:
 def test_a_structure_without_a_race() -> None:
     assert not CorrelatedSubset.has_trace
     assert Subset.has_trace
-    with pytest.raises(NotImplementedError, match="has no trace: .* use sample .* or perturbed_argmax"):
+    with pytest.raises(NotImplementedError, match=r"has no trace: .* use sample .* or perturbed_argmax"):
         CorrelatedSubset(2).trace(CORRELATED)
 
 

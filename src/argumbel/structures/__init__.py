@@ -4,7 +4,7 @@ scores, and the best structure wins the race."""
 from ._arborescence import Arborescence
 from ._base import Prepared, Structure, prepare
 from ._binary_tree import BinaryTree
-from ._chain import Chain, chain_scores
+from ._chain import BestSequence, Chain, chain_scores
 from ._correlated_subset import CorrelatedSubset
 from ._matching import Matching
 from ._one_hot import OneHot
@@ -17,6 +17,7 @@ from ._verbs import PerturbedArgmax, perturbed_argmax, stochastic_softmax
 
 __all__ = [
     "Arborescence",
+    "BestSequence",
     "BinaryTree",
     "Chain",
     "CorrelatedSubset",

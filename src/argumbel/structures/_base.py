@@ -14,7 +14,7 @@ from ..kernels import LOWEST, is_impossible, work_dtype
 from ..noise import KeyedNoise
 from ._trace import Trace
 
-__all__ = ["Prepared", "Structure", "prepare"]
+__all__ = ["Prepared", "Structure", "detached", "prepare"]
 
 
 class Prepared(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +11,16 @@ from torch import Tensor
 from .._core.checks import broadcasts_to, can_raise, check_logits, count, floating, integers
 from ..kernels import chain_log_partition, chain_marginals, viterbi
 from ..noise import KeyedNoise
-from ._base import Structure
+from ._base import Structure, detached
 
-__all__ = ["Chain", "chain_scores"]
+__all__ = ["BestSequence", "Chain", "chain_scores"]
+
+
+class BestSequence(NamedTuple):
+    """The largest score of a chain, and the classes of the chain that has it."""
+
+    values: Tensor
+    sequences: Tensor
 
 
 class Chain(Structure):
@@ -24,8 +32,8 @@ class Chain(Structure):
     sequence. A chain has at least two places: one place alone has no neighbours, and is a :class:`OneHot`. The methods
     are those of every structure (:class:`Structure`), and cost ``length * classes^2``.
 
-    - ``argmax`` is Viterbi's algorithm. Of equal sequences it returns the one with the lowest last class, and of these
-      the one with the lowest class before it, and so on.
+    - ``argmax`` is Viterbi's algorithm, and :meth:`viterbi` gives its result as a sequence. Of equal sequences it returns
+      the one with the lowest last class, and of these the one with the lowest class before it, and so on.
     - ``log_partition`` and ``marginals`` are the forward-backward algorithm. Weights are measured from the largest of
       each place, so the result is exact at any temperature.
     - ``sample`` draws the first class, and then each class given the one before it: exact, with one number of noise for
@@ -58,6 +66,18 @@ class Chain(Structure):
                 "scores must have the shape (*batch, length - 1, classes, classes), of at least two places and one "
                 f"class, but the last dimensions are {event}; pass chain_scores(unary, transition)"
             )
+
+    def viterbi(self, scores: Tensor, *, mask: Tensor | None = None) -> BestSequence:
+        """``(values, sequences)``: the largest score of a chain, ``(*batch,)``, in at least float32 and without a
+        gradient, and the classes of this chain, int64 ``(*batch, length)``; -1 in a bad row. It is ``argmax`` without
+        the indicator, which is much larger than a sequence."""
+        x, bad, whole = self.prepared(detached(scores), mask, float32=True)
+        path, best, _ = viterbi(x, ())
+        if not whole:
+            bad = self._refuse_impossible(best == -torch.inf, bad)
+        if bad is not None:
+            path, best = path.masked_fill(bad.unsqueeze(-1), -1), best.masked_fill(bad, torch.nan)
+        return BestSequence(best.to(x.dtype), path)
 
     def decode(self, indicators: Tensor) -> Tensor:
         """The sequences of classes, int64 ``(*batch, length)``, of indicators ``(*batch, length - 1, classes,
