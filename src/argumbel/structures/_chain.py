@@ -32,7 +32,7 @@ class Chain(Structure):
     sequence. A chain has at least two places: one place alone has no neighbours, and is a :class:`OneHot`. The methods
     are those of every structure (:class:`Structure`), and cost ``length * classes^2``.
 
-    - ``argmax`` is Viterbi's algorithm, and :meth:`viterbi` gives its result as a sequence. Of equal sequences it returns
+    - ``argmax`` is Viterbi's algorithm, and :meth:`viterbi` gives its result as a sequence. Of equal sequences it has
       the one with the lowest last class, and of these the one with the lowest class before it, and so on.
     - ``log_partition`` and ``marginals`` are the forward-backward algorithm. Weights are measured from the largest of
       each place, so the result is exact at any temperature.
