@@ -25,6 +25,22 @@ ARGUMBEL_INLINE float select(uint32_t mask, float a, float b) {
     return as_float((as_bits(a) & mask) | (as_bits(b) & ~mask));
 }
 
+ARGUMBEL_INLINE double as_double(uint64_t x) {
+    double d;
+    std::memcpy(&d, &x, 8);
+    return d;
+}
+ARGUMBEL_INLINE uint64_t as_bits(double x) {
+    uint64_t u;
+    std::memcpy(&u, &x, 8);
+    return u;
+}
+// The mask is that of a float32, in which all bits are the same.
+ARGUMBEL_INLINE double select(uint32_t mask, double a, double b) {
+    const uint64_t wide = static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(mask)));
+    return as_double((as_bits(a) & wide) | (as_bits(b) & ~wide));
+}
+
 ARGUMBEL_INLINE float fma(float a, float b, float c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fmaf(a, b, c);
@@ -60,10 +76,12 @@ ARGUMBEL_INLINE float half_distance_refined(uint32_t first, uint32_t second) {
     const uint32_t side = side_mask(first);
     return static_cast<float>(((first ^ side) * 0x1p32 + static_cast<double>(second ^ side) + 0.5) * 0x1p-64);
 }
+// Two halves are a double each, and their sum is rounded once: AVX2 has no instruction for all 64 bits.
 ARGUMBEL_INLINE double half_distance64(uint32_t first, uint32_t second) {
     const uint32_t side = side_mask(first);
-    const uint64_t near = static_cast<uint64_t>(first ^ side) << 32 | (second ^ side);
-    return (static_cast<double>(static_cast<int64_t>(near)) + 0.5) * 0x1p-64;
+    const double high = static_cast<double>(static_cast<int32_t>(first ^ side));
+    const double low = as_double(0x4330000000000000u | (second ^ side)) - 0x1p52;
+    return (high * 0x1p32 + low + 0.5) * 0x1p-64;
 }
 
 ARGUMBEL_INLINE float uniform(uint32_t side, float h) {
@@ -89,7 +107,7 @@ ARGUMBEL_INLINE float logistic(uint32_t side, float h) { return exponential(~sid
 ARGUMBEL_INLINE float odds(uint32_t side, float h) { return select(side, 1.0f - h, h) / select(side, h, 1.0f - h); }
 
 ARGUMBEL_INLINE double uniform64(uint32_t side, double h) {
-    const double u = side ? 1.0 - h : h;
+    const double u = select(side, 1.0 - h, h);
     return u < 0x1.fffffffffffffp-1 ? u : 0x1.fffffffffffffp-1;
 }
 // log(x) for positive normal x: x = m 2^n with m in [sqrt(1/2), sqrt(2)), and log m by s = (m - 1) / (m + 1).
@@ -118,12 +136,12 @@ ARGUMBEL_INLINE double log64(double x) {
     return k * kLn2High64 + (f - (half - s * (half + r * z)) + k * kLn2Low64);
 }
 ARGUMBEL_INLINE double exponential64(uint32_t side, double h) {
-    const double x = side ? h : 1.0 - h;
-    return -(log64(x) + (side ? 0.0 : (1.0 - x) - h) / x);  // the second term is what rounding took off 1 - h
+    const double x = select(side, h, 1.0 - h);
+    return -(log64(x) + select(side, 0.0, (1.0 - x) - h) / x);  // the second term is what rounding took off 1 - h
 }
 ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -log64(exponential64(side, h)); }
 ARGUMBEL_INLINE double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
-ARGUMBEL_INLINE double odds64(uint32_t side, double h) { return side ? (1.0 - h) / h : h / (1.0 - h); }
+ARGUMBEL_INLINE double odds64(uint32_t side, double h) { return select(side, 1.0 - h, h) / select(side, h, 1.0 - h); }
 
 // e^x for x <= 0 (or a little above): relative error below 2e-7; 0 below -87.3, where float32 has no normal numbers.
 // Not part of the noise contract.
