@@ -27,6 +27,7 @@ from argumbel.experiments import sweep as run_sweep
 from argumbel.experiments.estimator import Estimator
 from argumbel.experiments.polynomial import EXACT, expectation, minimise
 from argumbel.experiments.recipes import RECIPES, Figure, Job, Outcome, Recipe
+from argumbel.experiments.structures import RECIPES as STRUCTURES
 from tests.small_runs import images, small_vae
 
 # The polynomial problem
@@ -159,6 +160,8 @@ def test_recipes_are_sound(name: str) -> None:
             assert settings == {"estimator": EXACT} or Estimator(settings["estimator"])
         elif recipe.train is recipes.train_sbn:
             assert settings["estimator"] in sbn.CONTROLLED or Estimator(settings["estimator"]).name in sbn.SCORED
+        elif name in STRUCTURES:
+            assert settings  # tests/test_experiments_structures.py trains them
         else:
             Config.make(**settings, steps=recipe.steps)
     keys = {figure.key for figure in recipe.figures}
@@ -184,18 +187,22 @@ def test_an_epoch_is_what_the_recipes_say() -> None:
 
 
 def test_the_page_of_tables_says_what_the_recipes_say() -> None:
-    page = " ".join((Path(__file__).parent.parent / "docs/estimator_tables.md").read_text().split())
+    docs = Path(__file__).parent.parent / "docs"
+    tables, structures = (
+        " ".join((docs / name).read_text().split()) for name in ("estimator_tables.md", "structures-experiments.md")
+    )
     for name, recipe in RECIPES.items():
+        page = structures if name in STRUCTURES else tables
         for difference in recipe.differences:
             assert f"- {difference}" in page, (name, difference)
         for rows in recipe.published.values():
             assert all(f"| {value} |" in page for value in rows.values())
     for estimator, value in recipes._KOOL_PUBLISHED.items():
-        assert re.search(rf"\| `{re.escape(estimator)}` \|[^|]+\| {value:.2f} \|", page)
+        assert re.search(rf"\| `{re.escape(estimator)}` \|[^|]+\| {value:.2f} \|", tables)
     for row, settings in RECIPES["reinmax"].rows.items():
         tau = settings["schedule"].removeprefix("constant:")
         rate = f"{settings['lr']:.0e}".replace("e-0", "e-")
-        assert f"| `{row}` | {rate} | {tau} |" in page
+        assert f"| `{row}` | {rate} | {tau} |" in tables
 
 
 # What is trained
@@ -350,7 +357,7 @@ def test_no_result_that_is_not_a_number(tmp_path: Path, here: list[Job], monkeyp
     [
         (
             {"name": "magic"},
-            "recipe must be one of 'digits', 'polynomial', 'reinmax', 'kool', 'sbn', but it is 'magic'",
+            "recipe must be one of 'digits', 'polynomial', 'reinmax', 'kool', 'sbn', 'paths', .*, but it is 'magic'",
         ),
         ({"rows": ["magic"]}, "rows of digits must be among gumbel_softmax, .*but one is 'magic'"),
         ({"jobs": 0}, "jobs must be at least 1, but it is 0"),

@@ -20,7 +20,10 @@ __all__ = ["sweep"]
 
 def sweep(
     recipe: Annotated[
-        str, typer.Argument(help="digits (one minute, to try a sweep), polynomial, reinmax, kool or sbn.")
+        str,
+        typer.Argument(
+            help="digits (one minute, to try a sweep), polynomial, reinmax, kool, sbn; of structures: paths, trees."
+        ),
     ],
     data: Annotated[
         Path | None,
@@ -41,7 +44,7 @@ def sweep(
     jobs: Annotated[int, typer.Option(help="Number of trainings at the same time.")] = 1,
     threads: Annotated[int, typer.Option(help="Number of CPU threads of each training.")] = 1,
 ) -> None:
-    """Train estimators by a published protocol, seed by seed, and compare them: report.html, table.md, sweep.json.
+    """Train estimators by one protocol, seed by seed, and compare them: report.html, table.md, sweep.json.
 
     A training that has ended is not repeated: after Ctrl-C the same command continues, and rows or seeds can be added.
     """

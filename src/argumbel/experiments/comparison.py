@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .page import CSS, STYLE, embed
-from .recipes import Figure, Recipe
+from .recipe import Figure, Recipe
 from .run import Run
 
 if TYPE_CHECKING:
@@ -55,10 +55,22 @@ def write(recipe: Recipe, summary: dict[str, Any], out: Path) -> Path:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        picture = embed(_curves(recipe, summary, out))
+        curves = embed(_curves(recipe, summary, out))
+        picture = None if recipe.picture is None else recipe.picture(_first_runs(summary, out))
+        own = "" if picture is None else embed(picture)
     page = out / "report.html"
-    page.write_text(_page(recipe, summary, picture), encoding="utf-8")
+    page.write_text(_page(recipe, summary, curves, own), encoding="utf-8")
     return page
+
+
+def _first_runs(summary: dict[str, Any], out: Path) -> dict[str, Run]:
+    """The first run of each row that did not fail."""
+    return {
+        row["row"]: Run(out / run["folder"])
+        for row in summary["rows"]
+        for run in reversed(row["runs"])
+        if "figures" in run
+    }
 
 
 def _number(figure: Figure, value: dict[str, Any] | None) -> str:
@@ -117,7 +129,7 @@ def _draw(axis: Axes, points: Sequence[tuple[int, list[float]]], label: str, sty
     return [side[i] for side in (low, high) for i in late]
 
 
-def _page(recipe: Recipe, summary: dict[str, Any], picture: str) -> str:
+def _page(recipe: Recipe, summary: dict[str, Any], curves: str, picture: str) -> str:
     from .. import __version__
 
     head, rows = cells(recipe, summary)
@@ -155,14 +167,24 @@ the other trainings of the sweep ran at the same time.</p>
 <table class="figures"><tr>{heading}</tr>{body}</table>
 {_list("Failed", failures)}</section>
 <section><h2>Learning</h2><p>Means over the seeds; the bands go from the lowest to the highest seed.</p>
-<img alt="Learning" src="{picture}"></section>
-<section><h2>Settings</h2>
+<img alt="Learning" src="{curves}"></section>
+{_own(recipe, picture)}<section><h2>Settings</h2>
 <table class="settings">{settings}</table>
 {_list("What differs from the published protocol", recipe.differences)}
 <p>{html.escape(recipe.source)}</p></section>
 <footer>argumbel {html.escape(__version__)}</footer>
 </main></body>
 </html>
+"""
+
+
+def _own(recipe: Recipe, picture: str) -> str:
+    """The section with the recipe's own picture."""
+    if not picture:
+        return ""
+    title = html.escape(recipe.picture_title)
+    return f"""<section><h2>{title}</h2><p>{html.escape(recipe.picture_text)}</p>
+<img alt="{title}" src="{picture}"></section>
 """
 
 

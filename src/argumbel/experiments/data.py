@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._core.checks import one_of
 
-__all__ = ["BINARIZE", "Images", "binarize", "load", "load_digits", "load_mnist", "load_npz"]
+__all__ = ["BINARIZE", "Images", "binarize", "bundled_digits", "load", "load_digits", "load_mnist", "load_npz"]
 
 BINARIZE = ("threshold", "static", "dynamic", "none")
 _SPLIT_SEED = 20170401  # decides the splits of data that have none; another seed changes every result
@@ -79,16 +79,21 @@ def binarize(images: Images, method: str, *, seed: int) -> Images:
     )
 
 
-def load_digits() -> Images:
-    """The handwritten digits of scikit-learn: 1797 grey images of 8x8, always in the same split, 1197 / 200 / 400."""
+def bundled_digits() -> tuple[Any, Any]:
+    """The handwritten digits of scikit-learn: grey images in [0, 1], ``(1797, 64)``, and which digit each one is."""
     try:
         from sklearn.datasets import load_digits as bundled  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError(
             "scikit-learn must be installed for the digits, but it is not; pip install 'argumbel[train]'"
         ) from error
-    pixels = np.asarray(bundled().data, dtype=np.float32) / 16.0
-    return _assemble("digits", {"train": pixels}, (8, 8), valid=200, test=400)
+    found = bundled()
+    return np.asarray(found.data, dtype=np.float32) / 16.0, np.asarray(found.target)
+
+
+def load_digits() -> Images:
+    """The handwritten digits of scikit-learn: 1797 grey images of 8x8, always in the same split, 1197 / 200 / 400."""
+    return _assemble("digits", {"train": bundled_digits()[0]}, (8, 8), valid=200, test=400)
 
 
 def load_mnist(path: Path | None = None) -> Images:

@@ -2,89 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from . import data, sbn
+from . import data, sbn, structures
 from .estimator import parse
 from .evaluate import gradient_variance
 from .polynomial import EXACT, minimise
+from .recipe import Figure, Job, Outcome, Recipe, recorded
 from .run import Config, Run, stream
 from .train import fit
 
 __all__ = ["RECIPES", "Figure", "Job", "Outcome", "Recipe"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: one row of the table with one seed."""
-
-    recipe: str
-    label: str
-    settings: Mapping[str, Any]
-    seed: int
-    steps: int
-    folder: Path
-    data: Path | None = None
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The results by name, and the seconds that the training steps took."""
-
-    figures: dict[str, float]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number in the results or in the records of a run: its ``key``, and how it is shown."""
-
-    key: str
-    title: str
-    digits: int = 2
-    sign: int = 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A protocol: the rows of its table, how a row is trained, and what is shown.
-
-    Args:
-        title: of the report.
-        text: the protocol in words.
-        rows: the settings of each row of the table.
-        train: trains a job and writes ``metrics.jsonl`` into the job's folder. It returns None if it was interrupted;
-            called again with the same job, it continues or starts again.
-        figures: the columns of the table. Their keys are names in :class:`Outcome`.
-        curves: what is drawn. Their keys are ``kind/name``, of the records in ``metrics.jsonl``.
-        steps: of each training.
-        seeds: of the trainings of each row.
-        data: what ``--data`` must be, in words. None if the recipe needs no data.
-        published: the published results, ``{figure: {row: text}}``.
-        differences: what differs from the published protocol, in sentences.
-        source: of the protocol.
-    """
-
-    title: str
-    text: str
-    rows: Mapping[str, Mapping[str, Any]]
-    train: Callable[[Job], Outcome | None]
-    figures: tuple[Figure, ...]
-    curves: tuple[Figure, ...]
-    steps: int
-    seeds: tuple[int, ...] = (0, 1, 2)
-    data: str | None = None
-    published: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    differences: tuple[str, ...] = ()
-    source: str = ""
 
 
 def train_vae(job: Job) -> Outcome | None:
@@ -142,27 +71,12 @@ def _same(run: Run, config: Config) -> bool:
 
 def train_polynomial(job: Job) -> Outcome:
     """Learn the coins of polynomial programming."""
-    return _recorded(job, minimise, powers=_POWERS)
+    return recorded(job, minimise, powers=_POWERS)
 
 
 def train_sbn(job: Job) -> Outcome:
     """Train the sigmoid belief network."""
-    return _recorded(job, sbn.maximise, images=data.load("mnist_static", job.data))
-
-
-def _recorded(job: Job, learn: Callable[..., tuple[dict[str, float], float]], **more: Any) -> Outcome:
-    """Call a function that learns from the start and passes its records to ``record``."""
-    torch.set_num_threads(job.threads)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with Run(job.folder).metrics.open("w") as file:
-        figures, seconds = learn(
-            **job.settings,
-            **more,
-            seed=job.seed,
-            steps=job.steps,
-            record=lambda entry: print(json.dumps(entry), file=file),
-        )
-    return Outcome(figures, seconds)
+    return recorded(job, sbn.maximise, images=data.load("mnist_static", job.data))
 
 
 def _rows(*texts: str, **common: Any) -> dict[str, dict[str, Any]]:
@@ -393,4 +307,5 @@ RECIPES: dict[str, Recipe] = {
     "reinmax": REINMAX,
     "kool": KOOL,
     "sbn": SBN,
+    **structures.RECIPES,
 }

@@ -14,7 +14,8 @@ from typing import Any
 
 from .._core.checks import count, integer, one_of
 from .comparison import table, write
-from .recipes import RECIPES, Figure, Job, Recipe
+from .recipe import Figure, Job, Recipe
+from .recipes import RECIPES
 from .run import Run
 
 __all__ = ["sweep"]
@@ -39,9 +40,9 @@ def sweep(
     as failed, and the other trainings continue.
 
     Args:
-        name: of the recipe: ``digits``, ``polynomial``, ``reinmax``, ``kool`` or ``sbn``.
+        name: of the recipe, a key of ``RECIPES``.
         out: folder for the runs and the report.
-        data: where the images are, if the recipe needs images.
+        data: where the images are, if the recipe needs images of yours.
         rows: the rows to train; by default all. The report shows every row that has ended.
         seeds: the seeds; by default the recipe's.
         steps: the steps of each training; by default the recipe's.
