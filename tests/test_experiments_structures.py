@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import torch
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import dijkstra
 
+from argumbel.estimators import implicit_mle
 from argumbel.experiments import comparison, recipes
+from argumbel.experiments.data import Images
 from argumbel.experiments.recipes import Job
 from argumbel.experiments.run import Run
-from argumbel.experiments.structures import RECIPES, _paths, _terrain, _trees
+from argumbel.experiments.structures import RECIPES, _parsing, _paths, _sorting, _subsets, _terrain, _trees
 from argumbel.perturbation import perturbed
-from argumbel.structures import SpanningTree
+from argumbel.structures import SpanningTree, Subset
 
 # Shortest paths
 
@@ -133,11 +136,107 @@ def test_every_method_learns_the_star(method: str) -> None:
     assert figures["loss"] < 0.4
 
 
+# Sorting
+
+
+def test_mistakes_count_lists_and_places() -> None:
+    x = torch.tensor([[0.3, 0.1, 0.2], [0.1, 0.2, 0.3]])
+    right = torch.zeros(2, 3, 3)
+    for i, places in enumerate(([2, 0, 1], [0, 1, 2])):
+        right[i, torch.arange(3), torch.tensor(places)] = 1
+    assert _sorting.mistakes(right, x) == {"any_wrong": 0, "wrong": 0}
+    swapped = right.clone()
+    swapped[0] = swapped[0, :, [1, 0, 2]]
+    assert _sorting.mistakes(swapped, x) == {"any_wrong": 0.5, "wrong": pytest.approx(1 / 3)}
+
+
+def test_five_numbers_are_sorted() -> None:
+    figures, _ = _sorting.learn_to_sort(5, seed=0, steps=60, test_lists=200)
+    assert figures == {"any_wrong": 0, "wrong": 0}
+
+
+# Subsets
+
+
+def small_images() -> Images:
+    """Images of two kinds: the left half is white, or the right half."""
+    kind = torch.arange(60) % 2
+    x = torch.where(torch.arange(16) % 4 // 2 == kind[:, None], 0.95, 0.05)
+    return Images("small", (4, 4), x[:40], x[40:50], x[50:], binary=False)
+
+
+def test_the_divergence_is_that_of_softmax_from_uniform() -> None:
+    scores = torch.randn(3, 2, 5)
+    q = torch.distributions.Categorical(logits=scores)
+    uniform = torch.distributions.Categorical(logits=torch.zeros_like(scores))
+    expected = torch.distributions.kl_divergence(q, uniform).sum(-1)
+    torch.testing.assert_close(_subsets.divergence(scores), expected)
+
+
+@pytest.mark.parametrize("row", RECIPES["subsets"].rows)
+def test_every_row_of_subsets_learns(row: str) -> None:
+    settings = {**RECIPES["subsets"].rows[row], "k": 2, "sets": 3, "items": 4, "batch": 5, "lr": 2e-3}
+    records: list[dict[str, Any]] = []
+    figures, _ = _subsets.learn_subsets(
+        **settings, images=small_images(), seed=0, steps=160, every=75, record=records.append
+    )
+    assert [r["step"] for r in records] == [75, 150, 160]
+    assert figures["train"] < records[0]["loss"]
+    assert figures["test"] < 16 * math.log(2) - 4  # without a code, a pixel costs log 2
+
+
+def test_the_step_without_noise_is_that_of_the_published_code() -> None:
+    """By hand: y - y(scores - 10 gradient of the mean loss), not divided, is the gradient of the scores."""
+    torch.manual_seed(0)
+    model = _subsets.SubsetVAE(16, 3, 4, (8,))
+    x = torch.rand(5, 16)
+    scores = model.encode(x).detach().requires_grad_()
+    y = Subset(2).argmax(scores).requires_grad_()
+    (g,) = torch.autograd.grad(model.loss(x, y).mean(), y)
+    expected = y - Subset(2).argmax(scores - 10 * g)
+    settings = {"sigma": 0.0, "strength": 10 / 5, "symmetric": False}
+    loud = scores.detach() + 10 * (scores - scores.detach())
+    loss = implicit_mle(lambda y: model.loss(x, y), loud, Subset(2), **settings).mean()  # type: ignore[arg-type]
+    (found,) = torch.autograd.grad(loss, scores)
+    torch.testing.assert_close(found, expected.detach())
+
+
+# Parsing
+
+
+def test_trees_of_a_language_have_one_edge_from_the_root() -> None:
+    language = _parsing.Language(length=6, seed=1)
+    sentences, trees = language.draw(50, torch.Generator().manual_seed(0))
+    assert sentences.shape == (50, 7)
+    assert (sentences[:, 0] == 0).all()
+    assert (sentences[:, 1:] > 0).all()
+    assert (trees.sum(-2)[:, 1:] == 1).all()  # one head for each word
+    assert (trees[:, 0].sum(-1) == 1).all()
+    assert (_parsing.heads_right(trees, trees) == 1).all()
+    other = trees[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
+    heads = trees.argmax(-2)[:, 1:] == other.argmax(-2)[:, 1:]
+    torch.testing.assert_close(_parsing.heads_right(other, trees), heads.float().mean(-1))
+    # Without noise the language decides: the same sentence has the same tree.
+    assert language.scores(sentences).shape == trees.shape
+
+
+@pytest.mark.parametrize("method", _parsing.METHODS)
+def test_every_method_learns_to_parse(method: str) -> None:
+    records: list[dict[str, Any]] = []
+    settings = {"length": 4, "test_sentences": 200, "lr": 0.1}
+    figures, _ = _parsing.learn_to_parse(method, **settings, seed=0, steps=150, record=records.append)
+    assert figures["heads"] > records[0]["heads"] + 0.1
+    assert figures["heads"] < figures["possible"] + 0.05
+
+
 # All recipes
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_few_steps_of_each_recipe_give_its_figures_curves_and_picture(name: str, tmp_path: Path) -> None:
+def test_a_few_steps_of_each_recipe_give_its_figures_curves_and_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_subsets, "load", lambda *_: small_images())
     recipe = RECIPES[name]
     assert recipes.RECIPES[name] is recipe
     label, settings = next(iter(recipe.rows.items()))
@@ -159,4 +258,7 @@ def test_a_few_steps_of_each_recipe_give_its_figures_curves_and_picture(name: st
 SMALL: dict[str, dict[str, Any]] = {
     "paths": {"size": 4, "batch": 2, "test_grids": 5},
     "trees": {"nodes": 4, "repeats": 3},
+    "sorting": {"length": 3, "test_lists": 5},
+    "subsets": {"k": 2, "sets": 3, "items": 4, "batch": 5},
+    "parsing": {"length": 3, "batch": 2, "test_sentences": 5},
 }

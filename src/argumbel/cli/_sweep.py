@@ -22,7 +22,8 @@ def sweep(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="digits (one minute, to try a sweep), polynomial, reinmax, kool, sbn; of structures: paths, trees."
+            help="digits (one minute, to try a sweep), polynomial, reinmax, kool, sbn; of structures: paths, trees, "
+            "sorting, subsets, parsing."
         ),
     ],
     data: Annotated[

@@ -110,8 +110,9 @@ def learn_paths(
     """Learn the costs of cells by Adam, from new grids and their shortest paths in each step.
 
     Args:
-        method: ``fenchel_young_loss``, ``implicit_mle`` (of the Hamming distance of the paths), or ``membership``,
-            which learns which cells are on the path without a solver.
+        method: ``fenchel_young_loss``; ``implicit_mle`` (of the Hamming distance of the paths); ``membership``, which
+            learns which cells are on the path without a solver; or ``digits``, which is told the digits and learns them
+            by least squares, for comparison.
         seed: of weights, grids and noise.
         steps: number of steps.
         sigma: scale of the noise.
@@ -145,6 +146,8 @@ def learn_paths(
         if isinstance(model, Membership):
             return F.binary_cross_entropy_with_logits(model.log_odds(grids.images), target)
         costs = model(grids.images)
+        if method == "digits":
+            return (costs - grids.digits).square().mean()
         if multiplicative:
             # The loss grows in proportion to the costs, and would be least where all costs are 0.
             costs = costs * (size / path_cost(target, costs))[:, None, None]
@@ -191,15 +194,16 @@ PATHS = Recipe(
         "scaled so that the shortest path costs 12: the loss of factors would be least where all costs are 0. "
         "implicit_mle has strength 10 and is not symmetric. The figures are of 1,000 test grids, made of images that "
         "were not in training: the share of the grids in which the path costs as little as the shortest path, and how "
-        "much more the paths cost, in percent. The last row has another network, which sees the whole grid and says "
-        "which cells are on the path; in tests the solver makes a path of it, with minus the log probabilities as "
-        "costs."
+        "much more the paths cost, in percent. The row without a solver has another network, which sees the whole grid "
+        "and says which cells are on the path; in tests the solver makes a path of it, with minus the log "
+        "probabilities as costs. The last row is told the digits and learns them by least squares."
     ),
     rows={
         "fenchel_young_loss, Gumbel noise": {"method": "fenchel_young_loss", "sigma": 1.0},
         "fenchel_young_loss, normal factors": {"method": "fenchel_young_loss", "sigma": 0.5, "multiplicative": True},
         "implicit_mle, Hamming distance": {"method": "implicit_mle", "sigma": 1.0, "strength": 10.0},
         "cells on the path, no solver": {"method": "membership"},
+        "told the digits": {"method": "digits"},
     },
     train=train_paths,
     figures=(
