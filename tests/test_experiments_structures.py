@@ -251,8 +251,12 @@ def test_a_few_steps_of_each_recipe_give_its_figures_curves_and_picture(
     for curve in recipe.curves:
         assert comparison._points(curve, [records]), curve.key
     if recipe.picture is not None:
-        assert recipe.picture({label: Run(job.folder)}) is not None
         assert recipe.picture({label: Run(tmp_path)}) is None
+    run = {"folder": "run", "figures": outcome.figures, "job": {"seed": 0}}
+    summary = {"steps": 2, "rows": [{"row": label, "runs": [run], "figures": {}, "milliseconds": 1.0}]}
+    page = comparison.write(recipe, summary, tmp_path).read_text()
+    assert page.count("data:image/png") == (1 if recipe.picture is None else 2)
+    assert recipe.picture is None or f"<h2>{recipe.picture_title}</h2>" in page
 
 
 SMALL: dict[str, dict[str, Any]] = {
