@@ -215,7 +215,7 @@ PATHS = Recipe(
         Figure("test/excess", "excess cost (%), 200 test grids", 2),
     ),
     steps=1000,
-    seeds=(0,),
+    seeds=(0, 1),
     differences=(),
     source=(
         "Vlastelica et al. 2020 and Berthet et al. 2020 learned shortest paths on maps of a game (Warcraft); the "
