@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
-from picture_style import BLUE, FAINT, GREEN, INK, ORANGE, plain
+from picture_style import BLUE, FAINT, INK, ORANGE, plain
 from torch import Tensor
 
 import argumbel as ag
@@ -79,7 +79,8 @@ def variances(count: int = 20_000) -> Figure:
     axes.axvline(-0.161642, color=INK, linewidth=1.2, label="exact")
     axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8.5, loc="upper left")
-    plain(axes, "How the share of one edge moves with the score of another: 20,000 estimates", "estimate from one sample", "samples")
+    title = "How the share of one edge moves with the score of another: 20,000 estimates"
+    plain(axes, title, "estimate from one sample", "samples")
     return figure
 
 
