@@ -285,6 +285,20 @@ def test_the_noise_behind_a_trace(case: Case) -> None:
 
 
 @RACING
+def test_counterfactual_structures_by_replay(case: Case) -> None:
+    """The noise behind a race, with other scores: the structures have the law of the race under these scores, and with
+    the same scores every race ends as it did."""
+    assert case.race is not None
+    x, other = case.scores(), case.scores()
+    trace = case.structure.trace(x + gumbels(11, 10_000, x))
+    values = posterior_gumbel_trace(x, trace, noise=ag.KeyedNoise(12))
+    same, new = case.structure.trace(values), case.structure.trace(values - x + other)
+    assert torch.equal(same.indicators, trace.indicators)
+    law = trace_oracles.law_of_structures(other, trace_oracles.traces(case.race), case.solutions)
+    check_counts(np.bincount(numbers(new.indicators, case), minlength=len(law)), law.numpy())
+
+
+@RACING
 def test_values_given_a_trace_are_keyed_and_differentiable(case: Case) -> None:
     x = case.scores(3).requires_grad_()
     trace = case.structure.trace(x.detach() + torch.randn_like(x))
