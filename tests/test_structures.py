@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 import argumbel as ag
+from argumbel.perturbation import fenchel_young_loss, perturbed
 from argumbel.structures import (
+    Matching,
     OneHot,
     SpanningTree,
     Trace,
@@ -510,3 +512,47 @@ def test_enumerate(case: Case) -> None:
     found = case.structure.enumerate(*case.event)
     assert found.dtype == case.solutions.dtype
     assert sorted(map(tuple, found.flatten(1).tolist())) == sorted(map(tuple, case.solutions.flatten(1).tolist()))
+
+
+@ALL
+def test_wrong_shapes_to_enumerate(case: Case) -> None:
+    structure = case.structure
+    if not structure.knows_event:
+        with pytest.raises(ValueError, match=r"event must be the shape .*; pass enumerate\("):
+            structure.enumerate()
+    with pytest.raises(ValueError, match="event must be the shape"):
+        structure.enumerate(*case.event, 2)
+    with pytest.raises(TypeError, match="event must be an integer"):
+        structure.enumerate(*case.event[:-1], 2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="event must be at least 0"):
+        structure.enumerate(*case.event[:-1], -1)
+
+
+@RACING
+def test_errors_of_a_trace_are_about_its_values(case: Case) -> None:
+    values = case.scores(2)
+    for wrong in (torch.full_like(values, torch.nan), torch.full_like(values, -torch.inf), values[..., :0]):
+        with pytest.raises(ValueError, match=r"^values must"):
+            case.structure.trace(wrong)
+
+
+@ALL
+def test_the_default_device_changes_nothing(case: Case) -> None:
+    structure, x = case.structure, case.scores(2)
+    if isinstance(structure, Matching):  # its race looks ahead where pairs are forbidden
+        x[1, 0, 0] = -torch.inf
+    with torch.device("meta"):
+        found = [
+            structure.enumerate(*case.event),
+            structure.argmax(x),
+            *perturbed_argmax(structure, x),
+            stochastic_softmax(structure, x, hard=True),
+            perturbed(structure, x, 2),
+            fenchel_young_loss(x, case.solutions[0], structure),
+        ]
+        if structure.has_partition:
+            found += [structure.marginals(x), structure.sample(x, (3,))]
+        if structure.has_trace:
+            trace = structure.trace(x)
+            found += [*trace, posterior_gumbel_trace(x, trace), trace_log_prob(x, trace)]
+    assert all(y.device.type == "cpu" for y in found)

@@ -290,9 +290,11 @@ def test_a_chain_has_no_trace() -> None:
 
 @pytest.mark.parametrize("event", [(0, 3, 3), (2, 3, 4), (2, 0, 0)])
 def test_wrong_shapes(event: tuple[int, int, int]) -> None:
-    for call in (Chain().argmax, Chain().log_partition, Chain().decode, lambda x: perturbed_argmax(Chain(), x)):
+    for call in (Chain().argmax, Chain().log_partition, lambda x: perturbed_argmax(Chain(), x)):
         with pytest.raises(ValueError, match=r"scores must have the shape \(\*batch, length - 1, classes, classes\)"):
             call(torch.zeros(event))
+    with pytest.raises(ValueError, match=r"indicators must have the shape \(\*batch, length - 1, classes, classes\)"):
+        Chain().decode(torch.zeros(event))
     with pytest.raises(ValueError, match="scores must have 3 dimensions"):
         stochastic_softmax(Chain(), torch.zeros(3, 3))
 
@@ -324,5 +326,5 @@ def test_wrong_sequences_and_scores() -> None:
             chain_scores(UNARY, torch.zeros(shape))
     with pytest.raises(ValueError, match="event must be the shape"):
         chain.enumerate()
-    with pytest.raises(ValueError, match="scores must have the shape"):
+    with pytest.raises(ValueError, match="event must be the shape"):
         chain.enumerate(3)

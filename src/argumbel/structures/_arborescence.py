@@ -67,17 +67,18 @@ class Arborescence(Structure):
 
     event_ndim = 2
     noun = "arborescence"
+    knows_event = True
 
     def __init__(self, n: int, root: int = 0, single_root: bool = False) -> None:
         self.n = count("n", n, least=2 if single_root else 1)
         self.root = count("root", root, most=self.n - 1, of="the last node, ")
         self.single_root = bool(single_root)
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event != (self.n, self.n):
             raise ValueError(
-                f"scores must have a number for each edge between {self.n} nodes, in the shape (*batch, {self.n}, "
-                f"{self.n}), but the last two dimensions are {event}; pass scores[..., u, v] of the edges u -> v"
+                f"{name} must have a number for each edge between {self.n} nodes, in the shape (*batch, {self.n}, "
+                f"{self.n}), but the last two dimensions are {event}; pass {name}[..., u, v] of the edges u -> v"
             )
 
     def parts(self, event: tuple[int, ...], device: torch.device) -> Tensor:
@@ -101,11 +102,11 @@ class Arborescence(Structure):
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         # The head of each other node, in all ways; who follows the heads n times must be at the root.
-        nodes = torch.arange(self.n)
+        nodes = torch.arange(self.n, device="cpu")
         others = nodes[nodes != self.root]
-        ways = torch.arange(self.n ** (self.n - 1)).unsqueeze(-1)
-        heads = torch.full((len(ways), self.n), self.root)
-        heads[:, others] = ways // self.n ** torch.arange(self.n - 1).flip(0) % self.n
+        ways = torch.arange(self.n ** (self.n - 1), device="cpu").unsqueeze(-1)
+        heads = torch.full((len(ways), self.n), self.root, device="cpu")
+        heads[:, others] = ways // self.n ** torch.arange(self.n - 1, device="cpu").flip(0) % self.n
         up = heads
         for _ in nodes:
             up = heads.gather(-1, up)

@@ -72,6 +72,8 @@ class Structure(ABC):
 
     #: How many dimensions the parts have.
     event_ndim: int = 1
+    #: Whether a structure knows the shape of its parts.
+    knows_event: bool = False
     #: What one structure is called in messages.
     noun: str
     #: Whether there is a :meth:`trace`: whether the solver takes the largest of some scores, step by step.
@@ -139,7 +141,7 @@ class Structure(ABC):
             )
         x, bad, whole = self.prepared(detached(values), mask, "values")
         indicators, chosen, alive = self._trace(x)
-        bad = self._refuse_forbidden(indicators, x, bad, whole)
+        bad = self._refuse_forbidden(indicators, x, bad, whole, "values")
         if bad is not None:
             chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
         return Trace(self._marked(indicators.to(values.dtype), bad), chosen, alive)
@@ -147,14 +149,26 @@ class Structure(ABC):
     def enumerate(self, *event: int) -> Tensor:
         """The indicators of all structures, ``(count, *event)``: bool, or int64 where they are more than 0 and 1. The
         shape of the parts is given where the structure does not know it. Their number grows fast: for tests, and for
-        exact expectations."""
+        exact expectations.
+
+        Raises:
+            ValueError: a shape that does not fit the structure, or none where the structure does not know it.
+            TypeError: sizes that are no integers.
+        """
+        event = sizes("event", event)
+        if len(event) != self.event_ndim and not (self.knows_event and not event):
+            example = ", ".join(str(size) for size in (2, 3, 3)[-self.event_ndim :])
+            raise ValueError(
+                f"event must be the shape of the parts of a {self.noun}, {self.event_ndim} sizes, but it is {event}; "
+                f"pass enumerate({example}), say"
+            )
         if event:
             self.check_event(event)
         return self._enumerate(event)
 
     @abstractmethod
-    def check_event(self, event: tuple[int, ...]) -> None:
-        """Raise ValueError unless one structure has parts of this shape."""
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
+        """Raise ValueError, about name, unless one structure has parts of this shape."""
 
     def parts(self, event: tuple[int, ...], device: torch.device) -> Tensor | None:
         """Where a structure may have a part, bool; None: everywhere. What is no part is ignored: it comes as 0."""
@@ -197,7 +211,7 @@ class Structure(ABC):
                 f"but the shape is {tuple(scores.shape)}; pass (*batch, *event)"
             )
         event = tuple(scores.shape[scores.ndim - self.event_ndim :])
-        self.check_event(event)
+        self.check_event(event, name)
         x = forbid(scores, mask, name).to(work_dtype(scores.dtype) if float32 else torch.float64)
         parts = self.parts(event, scores.device)
         return prepare(x if parts is None else x.masked_fill(~parts, 0), self.event_ndim, name)
@@ -211,18 +225,20 @@ class Structure(ABC):
         bad = self._refuse_impossible(is_impossible(self._log_partition(x.detach())), bad)
         return x if bad is None else x.masked_fill(self.wide(bad), 0), bad
 
-    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool) -> Tensor | None:
+    def _refuse_forbidden(
+        self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool, name: str = "scores"
+    ) -> Tensor | None:
         """Which rows are bad, after a structure that uses a forbidden part was found in some: there was no other."""
         if whole:
             return bad
-        return self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad)
+        return self._refuse_impossible(self.flat((indicators != 0) & (x == -torch.inf)).any(-1), bad, name)
 
-    def _refuse_impossible(self, impossible: Tensor, bad: Tensor | None) -> Tensor | None:
+    def _refuse_impossible(self, impossible: Tensor, bad: Tensor | None, name: str = "scores") -> Tensor | None:
         if not can_raise(impossible):
             return impossible if bad is None else bad | impossible
         if bool(impossible.any()):
             raise ValueError(
-                f"scores must leave at least one {self.noun}, but in some row the parts that are allowed (not -inf, "
+                f"{name} must leave at least one {self.noun}, but in some row the parts that are allowed (not -inf, "
                 "and True in mask) make none; allow more parts"
             )
         return bad

@@ -50,11 +50,11 @@ class BinaryTree(Structure):
     event_ndim = 2
     noun = "binary tree"
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if len(event) != 2 or event[0] != event[1] or event[0] < 1:
             raise ValueError(
-                f"scores must have a number for each span of n leaves, in the shape (*batch, n, n), n at least 1, but "
-                f"the shape of one tree is {event}; pass scores[..., i, j] of the span from leaf i to leaf j"
+                f"{name} must have a number for each span of n leaves, in the shape (*batch, n, n), n at least 1, but "
+                f"the shape of one tree is {event}; pass {name}[..., i, j] of the span from leaf i to leaf j"
             )
 
     def parts(self, event: tuple[int, ...], device: torch.device) -> Tensor:
@@ -79,9 +79,9 @@ class BinaryTree(Structure):
         return tree, chosen, steps < rounds.unsqueeze(-3)
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
-        self.check_event(event)
         leaves = range(event[0])
-        return torch.tensor([[[(i, j) in tree for j in leaves] for i in leaves] for tree in _trees(0, event[0] - 1)])
+        trees = [[[(i, j) in tree for j in leaves] for i in leaves] for tree in _trees(0, event[0] - 1)]
+        return torch.tensor(trees, device="cpu")
 
 
 def _trees(i: int, j: int) -> Iterator[set[tuple[int, int]]]:

@@ -60,10 +60,10 @@ class Chain(Structure):
     has_trace = False
     argmax_of_float32 = True
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if len(event) != 3 or event[0] < 1 or event[1] != event[2] or event[1] < 1:
             raise ValueError(
-                "scores must have the shape (*batch, length - 1, classes, classes), of at least two places and one "
+                f"{name} must have the shape (*batch, length - 1, classes, classes), of at least two places and one "
                 f"class, but the last dimensions are {event}; pass chain_scores(unary, transition)"
             )
 
@@ -90,7 +90,7 @@ class Chain(Structure):
                 "indicators must have the shape (*batch, length - 1, classes, classes), but their shape is "
                 f"{tuple(indicators.shape)}; pass what chain.argmax or chain.sample returned"
             )
-        self.check_event(tuple(indicators.shape[-3:]))
+        self.check_event(tuple(indicators.shape[-3:]), "indicators")
         n = indicators.shape[-1]
         values, pairs = indicators.flatten(-2).max(-1)
         classes = torch.cat([pairs // n, pairs[..., -1:] % n], -1)
@@ -136,13 +136,8 @@ class Chain(Structure):
         return _indicators(torch.cat(path, -1), n, torch.bool)
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
-        if len(event) != 3:
-            raise ValueError(
-                f"event must be the shape (length - 1, classes, classes), but it is {event}; pass enumerate(2, 3, 3) "
-                "for three places of three classes"
-            )
         every = itertools.product(range(event[1]), repeat=event[0] + 1)
-        return _indicators(torch.tensor(list(every)), event[1], torch.bool)
+        return _indicators(torch.tensor(list(every), device="cpu"), event[1], torch.bool)
 
 
 def chain_scores(unary: Tensor, transition: Tensor) -> Tensor:

@@ -47,10 +47,10 @@ class CorrelatedSubset(Structure):
     def __init__(self, k: int) -> None:
         self.k = count("k", k, least=1)
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event[0] % 2 == 0 or event[0] < 2 * self.k - 1:
             raise ValueError(
-                f"scores must have 2 n - 1 numbers for n items, at least k = {self.k}, and the pairs of neighbours, "
+                f"{name} must have 2 n - 1 numbers for n items, at least k = {self.k}, and the pairs of neighbours, "
                 f"but the last dimension has {event[0]}; pass torch.cat([items, pairs], -1)"
             )
 

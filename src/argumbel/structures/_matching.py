@@ -7,7 +7,6 @@ import itertools
 import torch
 from torch import Tensor
 
-from .._core.checks import count
 from ..kernels import LOWEST, assignment, greedy_matching, sinkhorn, usable_pairs
 from ._sumless import Sumless
 
@@ -70,10 +69,10 @@ class Matching(Sumless):
         "stochastic_softmax (Sinkhorn) for a relaxed one, or trace, whose law is known"
     )
 
-    def check_event(self, event: tuple[int, ...]) -> None:
-        if 0 in event:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
+        if min(event) < 1:
             raise ValueError(
-                f"scores must have at least one row and one column, but the shape of a matrix is {event}; leave out a "
+                f"{name} must have at least one row and one column, but the shape of a matrix is {event}; leave out a "
                 "matching without pairs"
             )
 
@@ -86,11 +85,11 @@ class Matching(Sumless):
         return made, chosen, steps[:, None, None] < rounds.unsqueeze(-3)
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
-        n, m = (count("size", size, least=1) for size in event)
+        n, m = event
         if n > m:
             return self._enumerate((m, n)).mT
-        columns = torch.tensor(list(itertools.permutations(range(m), n)))
-        return columns.unsqueeze(-1) == torch.arange(m)
+        columns = torch.tensor(list(itertools.permutations(range(m), n)), device="cpu")
+        return columns.unsqueeze(-1) == torch.arange(m, device="cpu")
 
     def relax(self, values: Tensor, tau: Tensor, method: str) -> Tensor:
         n, m = values.shape[-2:]

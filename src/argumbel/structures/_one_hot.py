@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import count
 from ..noise import KeyedNoise
 from ._base import Structure
 
@@ -29,9 +28,11 @@ class OneHot(Structure):
     noun = "choice"
     trace_is_argmax = True
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event[0] < 1:
-            raise ValueError("scores must have at least one item, but they have none; leave out a choice without items")
+            raise ValueError(
+                f"{name} must have at least one item, but they have none; leave out a choice without items"
+            )
 
     def _argmax(self, x: Tensor) -> Tensor:
         return _one_hot(x.argmax(-1, keepdim=True), x)
@@ -51,7 +52,7 @@ class OneHot(Structure):
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         (n,) = event
-        return torch.eye(count("n", n, least=1), dtype=torch.bool)
+        return torch.eye(n, dtype=torch.bool, device="cpu")
 
 
 def _one_hot(index: Tensor, x: Tensor) -> Tensor:

@@ -52,12 +52,12 @@ class ProjectiveTree(Structure):
     def __init__(self, single_root: bool = False) -> None:
         self.single_root = bool(single_root)
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         least = 2 if self.single_root else 1
         if len(event) != 2 or event[0] != event[1] or event[0] < least:
             raise ValueError(
-                f"scores must have a number for each edge between n nodes, in the shape (*batch, n, n), n at least "
-                f"{least}, but the shape of one tree is {event}; pass scores[..., u, v] of the edge from the head u to "
+                f"{name} must have a number for each edge between n nodes, in the shape (*batch, n, n), n at least "
+                f"{least}, but the shape of one tree is {event}; pass {name}[..., u, v] of the edge from the head u to "
                 "the word v, where node 0 is the root"
             )
 
@@ -80,10 +80,9 @@ class ProjectiveTree(Structure):
         return projective.draw(x, g, self.single_root)
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
-        self.check_event(event)
         nodes = range(event[0])
         trees = [tree for tree in _below(0, nodes[1:]) if not self.single_root or sum(u == 0 for u, _ in tree) == 1]
-        return torch.tensor([[[(u, v) in tree for v in nodes] for u in nodes] for tree in trees])
+        return torch.tensor([[[(u, v) in tree for v in nodes] for u in nodes] for tree in trees], device="cpu")
 
 
 def _below(head: int, words: range) -> Iterator[set[tuple[int, int]]]:

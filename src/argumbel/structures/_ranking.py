@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, check_tau, count
+from .._core.checks import EXACT_BELOW, check_tau
 from ..kernels import LOWEST
 from ._sumless import Sumless
 
@@ -56,9 +56,9 @@ class Ranking(Sumless):
         "Plackett-Luce, with trace_log_prob of trace for their probabilities"
     )
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event[0] < 1:
-            raise ValueError("scores must have at least one item, but they have none; leave out a list without items")
+            raise ValueError(f"{name} must have at least one item, but they have none; leave out a list without items")
 
     def _argmax(self, x: Tensor) -> Tensor:
         return self._trace(x)[0]
@@ -74,8 +74,10 @@ class Ranking(Sumless):
         alive = (place >= steps.unsqueeze(-1)) & allowed.unsqueeze(-2) & made.unsqueeze(-1)
         return beaten, order.masked_fill(~made, -1), alive
 
-    def _refuse_forbidden(self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool) -> Tensor | None:
-        return bad if whole else self._refuse_impossible((x == -torch.inf).all(-1), bad)
+    def _refuse_forbidden(
+        self, indicators: Tensor, x: Tensor, bad: Tensor | None, whole: bool, name: str = "scores"
+    ) -> Tensor | None:
+        return bad if whole else self._refuse_impossible((x == -torch.inf).all(-1), bad, name)
 
     def some(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Scores of which each row allows some item, -inf where forbidden, and 0 in rows that are bad."""
@@ -85,8 +87,7 @@ class Ranking(Sumless):
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         (n,) = event
-        n = count("n", n, least=1)
-        orders = torch.tensor(list(itertools.permutations(range(n))))
+        orders = torch.tensor(list(itertools.permutations(range(n))), device="cpu")
         return n - 1 - orders.argsort(-1)
 
     def relax(self, values: Tensor, tau: Tensor, method: str) -> Tensor:

@@ -56,10 +56,10 @@ class Subset(Structure):
     def __init__(self, k: int) -> None:
         self.k = count("k", k, least=1)
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event[0] < self.k:
             raise ValueError(
-                f"scores must have at least k = {self.k} items, but the last dimension has {event[0]}; pass more "
+                f"{name} must have at least k = {self.k} items, but the last dimension has {event[0]}; pass more "
                 "items, or a smaller k"
             )
 
@@ -88,8 +88,8 @@ class Subset(Structure):
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
         (n,) = event
-        sets = torch.tensor(list(itertools.combinations(range(n), self.k)))
-        return torch.zeros(len(sets), n, dtype=torch.bool).scatter(-1, sets, True)
+        sets = torch.tensor(list(itertools.combinations(range(n), self.k)), device="cpu")
+        return torch.zeros(len(sets), n, dtype=torch.bool, device="cpu").scatter(-1, sets, True)
 
 
 def compact(x: Tensor) -> Tensor:

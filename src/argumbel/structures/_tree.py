@@ -49,16 +49,17 @@ class SpanningTree(Structure):
 
     noun = "spanning tree"
     trace_is_argmax = True
+    knows_event = True
 
     def __init__(self, n: int) -> None:
         self.n = count("n", n, least=1)
 
-    def check_event(self, event: tuple[int, ...]) -> None:
+    def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         edges = self.n * (self.n - 1) // 2
         if event != (edges,):
             raise ValueError(
-                f"scores must have one number for each of the {edges} edges between {self.n} nodes, but the last "
-                f"dimension has {event[0]}; pass scores[..., u, v] of u, v = torch.triu_indices({self.n}, {self.n}, 1)"
+                f"{name} must have one number for each of the {edges} edges between {self.n} nodes, but the last "
+                f"dimension has {event[0]}; pass {name}[..., u, v] of u, v = torch.triu_indices({self.n}, {self.n}, 1)"
             )
 
     def _argmax(self, x: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class SpanningTree(Structure):
         return tree, chosen, steps < rounds.unsqueeze(-2)
 
     def _enumerate(self, event: tuple[int, ...]) -> Tensor:
-        u, v = torch.triu_indices(self.n, self.n, 1)
+        u, v = torch.triu_indices(self.n, self.n, 1, device="cpu")
         found = []
         for edges in itertools.combinations(range(len(u)), self.n - 1):
             component = list(range(self.n))
@@ -92,7 +93,7 @@ class SpanningTree(Structure):
                 component = [a if c == b else c for c in component]
             if len(set(component)) == 1:
                 found.append([e in edges for e in range(len(u))])
-        return torch.tensor(found, dtype=torch.bool).reshape(len(found), len(u))
+        return torch.tensor(found, dtype=torch.bool, device="cpu").reshape(len(found), len(u))
 
     def _both_ways(self, x: Tensor) -> Tensor:
         """The score of each edge in both directions: an undirected tree is an arborescence whose root is node 0."""
