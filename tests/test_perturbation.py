@@ -201,6 +201,13 @@ def test_a_solver_in_numpy_one_problem_at_a_time() -> None:
     assert bool((loss >= 0).all())
 
 
+def test_the_default_device_does_not_move_solutions() -> None:
+    solver = Solver(lambda x: (x == x.max()).astype("f4"), batched=False, numpy=True)
+    scores = torch.zeros(2, 3)
+    with torch.device("meta"):
+        assert perturbed(solver, scores, 2, law="normal").sum(-1).tolist() == [1, 1]
+
+
 def test_solutions_of_another_shape() -> None:
     """The solution need not look like the scores: the mean largest value here."""
     x = torch.tensor([0.0, 1.0, -0.5], requires_grad=True)

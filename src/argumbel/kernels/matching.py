@@ -28,7 +28,7 @@ def _solver() -> Callable[..., Any]:
 def _assignment(x: Tensor) -> tuple[Tensor]:
     solve = _solver()
     matrices = x.detach().cpu().reshape(x.shape[:-2].numel(), *x.shape[-2:])
-    found = torch.zeros(matrices.shape, dtype=torch.bool)
+    found = torch.zeros(matrices.shape, dtype=torch.bool, device="cpu")
     for scores, matching in zip(matrices.numpy(), found.numpy(), strict=True):
         try:
             rows, columns = solve(scores, maximize=True)
@@ -217,7 +217,7 @@ def _greedy(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _any_matching(n: int, m: int) -> tuple[Tensor, Tensor]:
-    return torch.arange(min(n, m)) * (m + 1), torch.ones(n, m, dtype=torch.int64)
+    return torch.arange(min(n, m), device="cpu") * (m + 1), torch.ones(n, m, dtype=torch.int64, device="cpu")
 
 
 def _greedy_with_foresight(x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -228,7 +228,7 @@ def _greedy_with_foresight(x: Tensor) -> tuple[Tensor, Tensor] | None:
     if not pairs.is_feasible:
         return None
     chosen: list[int] = []
-    rounds = torch.zeros(n, m, dtype=torch.int64)
+    rounds = torch.zeros(n, m, dtype=torch.int64, device="cpu")
     usable = pairs.usable()
     for number in x.flatten().sort(descending=True, stable=True).indices.tolist():
         i, j = divmod(number, m)[:: -1 if tall else 1]
@@ -240,7 +240,7 @@ def _greedy_with_foresight(x: Tensor) -> tuple[Tensor, Tensor] | None:
         for row in range(len(pairs.left)):
             for column in _bits(before[row] & ~usable[row]):
                 rounds[(column, row) if tall else (row, column)] = len(chosen)
-    return torch.tensor(chosen), rounds
+    return torch.tensor(chosen, device="cpu"), rounds
 
 
 def _greedy_outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -75,7 +75,8 @@ def _sigma(sigma: Any, x: Tensor, event_ndim: int) -> Tensor:
     """sigma as a tensor that broadcasts to x."""
     batch = x.shape[: x.ndim - event_ndim]
     if not isinstance(sigma, Tensor):
-        sigma = torch.full((), number("sigma", sigma, expected="a number or a tensor"), dtype=torch.float64)
+        width = number("sigma", sigma, expected="a number or a tensor")
+        sigma = torch.full((), width, dtype=torch.float64, device=x.device)
     elif not broadcasts_to(sigma.shape, batch):
         raise ValueError(
             f"sigma must be a number, or broadcast to {tuple(batch)}, but its shape is {tuple(sigma.shape)}; pass one "

@@ -85,7 +85,7 @@ class Solver:
         with torch.no_grad():
             found = self.function(copy.cpu().numpy() if self.numpy else copy, *args)
         try:
-            found = torch.as_tensor(found)
+            found = found if isinstance(found, Tensor) else torch.as_tensor(found, device="cpu")
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(
                 f"solver must return a tensor, or an array of numbers, but it returned a {type(found).__name__}; "
