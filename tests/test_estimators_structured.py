@@ -241,8 +241,11 @@ def test_wrong_arguments(name: str) -> None:
         estimator(squared_degree, x, num_samples=0)
     with pytest.raises(ValueError, match="scores must have one number for each of the 6 edges"):
         estimator(squared_degree, torch.randn(3, 5))
-    with pytest.raises(ValueError, match="noise must have the shape"):
-        estimator(squared_degree, x, noise=torch.zeros(3, 6))
+    with pytest.raises(TypeError, match="scores must be a tensor"):
+        estimator(squared_degree, x.tolist())
+    for shape in ((3, 6), (1, 6, 3), (1, 18), ()):
+        with pytest.raises(ValueError, match="noise must have the shape"):
+            estimator(squared_degree, x, noise=torch.zeros(shape))
     with pytest.raises(ValueError, match="scores must leave at least one spanning tree"):
         estimator(squared_degree, torch.full((3, 6), -torch.inf))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -481,6 +482,12 @@ def test_wrong_arguments(case: Case) -> None:
         stochastic_softmax(structure, x, method="average")
     with pytest.raises(ValueError, match="noise must"):
         perturbed_argmax(structure, x, noise=torch.zeros(7))
+    for noise in (x.flatten(), x[0]):
+        with pytest.raises(ValueError, match=re.escape(f"noise must have the shape {tuple(x.shape)}")):
+            perturbed_argmax(structure, x, noise=noise)
+    for wrong in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="noise must not be NaN"):
+            stochastic_softmax(structure, x, noise=torch.full_like(x, wrong))
     with pytest.raises(ValueError, match="generator must be left out"):
         perturbed_argmax(structure, x, noise=ag.KeyedNoise(1), generator=torch.Generator())
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .._core.checks import count, number, one_of
-from ..noise import KeyedNoise, draw_like, work_dtype
+from ..noise import KeyedNoise, work_dtype
 from ..perturbation import Solver, as_solver
 from ..relax import further_noise
-from ..structures import Structure, posterior_gumbel_trace, trace_log_prob
+from ..structures import Structure, part_noise, posterior_gumbel_trace, trace_log_prob
 from ._common import Loss, call, sum_factors, with_gradient
 from ._control_variates import controlled
 from ._score_function import Baseline, constant
@@ -56,10 +56,11 @@ def trace_reinforce(
         the estimate. Parameters inside f get the plain gradient of that mean.
 
     Raises:
-        ValueError: NaN or +inf in scores; no structure left; a structure without a trace; losses, baseline or noise of
-            another shape; both noise and generator; num_samples < 1. Where values may not be looked at (accelerators,
-            ``torch.compile``, ``vmap``) a bad row gives NaN instead.
+        ValueError: NaN or +inf in scores; no structure left; losses, baseline or noise of another shape; both noise and
+            generator; num_samples < 1. Where values may not be looked at (accelerators, ``torch.compile``, ``vmap``) a
+            bad row gives NaN instead.
         TypeError: scores or losses that are not floating tensors; num_samples not an integer.
+        NotImplementedError: a structure without a trace.
 
     Example:
         >>> import torch
@@ -75,8 +76,8 @@ def trace_reinforce(
     """
     num_samples, flat = _check(f, scores, structure, num_samples)
     x = structure.prepared(scores.detach(), None).x
-    g = _noise(flat, num_samples, noise, generator).reshape(num_samples, *scores.shape)
-    trace = structure.trace(x + g)
+    g = _noise(scores, structure.event_ndim, num_samples, noise, generator)
+    trace = structure.race(x + g)
     loss = call(f, trace.indicators.to(scores.dtype), flat)
     log_prob = sum_factors(trace_log_prob(scores.to(work_dtype(scores.dtype)), trace), loss)
     if isinstance(baseline, str):
@@ -122,6 +123,7 @@ def trace_relax(
     Raises:
         ValueError: as :func:`trace_reinforce`; c of another shape.
         TypeError: as :func:`trace_reinforce`; c not a function, or not of floating tensors.
+        NotImplementedError: as :func:`trace_reinforce`.
 
     Example:
         >>> import torch
@@ -150,10 +152,10 @@ def trace_relax(
         parameters = c.parameters() if hasattr(c, "parameters") else []
     tuned = [p for p in parameters if isinstance(p, Tensor) and p.requires_grad]
     exact = structure.prepared(scores.detach(), None).x
-    g = _noise(flat, num_samples, noise, generator)
-    (other,) = further_noise(g, 1, -1)
-    g, other = (v.reshape(num_samples, *scores.shape) for v in (g, other))
-    trace = structure.trace(exact + g)
+    g = _noise(scores, structure.event_ndim, num_samples, noise, generator)
+    (other,) = further_noise(structure.flat(g), 1, -1)
+    other = other.reshape(g.shape)
+    trace = structure.race(exact + g)
     loss = call(f, trace.indicators.to(scores.dtype), flat)
     if not torch.is_grad_enabled():
         return loss.mean(0)
@@ -241,11 +243,11 @@ def implicit_mle(
     strength = number("strength", strength)
     if not strength > 0:
         raise ValueError(f"strength must be above 0, but it is {strength}; pass 1, say")
-    exact = problem.prepared(scores.detach(), None).x
+    exact = problem.prepared(scores.detach() if isinstance(scores, Tensor) else scores, None).x
     flat = problem.flat(scores)
     values = exact.expand(num_samples, *exact.shape)
     if sigma:
-        values = values + sigma * _noise(flat, num_samples, noise, generator).reshape(values.shape)
+        values = values + sigma * _noise(scores, problem.event_ndim, num_samples, noise, generator)
 
     def solve(v: Tensor) -> Tensor:
         y = problem.argmax(v, scores.dtype, args)
@@ -296,10 +298,11 @@ def _check_function(f: object) -> None:
 
 
 def _noise(
-    flat: Tensor, num_samples: int, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None
+    scores: Tensor,
+    event_ndim: int,
+    num_samples: int,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    """Gumbel noise of each sample, all parts in one dimension."""
-    many = flat.detach().expand(num_samples, *flat.shape)
-    if isinstance(noise, Tensor) and noise.numel() == many.numel() and len(noise) == num_samples:
-        noise = noise.reshape(many.shape)
-    return draw_like(many, many.ndim - 1, noise, generator, "gumbel").detach()
+    """Gumbel noise of each sample, ``(num_samples, *batch, *factors, *event)``."""
+    return part_noise(scores.expand(num_samples, *scores.shape), event_ndim, noise, generator).detach()

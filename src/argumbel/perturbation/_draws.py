@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import broadcasts_to, can_raise, count, floating, number, one_of
-from ..noise import KeyedNoise, as_keyed, draw_like
+from .._core.checks import broadcasts_to, can_raise, count, number, one_of
+from ..noise import KeyedNoise, as_keyed
+from ..structures import part_noise
 from ._solver import Solver
 
 __all__ = ["Draws", "draw"]
@@ -48,27 +49,17 @@ def draw(
             f'law must be "normal" where the noise is multiplicative, but it is {law!r}; pass law="normal"'
         )
     x, bad, _ = solver.prepared(scores, mask)
-    flat = solver.flat(x).to(scores.dtype).expand(num_samples, *solver.flat(x).shape)
-    many = (num_samples, *x.shape)
-    if isinstance(noise, Tensor) and noise.shape == many:
-        noise = floating("noise", noise).reshape(flat.shape)
-    elif isinstance(noise, Tensor):
-        raise ValueError(
-            f"noise must have the shape {many} of the samples, but its shape is {tuple(noise.shape)}; draw noise for "
-            "each sample"
-        )
-    z = _standard(flat, law, noise, generator).double().reshape(many)
+    many = x.to(scores.dtype).expand(num_samples, *x.shape)
+    if law == "gumbel" or isinstance(noise, Tensor):
+        z = part_noise(many, solver.event_ndim, noise, generator).double()
+    else:
+        rows = solver.flat(many).shape
+        u = as_keyed(noise, generator, x.device).uniform(rows, dtype=torch.float64, device=x.device)
+        z = torch.special.ndtri(u).reshape(many.shape)
     width = _sigma(sigma, x, solver.event_ndim)
     # The factor has mean 1.
     values = x * torch.exp(width * z - width.square() / 2) if multiplicative else x + width * z
     return Draws(values, x, z, width, bad)
-
-
-def _standard(like: Tensor, law: str, noise: Tensor | KeyedNoise | None, generator: torch.Generator | None) -> Tensor:
-    if law == "gumbel" or isinstance(noise, Tensor):
-        return draw_like(like, like.ndim - 1, noise, generator, "gumbel")
-    u = as_keyed(noise, generator, like.device).uniform(like.shape, dtype=torch.float64, device=like.device)
-    return torch.special.ndtri(u)
 
 
 def _sigma(sigma: Any, x: Tensor, event_ndim: int) -> Tensor:

@@ -111,7 +111,7 @@ def perturbed(
 
 def _race(structure: Structure, draws: Draws) -> tuple[Tensor, Tensor]:
     """The solutions, and the log probabilities of their traces, ``(num_samples, *batch)``."""
-    trace = structure.trace(draws.values.detach())
+    trace = structure.race(draws.values.detach())
     return trace.indicators, trace_log_prob(draws.x / draws.sigma, trace)
 
 

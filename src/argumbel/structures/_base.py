@@ -134,14 +134,18 @@ class Structure(ABC):
         Raises:
             NotImplementedError: the structure has no race (``has_trace``): its solver compares sums of values.
         """
+        return self.race(values, mask=mask, name="values")
+
+    def race(self, values: Tensor, *, mask: Tensor | None = None, name: str = "scores") -> Trace:
+        """:meth:`trace`, where errors are about name: perturbed scores of a caller that has checked the noise."""
         if not self.has_trace:
             raise NotImplementedError(
                 f"a {type(self).__name__} has no trace: its solver compares sums of many values, so no step of it is a "
                 "race of single values; use sample for exact samples, or perturbed_argmax for the best under noise"
             )
-        x, bad, whole = self.prepared(detached(values), mask, "values")
+        x, bad, whole = self.prepared(detached(values), mask, name)
         indicators, chosen, alive = self._trace(x)
-        bad = self._refuse_forbidden(indicators, x, bad, whole, "values")
+        bad = self._refuse_forbidden(indicators, x, bad, whole, name)
         if bad is not None:
             chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
         return Trace(self._marked(indicators.to(values.dtype), bad), chosen, alive)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .._core.checks import can_raise, check_logits, floating, forbid
 from ..kernels import LOWEST
-from ..noise import KeyedNoise, draw_like
+from ..noise import KeyedNoise
+from ._noise import part_noise
 
 __all__ = ["Trace", "posterior_gumbel_trace", "trace_log_prob"]
 
@@ -122,8 +123,7 @@ def posterior_gumbel_trace(
     event = trace.alive.shape[trace.chosen.ndim :]
     lead = trace.chosen.shape[:-1]
     like = x.expand(*lead, x.shape[-1])
-    given = noise.reshape(like.shape) if isinstance(noise, Tensor) and noise.shape == (*lead, *event) else noise
-    g = draw_like(like, like.ndim - 1, given, generator, "gumbel")
+    g = part_noise(like.reshape(*lead, *event), len(event), noise, generator).reshape(like.shape)
     made, at = trace.chosen >= 0, trace.chosen.clamp(min=0)
     impossible = ((like.gather(-1, at) <= LOWEST) & made).any(-1, keepdim=True)
     if can_raise(impossible) and bool(impossible.any()):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, check_tau, floating, one_of
+from .._core.checks import EXACT_BELOW, check_tau, one_of
 from ..kernels.softmax import straight_through
-from ..noise import KeyedNoise, draw_like
+from ..noise import KeyedNoise
 from ._base import Structure
+from ._noise import part_noise
 
 __all__ = ["PerturbedArgmax", "perturbed_argmax", "perturbed_scores", "stochastic_softmax"]
 
@@ -146,9 +147,5 @@ def perturbed_scores(
             "SpanningTree(4), say"
         )
     x, bad, _ = structure.prepared(scores, mask)
-    flat = structure.flat(x).to(scores.dtype)
-    if isinstance(noise, Tensor) and noise.shape == scores.shape:
-        noise = floating("noise", noise).reshape(flat.shape)
-    g = draw_like(flat, flat.ndim - 1, noise, generator, "gumbel")
-    x = x + g.reshape(x.shape)
+    x = x + part_noise(x.to(scores.dtype), structure.event_ndim, noise, generator)
     return x if bad is None else x.masked_fill(structure.wide(bad), torch.nan)
