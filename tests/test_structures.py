@@ -563,3 +563,10 @@ def test_the_default_device_changes_nothing(case: Case) -> None:
             trace = structure.trace(x)
             found += [*trace, posterior_gumbel_trace(x, trace), trace_log_prob(x, trace)]
     assert all(y.device.type == "cpu" for y in found)
+
+
+def test_a_tree_of_one_node_is_a_part_of_a_graph() -> None:
+    x, tree = torch.zeros(2, 0, requires_grad=True), SpanningTree(1)
+    for y in (tree.log_partition(x), tree.marginals(x), stochastic_softmax(tree, x)):
+        (grad,) = torch.autograd.grad(y.sum(), x)
+        assert grad.shape == x.shape

@@ -98,6 +98,6 @@ class SpanningTree(Structure):
     def _both_ways(self, x: Tensor) -> Tensor:
         """The score of each edge in both directions: an undirected tree is an arborescence whose root is node 0."""
         if self.n == 1:
-            return x.new_full((*x.shape[:-1], 1, 1), LOWEST)
+            return x.sum(-1).reshape(*x.shape[:-1], 1, 1) + LOWEST  # no edge, but a node of autograd
         same = torch.eye(self.n, dtype=torch.bool, device=x.device)
         return x[..., edge_numbers(self.n, x.device)].masked_fill(same, LOWEST)
