@@ -111,6 +111,16 @@ def test_multiplicative_noise_keeps_signs_and_has_its_own_gradient() -> None:
     assert abs(float(y.sum(-1).mean()) - 1) < 1e-9
 
 
+def test_multiplicative_noise_has_no_gradient_at_zero() -> None:
+    scores = torch.tensor([1.0, 0.0, -2.0], requires_grad=True)
+    with pytest.raises(ValueError, match="scores must not be 0 where the noise is multiplicative"):
+        perturbed(OneHot(), scores, 4, law="normal", multiplicative=True)
+    for dtype in (torch.float32, torch.float64):
+        with torch.no_grad():
+            y = perturbed(OneHot(), scores.to(dtype), 4, law="normal", multiplicative=True)
+        assert y.tolist() == [1, 0, 0]
+
+
 def test_gradient_reaches_back_through_any_dtype_and_shape() -> None:
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         x = torch.randn(2, 3, 6, dtype=dtype, requires_grad=True)

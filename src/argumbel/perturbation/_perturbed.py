@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import one_of
+from .._core.checks import can_raise, one_of
 from ..noise import KeyedNoise
 from ..structures import Structure, trace_log_prob
 from ._draws import Draws, draw
@@ -50,7 +50,8 @@ def perturbed(
         law: ``"gumbel"`` or ``"normal"``.
         multiplicative: multiply the scores by ``exp(sigma * noise - sigma^2 / 2)`` in place of adding noise: the factor
             has mean 1, and the scores keep their signs, as costs of a shortest path must. Needs ``law="normal"`` and
-            scores that are not 0. (The mean solution is then not the gradient of a mean maximum.)
+            scores that are not 0 where they require a gradient. (The mean solution is then not the gradient of a mean
+            maximum.)
         control: what is subtracted from a solution in the estimate of the gradient; it lowers the variance.
             ``"leave-one-out"``: the mean of the solutions of the other samples; with one sample nothing if the trace
             is known, else the solution of the scores without noise, which is one more call of the solver. None:
@@ -65,9 +66,9 @@ def perturbed(
         The mean solution, ``(*batch, *event)`` (or what the solver returns), in the dtype of scores.
 
     Raises:
-        ValueError: NaN or +inf in scores, sigma that is not positive, an unknown law or control, no solution left, a
-            solver whose solutions have the wrong shape or depend on the other problems, noise or mask of the wrong
-            shape, both noise and generator.
+        ValueError: NaN or +inf in scores, a score of 0 that needs a gradient through multiplicative noise, sigma that
+            is not positive, an unknown law or control, no solution left, a solver whose solutions have the wrong shape
+            or depend on the other problems, noise or mask of the wrong shape, both noise and generator.
         TypeError: scores are not a floating tensor, solver is no function, or mask is not bool.
 
     Example:
@@ -119,7 +120,16 @@ def _density(problem: Solver, draws: Draws, law: str, multiplicative: bool) -> T
     """A function of the scores, ``(num_samples, *batch)``, with the gradient of the log density of the values."""
     nu = -torch.expm1(-draws.z) if law == "gumbel" else draws.z
     if multiplicative:
+        zero = draws.x.detach() == 0
+        needed = torch.is_grad_enabled() and draws.x.requires_grad
+        if needed and can_raise(zero) and bool(zero.any()):
+            raise ValueError(
+                "scores must not be 0 where the noise is multiplicative, but some are; move them away from 0, or add "
+                "noise (multiplicative=False)"
+            )
         nu = nu / draws.x.detach()
+        if not needed:  # nobody needs nu, but it must not make the value NaN
+            nu = nu.masked_fill(zero, 0)
     # A forbidden part is never used, whatever its noise.
     forbidden = draws.x == -torch.inf
     return problem.flat((nu / draws.sigma).masked_fill(forbidden, 0) * draws.x.masked_fill(forbidden, 0)).sum(-1)
