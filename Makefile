@@ -8,7 +8,7 @@ SANITIZED := $(foreach idea,kernels seeds truncation arrivals reference position
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo build test test-fast test-clusters test-models slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo build test test-fast test-clusters test-models test-arm slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -30,6 +30,9 @@ test-clusters: .venv/clusters.stamp  ## samples of tables of Spark (needs Java 1
 
 test-models: .venv/models.stamp  ## the adapter for Hugging Face transformers, on small models
 	$(BIN)/python -m pytest tests/test_sequences_transformers.py
+
+test-arm:  ## kernels of 64-bit ARM under qemu, on Debian or Ubuntu: see the top of tests/arm.sh
+	tests/arm.sh
 
 # Installs over the usual build; the stamps are removed, so that the next command installs the usual build again. Code that
 # Inductor compiles is left out: it takes long there, and calls the same kernels.
@@ -79,7 +82,7 @@ docs: .venv/docs.stamp  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build site runs
+	rm -rf .venv .arm build site runs
 
 .venv/pip.stamp:
 	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3; do \
