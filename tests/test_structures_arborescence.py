@@ -123,7 +123,7 @@ def test_every_set_of_allowed_edges(backend: str, single: bool, kind: str) -> No
     some = possible(x, every)
     for row in x[~some][::20]:
         for call in (structure.log_partition, structure.marginals, structure.sample, structure.argmax, structure.trace):
-            with pytest.raises(ValueError, match="scores must leave at least one arborescence"):
+            with pytest.raises(ValueError, match=r"(scores|values) must leave at least one arborescence"):
                 call(row)
     for call in (structure.log_partition, structure.argmax, lambda x: structure.trace(x).indicators):
         assert torch.equal(torch.vmap(call)(x).isnan().reshape(512, -1).all(-1), ~some)

@@ -195,7 +195,7 @@ def test_races_of_an_empty_batch() -> None:
 
 def test_races_without_a_matching() -> None:
     x = torch.tensor([[0.0, 0.0], [-torch.inf, -torch.inf]])
-    with pytest.raises(ValueError, match="scores must leave at least one matching"):
+    with pytest.raises(ValueError, match="values must leave at least one matching"):
         Matching().trace(x)
     marked = torch.vmap(lambda x: Matching().trace(x).chosen)(torch.stack([x, torch.zeros(2, 2)]))
     assert marked.tolist() == [[-1, -1], [0, 3]]
