@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # `make test-arm`: the kernels of 64-bit ARM (path "neon") without such a machine. They are cross-compiled, and an arm64
-# Python runs some tests of them under qemu. For Debian and Ubuntu; needs no root. Everything lies in .arm/, about 1.5 GB.
+# Python runs some tests of them under qemu. For Debian and Ubuntu; needs no root. Everything lies in .arm/, about 1.2 GB.
 #
 #   tests/arm.sh [-k EXPRESSION | FILE ...]   arguments for pytest, in place of the tests below
 set -euo pipefail
