@@ -570,3 +570,19 @@ def test_a_tree_of_one_node_is_a_part_of_a_graph() -> None:
     for y in (tree.log_partition(x), tree.marginals(x), stochastic_softmax(tree, x)):
         (grad,) = torch.autograd.grad(y.sum(), x)
         assert grad.shape == x.shape
+
+
+@ALL
+def test_the_lowest_number_forbids(case: Case) -> None:
+    """As masks made of finfo(float32).min do, which are common."""
+    mask = case.solutions[:3].any(0)
+    x = case.scores(2, dtype=torch.float32)
+    lowest = x.masked_fill(~mask, torch.finfo(torch.float32).min)
+    found, expected = case.structure.argmax(lowest), case.structure.argmax(x, mask=mask)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    for verb in (lambda *a, **k: perturbed_argmax(*a, **k).indicators, stochastic_softmax):
+        found = verb(case.structure, lowest, noise=ag.KeyedNoise(1))
+        torch.testing.assert_close(found, verb(case.structure, x, mask=mask, noise=ag.KeyedNoise(1)), rtol=0, atol=0)
+    at = lowest.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ag.perturbed(case.structure, at, 2).square().sum(), at)
+    assert bool(slope.isfinite().all())

@@ -33,11 +33,18 @@ def prepare(x: Tensor, event_ndim: int, name: str) -> Prepared:
         if not high < math.inf:
             which = "NaN" if math.isnan(high) else "+inf"
             raise ValueError(f"{name} must not be NaN or +inf, but some are {which}; find where they come from")
-        return Prepared(x.contiguous(), None, low > LOWEST)
+        whole = low > LOWEST
+        return Prepared((x if whole else _forbidden(x)).contiguous(), None, whole)
     wrong = x.isnan() | (x == torch.inf)
     for _ in range(event_ndim):
         wrong = wrong.any(-1)
-    return Prepared(x.masked_fill(wrong.reshape(*wrong.shape, *[1] * event_ndim), 0).contiguous(), wrong, False)
+    x = _forbidden(x).masked_fill(wrong.reshape(*wrong.shape, *[1] * event_ndim), 0)
+    return Prepared(x.contiguous(), wrong, False)
+
+
+def _forbidden(x: Tensor) -> Tensor:
+    """x with -inf where it is so low that sums take it for -inf, as the lowest number of float32 is."""
+    return x.masked_fill(x <= LOWEST, -torch.inf)
 
 
 def detached(x: Tensor) -> Tensor:
@@ -49,7 +56,8 @@ class Structure(ABC):
     structure is ``<y, scores>``, the sum of the scores of its parts.
 
     Scores have the shape ``(*batch, *event)``, any floating dtype, and indicators have the same shape and dtype. A
-    score of -inf, or ``mask=`` (bool, True where allowed), forbids a part. All methods compute in float64.
+    score of -inf (or below -1e30), or ``mask=`` (bool, True where allowed), forbids a part. All methods compute in
+    float64.
 
     =================== ======================================================== =====================================
     method              result                                                   promise

@@ -48,6 +48,8 @@ def trace_log_prob(scores: Tensor, trace: Trace, *, mask: Tensor | None = None) 
         are computed in float64, and differentiable in scores: the gradient is the score function of the trace. -inf
         where a winner is forbidden.
 
+    Cost: a number of float64 for each step and each part, several times with a gradient.
+
     Raises:
         ValueError: NaN or +inf in scores, a shape that does not fit the trace, a mask of the wrong shape. On an
             accelerator, under ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
