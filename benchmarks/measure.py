@@ -212,7 +212,7 @@ def size_of(result: Any) -> int:
         return sum(map(size_of, result))
     if hasattr(result, "memory_usage"):  # of a pandas frame
         return int(result.memory_usage(deep=True).sum())
-    return int(result.nbytes)
+    return int(result.nbytes) if hasattr(result, "nbytes") else sys.getsizeof(result)
 
 
 def memory(call: Call) -> int:

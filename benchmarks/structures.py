@@ -41,12 +41,12 @@ def gumbel(x: Tensor) -> Tensor:
 # --- spanning trees --------------------------------------------------------------------------------------------------
 
 
-def networkx_tree(x: Any, n: int, edges: list[tuple[int, int]]) -> set[tuple[int, int]]:
+def networkx_tree(x: Any, n: int, edges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     import networkx as nx
 
     graph = nx.Graph()
     graph.add_weighted_edges_from((u, v, w) for (u, v), w in zip(edges, x, strict=True))
-    return {(min(e), max(e)) for e in nx.maximum_spanning_edges(graph, data=False)}
+    return sorted((min(e), max(e)) for e in nx.maximum_spanning_edges(graph, data=False))
 
 
 def edges_of(n: int) -> list[tuple[int, int]]:
@@ -60,7 +60,7 @@ def _check_tree(p: Problem) -> None:
     torch.testing.assert_close(values.double(), (x * trees).sum(-1), rtol=1e-5, atol=1e-5)
     edges = edges_of(n)
     for row, tree in zip(x[:4].tolist(), trees[:4].bool().tolist(), strict=True):
-        assert networkx_tree(row, n, edges) == {e for e, taken in zip(edges, tree, strict=True) if taken}
+        assert networkx_tree(row, n, edges) == [e for e, taken in zip(edges, tree, strict=True) if taken]
 
 
 @op(TREE, _check_tree)

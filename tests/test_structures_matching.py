@@ -118,7 +118,7 @@ def test_the_best_of_all_that_are_allowed(n: int, m: int) -> None:
 
 def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(ImportError, match=r"needs SciPy, .* pip install 'argumbel\[structures\]'"):
+    with pytest.raises(ImportError, match=r"SciPy must be installed .* pip install 'argumbel\[structures\]'"):
         Matching().argmax(SQUARE)
     check_sums(relaxed(SQUARE))
     assert Matching().trace(SQUARE).chosen.tolist() == [8, 4, 0]

@@ -20,7 +20,7 @@ def _solver() -> Callable[..., Any]:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise ImportError(
-            "the best matching needs SciPy, which is not installed: pip install 'argumbel[structures]'"
+            "SciPy must be installed for the best matching, but it is not; pip install 'argumbel[structures]'"
         ) from error
     return linear_sum_assignment
 
