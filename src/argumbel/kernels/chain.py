@@ -67,24 +67,6 @@ def _log_z(x: Tensor) -> Tensor:
     return total.logsumexp(-1)
 
 
-def _cpu_log_z(x: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    out = x.new_empty(x.shape[:-3])
-    cpu.call("chain_log_partition", x.flatten(-3), cpu.NO_KEY, x.shape[-1], out.data_ptr())
-    return out, False
-
-
-def _cpu_marginals(x: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    out = x.new_empty(x.shape)
-    cpu.call("chain_marginals", x.flatten(-3), cpu.NO_KEY, x.shape[-1], out.data_ptr())
-    return out, False
-
-
-def _cpu_covariance(x: Tensor, grad: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    out, grad = x.new_empty(x.shape), grad.contiguous()
-    cpu.call("chain_covariance", x.flatten(-3), cpu.NO_KEY, x.shape[-1], grad.data_ptr(), out.data_ptr())
-    return out, False
-
-
 #: ``chain_log_partition(x)``: the log of the sum, over all sequences of classes, of the exponential of their sum of x,
 #: float64 ``(*batch, steps, n, n)`` as :data:`viterbi` takes it. ``chain_marginals(x)`` is its gradient: how likely
 #: each pair of neighbouring classes is.
@@ -92,7 +74,5 @@ chain_log_partition, chain_marginals = gibbs(
     "chain_log_partition(Tensor x)",
     3,
     _log_z,
-    cpu=_cpu_log_z,
-    cpu_marginals=_cpu_marginals,
-    cpu_covariance=_cpu_covariance,
+    cpu=lambda x: (x.shape[-1],),
 )

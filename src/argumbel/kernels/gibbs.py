@@ -7,7 +7,7 @@ direction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._core.modes import is_eager
+from .cpu import NO_KEY, call
 from .opaque import Function, opaque
 
 __all__ = ["LOWEST", "gibbs", "is_impossible", "slope"]
@@ -45,35 +46,59 @@ def gibbs(
     event_ndim: int,
     log_z: Function,
     *,
-    cpu: Callable[..., Any] | None = None,
-    cpu_marginals: Callable[..., Any] | None = None,
-    cpu_covariance: Callable[..., Any] | None = None,
+    mean: Function | None = None,
+    covariance: Function | None = None,
+    cpu: Callable[..., tuple[int, ...]] | None = None,
 ) -> tuple[Function, Function]:
     """``(log_partition, marginals)``, each a function of ``(x, *other)``.
 
     Args:
-        schema: of log Z, as ``torch.library.define`` takes it: ``"name(Tensor x, SymInt k)"``.
+        schema: of log Z, as ``torch.library.define`` takes it: ``"NAME_log_partition(Tensor x, SymInt k)"``.
         event_ndim: how many dimensions of x, the last ones, are those of one structure.
         log_z: of float64 ``(*batch, *event)`` and ``*other``; plain PyTorch. -inf comes as LOWEST.
-        cpu, cpu_marginals, cpu_covariance: C++ kernels, of ``(x, *other, key)``; the last: ``(x, *other, grad, key)``.
+        mean, covariance: the gradient of log_z, of ``(x, *other)``, and the product of its Hessian with a direction,
+            of ``(x, *other, grad)``; by default PyTorch makes them of log_z.
+        cpu: of ``(x, *other)``, what C++ kernels take beside x, the direction and the result. They are
+            ``NAME_log_partition``, ``NAME_marginals`` and ``NAME_covariance``. None: there are none.
     """
     name, _, arguments = schema.partition("(")
+    stem = name.removesuffix("_log_partition")
 
-    def mean(x: Tensor, *other: Any) -> Tensor:
+    def slope_of_log_z(x: Tensor, *other: Any) -> Tensor:
         return slope(lambda at: log_z(at, *other), x)
 
-    def covariance(x: Tensor, *other_and_grad: Any) -> Tensor:
+    def hessian_of_log_z(x: Tensor, *other_and_grad: Any) -> Tensor:
         """The Hessian is symmetric: its product with grad is the gradient of the slope along grad. (Reverse mode twice:
         PyTorch's forward mode loads what warns and takes seconds.)"""
         *other, grad = other_and_grad
-        return slope(lambda at: mean(at, *other) * grad, x)
+        return slope(lambda at: slope_of_log_z(at, *other) * grad, x)
 
     def pull(x: Tensor, *other_and_grad: Any) -> Tensor:
         *other, grad = other_and_grad
         return marginals(x, *other) * grad.reshape(*grad.shape, *[1] * event_ndim)
 
+    def run(kernel: str, x: Tensor, other: Sequence[Any], out: Tensor, *addresses: int) -> tuple[Tensor, bool]:
+        assert cpu is not None
+        own = cpu(x, *other)
+        return out, call(f"{stem}_{kernel}", x.flatten(-event_ndim), NO_KEY, *own, *addresses, out.data_ptr())
+
+    def cpu_log_z(x: Tensor, *other_and_key: Any) -> tuple[Tensor, bool]:
+        return run("log_partition", x, other_and_key[:-1], x.new_empty(x.shape[: x.ndim - event_ndim]))
+
+    def cpu_mean(x: Tensor, *other_and_key: Any) -> tuple[Tensor, bool]:
+        return run("marginals", x, other_and_key[:-1], x.new_empty(x.shape))
+
+    def cpu_covariance(x: Tensor, *other_grad_and_key: Any) -> tuple[Tensor, bool]:
+        *other, grad, _ = other_grad_and_key
+        grad = grad.contiguous()
+        return run("covariance", x, other, x.new_empty(x.shape), grad.data_ptr())
+
     marginals = opaque(
-        f"{name}_marginals({arguments}", mean, covariance, cpu=cpu_marginals, cpu_gradient=cpu_covariance
+        f"{stem}_marginals({arguments}",
+        mean or slope_of_log_z,
+        covariance or hessian_of_log_z,
+        cpu=cpu and cpu_mean,
+        cpu_gradient=cpu and cpu_covariance,
     )
-    partition = opaque(schema, log_z, pull, cpu=cpu, drops=event_ndim)
+    partition = opaque(schema, log_z, pull, cpu=cpu and cpu_log_z, drops=event_ndim)
     return partition, marginals

@@ -21,8 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import cpu
-from .opaque import opaque
+from .gibbs import gibbs
 
 __all__ = ["FAR", "subset_log_partition", "subset_marginals"]
 
@@ -69,32 +68,12 @@ def _covariance(x: Tensor, k: int, grad: Tensor) -> Tensor:
     return size * (_normalized(moved, row).imag / STEP)
 
 
-def _pull(x: Tensor, k: int, grad: Tensor) -> Tensor:
-    return subset_marginals(x, k) * grad.unsqueeze(-1)
-
-
-def _cpu_log_z(x: Tensor, k: int, key: tuple[()]) -> tuple[Tensor, bool]:
-    out = x.new_empty(x.shape[:-1])
-    return out, cpu.call("subset_log_partition", x, cpu.NO_KEY, k, out.data_ptr())
-
-
-def _cpu_marginals(x: Tensor, k: int, key: tuple[()]) -> tuple[Tensor, bool]:
-    out = x.new_empty(x.shape)
-    return out, cpu.call("subset_marginals", x, cpu.NO_KEY, k, out.data_ptr())
-
-
-def _cpu_covariance(x: Tensor, k: int, grad: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    out, grad = x.new_empty(x.shape), grad.contiguous()
-    return out, cpu.call("subset_covariance", x, cpu.NO_KEY, k, grad.data_ptr(), out.data_ptr())
-
-
 #: ``subset_marginals(x, k)``: mu, for 1 <= k <= n, of float64 x; it sums to k up to rounding. Forbidden items are -inf
 #: or LOWEST, and get exactly 0. A row with fewer than k others has no mu, but finite numbers.
-subset_marginals = opaque(
-    "subset_marginals(Tensor x, SymInt k)", _mu, _covariance, cpu=_cpu_marginals, cpu_gradient=_cpu_covariance
-)
 #: ``subset_log_partition(x, k)``: log Z of the same; where fewer than k items are allowed, about LOWEST or below.
-subset_log_partition = opaque("subset_log_partition(Tensor x, SymInt k)", _log_z, _pull, drops=1, cpu=_cpu_log_z)
+subset_log_partition, subset_marginals = gibbs(
+    "subset_log_partition(Tensor x, SymInt k)", 1, _log_z, mean=_mu, covariance=_covariance, cpu=lambda x, k: (k,)
+)
 
 
 def _normalized(z: Tensor, row: Row) -> Tensor:

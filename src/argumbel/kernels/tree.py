@@ -114,24 +114,6 @@ def _log_z(x: Tensor, single_root: bool) -> Tensor:
     return total
 
 
-def _cpu_log_z(x: Tensor, single_root: bool, key: tuple[()]) -> tuple[Tensor, bool]:
-    out, n = x.new_empty(x.shape[:-2]), x.shape[-1]
-    cpu.call("tree_log_partition", x.flatten(-2), cpu.NO_KEY, n, single_root, out.data_ptr())
-    return out, False
-
-
-def _cpu_marginals(x: Tensor, single_root: bool, key: tuple[()]) -> tuple[Tensor, bool]:
-    out, n = x.new_empty(x.shape), x.shape[-1]
-    cpu.call("tree_marginals", x.flatten(-2), cpu.NO_KEY, n, single_root, out.data_ptr())
-    return out, False
-
-
-def _cpu_covariance(x: Tensor, single_root: bool, grad: Tensor, key: tuple[()]) -> tuple[Tensor, bool]:
-    out, n, grad = x.new_empty(x.shape), x.shape[-1], grad.contiguous()
-    cpu.call("tree_covariance", x.flatten(-2), cpu.NO_KEY, n, single_root, grad.data_ptr(), out.data_ptr())
-    return out, False
-
-
 #: ``tree_log_partition(x, single_root)``: the log of the sum, over all arborescences of n nodes with node 0 as the
 #: root, of the exponential of the sum of x[u, v] over its edges u -> v. x is float64, ``(*batch, n, n)``; the diagonal
 #: must be LOWEST, and forbidden edges too. ``tree_marginals(x, single_root)`` is its gradient.
@@ -139,7 +121,5 @@ tree_log_partition, tree_marginals = gibbs(
     "tree_log_partition(Tensor x, bool single_root)",
     2,
     _log_z,
-    cpu=_cpu_log_z,
-    cpu_marginals=_cpu_marginals,
-    cpu_covariance=_cpu_covariance,
+    cpu=lambda x, single_root: (x.shape[-1], single_root),
 )
