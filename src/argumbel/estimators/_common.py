@@ -15,6 +15,7 @@ from ..noise import KeyedNoise, work_dtype
 
 __all__ = [
     "Loss",
+    "above_others",
     "call",
     "check_pairs",
     "check_problem",
@@ -87,6 +88,11 @@ def call(f: Loss, samples: Tensor, logits: Tensor) -> Tensor:
             f"{tuple(samples.shape)}; sum over the last dimensions only"
         )
     return loss.to(work_dtype(loss.dtype))
+
+
+def above_others(loss: Tensor) -> Tensor:
+    """``loss[s] - mean of the other losses``, along the first dimension of two or more; without a gradient."""
+    return (loss - loss.mean(0)).detach() * (len(loss) / (len(loss) - 1))
 
 
 def factor_dims(f: Loss, logits: Tensor, factors: int | None) -> int:

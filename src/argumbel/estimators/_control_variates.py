@@ -23,7 +23,7 @@ from ..relax import further_noise, gumbel_softmax
 from ..reverse import posterior_gumbel
 from ._common import Loss, call, check_problem, one_hot, with_gradient
 
-__all__ = ["controlled", "rebar", "relax"]
+__all__ = ["controlled", "rebar", "relax", "trainable", "tuned_in"]
 
 
 def rebar(
@@ -154,15 +154,24 @@ def relax(
     estimation".
     """
     num_samples = check_problem(f, logits, num_samples)
+    tuned = tuned_in(c, parameters, "perturbed log-probabilities")
+    return _estimate(f, lambda z: call(c, z, logits), logits, num_samples, noise, generator, tuned, coupled)
+
+
+def tuned_in(c: Callable[[Tensor], Tensor], parameters: Iterable[Tensor] | None, of: str) -> list[Tensor]:
+    """The tensors in c that are tuned; c is a function of what ``of`` says."""
     if not callable(c):
         raise TypeError(
-            f"c must be a function of perturbed log-probabilities, but it is a {type(c).__name__}; pass a function or "
-            "a torch.nn.Module"
+            f"c must be a function of {of}, but it is a {type(c).__name__}; pass a function or a torch.nn.Module"
         )
     if parameters is None:
         # Not isinstance: in compiled code PyTorch 2.5 does not know the type of a function that is made there.
         parameters = c.parameters() if hasattr(c, "parameters") else []
-    return _estimate(f, lambda z: call(c, z, logits), logits, num_samples, noise, generator, list(parameters), coupled)
+    return list(parameters)
+
+
+def trainable(tuned: Iterable[object]) -> list[Tensor]:
+    return [t for t in tuned if isinstance(t, Tensor) and t.requires_grad]
 
 
 def _estimate(
@@ -182,7 +191,7 @@ def _estimate(
     loss = call(f, samples, logits)
     if not torch.is_grad_enabled():
         return loss.mean(0)
-    wanted = [t for t in tuned if isinstance(t, Tensor) and t.requires_grad]
+    wanted = trainable(tuned)
     x = x[0].to(g.dtype)
     # By torch.func: the gradient may reach logits, and parameters inside f and c, by `estimate` only.
     with torch.set_grad_enabled(bool(wanted)):

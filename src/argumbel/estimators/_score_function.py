@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core.checks import broadcasts_to, one_of
 from ..noise import KeyedNoise, draw_like
-from ._common import Loss, call, check_pairs, check_problem, draw, joint_log_prob, one_hot, with_gradient
+from ._common import Loss, above_others, call, check_pairs, check_problem, draw, joint_log_prob, one_hot, with_gradient
 
 __all__ = ["reinforce", "reinforce_loo", "stratified", "vimco"]
 
@@ -112,8 +112,7 @@ def reinforce_loo(
     num_samples = check_problem(f, logits, num_samples, least=2)
     samples = draw(logits, num_samples, noise, generator)
     loss = call(f, samples, logits)
-    advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
-    return with_gradient(loss.mean(0), (advantage * joint_log_prob(logits, samples, loss)).mean(0))
+    return with_gradient(loss.mean(0), (above_others(loss) * joint_log_prob(logits, samples, loss)).mean(0))
 
 
 def stratified(

@@ -12,9 +12,9 @@ from .._core.checks import count, number, one_of
 from ..noise import KeyedNoise, work_dtype
 from ..perturbation import Solver, as_solver
 from ..relax import further_noise
-from ..structures import Structure, part_noise, posterior_gumbel_trace, trace_log_prob
-from ._common import Loss, call, sum_factors, with_gradient
-from ._control_variates import controlled
+from ..structures import Structure, check_structure, detached, part_noise, posterior_gumbel_trace, trace_log_prob
+from ._common import Loss, above_others, call, sum_factors, with_gradient
+from ._control_variates import controlled, trainable, tuned_in
 from ._score_function import Baseline, constant
 
 __all__ = ["implicit_mle", "trace_reinforce", "trace_relax"]
@@ -74,16 +74,15 @@ def trace_reinforce(
     Source: Struminsky et al. 2021, "Leveraging recursive gumbel-max trick for approximate inference in combinatorial
     spaces" (T-REINFORCE).
     """
-    num_samples, flat = _check(f, scores, structure, num_samples)
-    x = structure.prepared(scores.detach(), None).x
+    num_samples, x = _check(f, scores, structure, num_samples)
+    flat = structure.flat(scores)
     g = _noise(scores, structure.event_ndim, num_samples, noise, generator)
     trace = structure.race(x + g)
     loss = call(f, trace.indicators.to(scores.dtype), flat)
     log_prob = sum_factors(trace_log_prob(scores.to(work_dtype(scores.dtype)), trace), loss)
     if isinstance(baseline, str):
         one_of("baseline", baseline, ("leave-one-out",))
-        m = num_samples
-        advantage = (loss - loss.mean(0)).detach() * (m / (m - 1)) if m > 1 else loss.detach()
+        advantage = above_others(loss) if num_samples > 1 else loss.detach()
     else:
         advantage = loss.detach() - constant(baseline, scores, loss)
     return with_gradient(loss.mean(0), (advantage * log_prob).mean(0).to(loss.dtype))
@@ -141,17 +140,9 @@ def trace_relax(
     spaces" (RELAX+); Grathwohl et al. 2018, "Backpropagation through the void: optimizing control variates for
     black-box gradient estimation".
     """
-    num_samples, flat = _check(f, scores, structure, num_samples)
-    if not callable(c):
-        raise TypeError(
-            f"c must be a function of perturbed scores, but it is a {type(c).__name__}; pass a function or a "
-            "torch.nn.Module"
-        )
-    if parameters is None:
-        # Not isinstance: in compiled code PyTorch 2.5 does not know the type of a function that is made there.
-        parameters = c.parameters() if hasattr(c, "parameters") else []
-    tuned = [p for p in parameters if isinstance(p, Tensor) and p.requires_grad]
-    exact = structure.prepared(scores.detach(), None).x
+    num_samples, exact = _check(f, scores, structure, num_samples)
+    flat = structure.flat(scores)
+    tuned = trainable(tuned_in(c, parameters, "perturbed scores"))
     g = _noise(scores, structure.event_ndim, num_samples, noise, generator)
     (other,) = further_noise(structure.flat(g), 1, -1)
     other = other.reshape(g.shape)
@@ -243,20 +234,14 @@ def implicit_mle(
     strength = number("strength", strength)
     if not strength > 0:
         raise ValueError(f"strength must be above 0, but it is {strength}; pass 1, say")
-    exact = problem.prepared(scores.detach() if isinstance(scores, Tensor) else scores, None).x
+    exact = problem.prepared(detached(scores), None).x
     flat = problem.flat(scores)
     values = exact.expand(num_samples, *exact.shape)
     if sigma:
         values = values + sigma * _noise(scores, problem.event_ndim, num_samples, noise, generator)
 
     def solve(v: Tensor) -> Tensor:
-        y = problem.argmax(v, scores.dtype, args)
-        if y.shape != v.shape:
-            raise ValueError(
-                f"solver must return solutions in the shape {tuple(v.shape)} of the scores, but it returned "
-                f"{tuple(y.shape)}; return the indicator of the parts that are used"
-            )
-        return y
+        return problem.indicators(v, scores.dtype, args)
 
     y = solve(values)
     if not (torch.is_grad_enabled() and scores.requires_grad):
@@ -277,16 +262,10 @@ def implicit_mle(
 
 
 def _check(f: Loss, scores: Tensor, structure: Structure, num_samples: int) -> tuple[int, Tensor]:
-    """num_samples, and scores with all parts in one dimension."""
+    """num_samples, and scores in float64, -inf where forbidden."""
     _check_function(f)
-    if not isinstance(structure, Structure):
-        raise TypeError(
-            f"structure must be an argumbel.structures.Structure, but it is a {type(structure).__name__}; pass "
-            "SpanningTree(4), say"
-        )
-    num_samples = count("num_samples", num_samples, least=1)
-    structure.prepared(scores.detach() if isinstance(scores, Tensor) else scores, None)
-    return num_samples, structure.flat(scores)
+    check_structure(structure)
+    return count("num_samples", num_samples, least=1), structure.prepared(detached(scores), None).x
 
 
 def _check_function(f: object) -> None:

@@ -9,7 +9,7 @@ from ..choice import gumbel_topk
 from ..noise import KeyedNoise, work_dtype
 from ..relax import relaxed_topk
 from ..subsets import topk_log_prob
-from ._common import Loss, call, check_problem, sum_factors, with_gradient
+from ._common import Loss, above_others, call, check_problem, sum_factors, with_gradient
 
 __all__ = ["subset_reinforce", "subset_straight_through"]
 
@@ -67,8 +67,7 @@ def subset_reinforce(
     indices = gumbel_topk(x, k, noise=noise, generator=generator).indices
     loss = call(f, _k_hot(indices, logits), logits)
     log_p = topk_log_prob(logits.to(work_dtype(logits.dtype)), indices, ordered=ordered)
-    advantage = (loss - loss.mean(0)).detach() * (num_samples / (num_samples - 1))
-    return with_gradient(loss.mean(0), (advantage * sum_factors(log_p, loss)).mean(0))
+    return with_gradient(loss.mean(0), (above_others(loss) * sum_factors(log_p, loss)).mean(0))
 
 
 def subset_straight_through(

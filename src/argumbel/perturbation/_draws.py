@@ -21,8 +21,7 @@ class Draws(NamedTuple):
     """What both functions make of their arguments, in float64.
 
     ``values`` are the perturbed scores ``(num_samples, *batch, *event)``; ``x`` the scores; ``z`` the noise; ``sigma``
-    broadcasts to values; ``bad`` says which rows are bad, ``(*batch,)``, None
-    where it is known that none is."""
+    broadcasts to values; ``bad`` says which rows are bad, ``(*batch,)``, None where it is known that none is."""
 
     values: Tensor
     x: Tensor

@@ -80,12 +80,7 @@ def fenchel_young_loss(
             f"target must have the shape {tuple(x.shape)} of scores, but its shape is {tuple(target.shape)}; pass one "
             "solution for each problem"
         )
-    y = problem.argmax(values.detach(), scores.dtype, args)
-    if y.shape != values.shape:
-        raise ValueError(
-            f"solver must return solutions in the shape {tuple(values.shape)} of the scores, for a loss, but it "
-            f"returned {tuple(y.shape)}; return the indicator of the parts that are used"
-        )
+    y = problem.indicators(values.detach(), scores.dtype, args)
     away = y - target.to(y).detach()
     loss = problem.flat(torch.where(away == 0, 0, away * values)).sum(-1).mean(0)
     return (loss if bad is None else loss.masked_fill(bad, torch.nan)).to(scores.dtype)

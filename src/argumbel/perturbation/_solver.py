@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.checks import can_raise, check_logits, count, forbid
 from ..noise import work_dtype
-from ..structures import Prepared, Structure, prepare
+from ..structures import Prepared, Structure, flat, prepare
 
 __all__ = ["Solver", "as_solver"]
 
@@ -119,10 +119,19 @@ class Solver:
         """The solutions for values in float64, which the function gets in the precision of the user's scores."""
         return self(values.detach().to(work_dtype(dtype)), *args).to(values.dtype)
 
+    def indicators(self, values: Tensor, dtype: torch.dtype, args: tuple[Any, ...]) -> Tensor:
+        """:meth:`argmax`, of which each solution must have the shape of its scores."""
+        y = self.argmax(values, dtype, args)
+        if y.shape != values.shape:
+            raise ValueError(
+                f"solver must return solutions in the shape {tuple(values.shape)} of the scores, but it returned "
+                f"{tuple(y.shape)}; return the indicator of the parts that are used"
+            )
+        return y
+
     def flat(self, x: Tensor) -> Tensor:
         """The parts of a problem in one dimension."""
-        lead = x.shape[: x.ndim - self.event_ndim]
-        return x.reshape(*lead, math.prod(x.shape[x.ndim - self.event_ndim :]))
+        return flat(x, self.event_ndim)
 
 
 class _OfStructure(Solver):

@@ -2,12 +2,12 @@
 scores, and the best structure wins the race."""
 
 from ._arborescence import Arborescence
-from ._base import Prepared, Structure, prepare
+from ._base import Prepared, Structure, check_structure, detached, prepare
 from ._binary_tree import BinaryTree
 from ._chain import BestSequence, Chain, chain_scores
 from ._correlated_subset import CorrelatedSubset
 from ._matching import Matching
-from ._noise import part_noise
+from ._noise import flat, part_noise
 from ._one_hot import OneHot
 from ._projective_tree import ProjectiveTree
 from ._ranking import Ranking, neural_sort, soft_sort

@@ -12,9 +12,10 @@ from torch import Tensor
 from .._core.checks import can_raise, check_logits, forbid, sizes
 from ..kernels import LOWEST, is_impossible, work_dtype
 from ..noise import KeyedNoise
+from ._noise import flat
 from ._trace import Trace
 
-__all__ = ["Prepared", "Structure", "detached", "prepare"]
+__all__ = ["Prepared", "Structure", "check_structure", "detached", "prepare"]
 
 
 class Prepared(NamedTuple):
@@ -261,8 +262,7 @@ class Structure(ABC):
 
     def flat(self, x: Tensor) -> Tensor:
         """The parts in one dimension."""
-        lead = x.shape[: x.ndim - self.event_ndim]
-        return x.reshape(*lead, math.prod(x.shape[x.ndim - self.event_ndim :]))
+        return flat(x, self.event_ndim)
 
     def wide(self, rows: Tensor) -> Tensor:
         return rows.reshape(*rows.shape, *[1] * self.event_ndim)
@@ -276,3 +276,11 @@ class Structure(ABC):
 
     def __hash__(self) -> int:
         return hash((type(self), *vars(self).items()))
+
+
+def check_structure(structure: object) -> None:
+    if not isinstance(structure, Structure):
+        raise TypeError(
+            f"structure must be an argumbel.structures.Structure, but it is a {type(structure).__name__}; pass "
+            "SpanningTree(4), say"
+        )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import can_raise, check_logits, floating, forbid
+from .._core.checks import can_raise, check_logits, forbid
 from ..kernels import LOWEST
 from ..noise import KeyedNoise
 from ._noise import part_noise
@@ -144,7 +144,6 @@ def posterior_gumbel_trace(
 def _against(scores: Tensor, trace: Trace, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Scores in float64 and where parts are alive, both with all parts in one dimension; and which rows are bad."""
     check_logits(scores, "scores")
-    floating("scores", scores)
     if not isinstance(trace, Trace):
         raise TypeError(
             f"trace must be a Trace, but it is a {type(trace).__name__}; pass what structure.trace(values) returned"

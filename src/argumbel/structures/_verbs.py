@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.checks import EXACT_BELOW, check_tau, one_of
 from ..kernels.softmax import straight_through
 from ..noise import KeyedNoise
-from ._base import Structure
+from ._base import Structure, check_structure
 from ._noise import part_noise
 
 __all__ = ["PerturbedArgmax", "perturbed_argmax", "perturbed_scores", "stochastic_softmax"]
@@ -141,11 +141,7 @@ def perturbed_scores(
     generator: torch.Generator | None,
 ) -> Tensor:
     """``scores + noise`` in float64; a structure is one row of the noise."""
-    if not isinstance(structure, Structure):
-        raise TypeError(
-            f"structure must be an argumbel.structures.Structure, but it is a {type(structure).__name__}; pass "
-            "SpanningTree(4), say"
-        )
+    check_structure(structure)
     x, bad, _ = structure.prepared(scores, mask)
     x = x + part_noise(x.to(scores.dtype), structure.event_ndim, noise, generator)
     return x if bad is None else x.masked_fill(structure.wide(bad), torch.nan)
