@@ -13,6 +13,7 @@ from .._core.bits import view_bits
 from . import cpu
 from .noise import LN2_HIGH_64, LN2_LOW_64, log64
 from .operator import Operator
+from .tree import row_of_each
 
 __all__ = ["arborescence"]
 
@@ -34,11 +35,6 @@ def _log_difference(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(some, a + log64(q.clamp(min=2.0**-1022)), -torch.inf)
 
 
-def _row(table: Tensor, index: Tensor) -> Tensor:
-    """The row ``index``, ``(*batch, 1)``, of every table."""
-    return table.gather(-2, index.unsqueeze(-1).expand(*index.shape, table.shape[-1])).squeeze(-2)
-
-
 def _reference(
     x: Tensor, root: int, single_root: bool, race: bool, key: tuple[()]
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
@@ -56,19 +52,19 @@ def _reference(
     for _ in range(2 * n - 2):
         b = (~entered).byte().argmax(-1, keepdim=True)
         own, inside = nodes == b, block == b
-        costs = _row(cost, b).masked_fill(inside, torch.inf)
+        costs = row_of_each(cost, b).masked_fill(inside, torch.inf)
         if single_root:  # an edge of the root is the last resort
             others = costs.masked_fill(nodes == root, torch.inf)
             costs = torch.where((others < torch.inf).any(-1, keepdim=True), others, costs)
         u = costs.argmin(-1, keepdim=True)
         least = costs.gather(-1, u)
         made = ~entered.all(-1, keepdim=True) & (least < torch.inf)
-        v = _row(end, b).gather(-1, u)
+        v = row_of_each(end, b).gather(-1, u)
         steps.append((made, u, v, inside & made))
         paid = torch.where(own & made, least, paid)
         # Where the edge comes from a block that b leads to, the blocks between them are a circle.
         at = block.gather(-1, u)
-        below, over = _row(above, b), _row(above.mT, at)
+        below, over = row_of_each(above, b), row_of_each(above.mT, at)
         circle = below & over & (block == nodes) & made
         closes = circle.any(-1, keepdim=True)
         above = above | (over.unsqueeze(-1) & below.unsqueeze(-2) & (made & ~closes).unsqueeze(-1))

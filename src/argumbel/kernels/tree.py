@@ -12,7 +12,7 @@ from . import cpu
 from .gibbs import LOWEST, gibbs
 from .operator import Operator
 
-__all__ = ["edge_numbers", "spanning_tree", "tree_log_partition", "tree_marginals"]
+__all__ = ["edge_numbers", "row_of_each", "spanning_tree", "tree_log_partition", "tree_marginals"]
 
 
 def edge_numbers(n: int, device: torch.device) -> Tensor:
@@ -45,12 +45,12 @@ def _reference(x: Tensor, n: int, key: tuple[()]) -> tuple[Tensor, Tensor, Tenso
     for _ in range(n - 1):
         v = best.masked_fill(inside, edges + 1).argmin(-1, keepdim=True)
         r = best.gather(-1, v)
-        row = torch.maximum(_row(worst, via.gather(-1, v)), r).masked_fill(~inside, 0)
+        row = torch.maximum(row_of_each(worst, via.gather(-1, v)), r).masked_fill(~inside, 0)
         new = nodes == v
         worst = torch.where(new.unsqueeze(-1), row.unsqueeze(-2), worst)
         worst = torch.where(new.unsqueeze(-2), row.unsqueeze(-1), worst)
         inside = inside | new
-        row = _row(of_pair, v)
+        row = row_of_each(of_pair, v)
         closer = (row < best) & ~inside
         best, via = torch.where(closer, row, best), torch.where(closer, v, via)
         taken.append(r)
@@ -62,7 +62,7 @@ def _reference(x: Tensor, n: int, key: tuple[()]) -> tuple[Tensor, Tensor, Tenso
     return tree, chosen, rounds, False
 
 
-def _row(table: Tensor, index: Tensor) -> Tensor:
+def row_of_each(table: Tensor, index: Tensor) -> Tensor:
     """The row ``index``, ``(*batch, 1)``, of every table."""
     return table.gather(-2, index.unsqueeze(-1).expand(*index.shape, table.shape[-1])).squeeze(-2)
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import can_raise, check_logits, forbid, sizes
+from .._core.checks import EXACT_BELOW, can_raise, check_logits, check_tau, forbid, sizes
 from ..kernels import LOWEST, is_impossible, work_dtype
 from ..noise import KeyedNoise
 from ._noise import flat
 from ._trace import Trace
 
-__all__ = ["Prepared", "Structure", "check_structure", "detached", "prepare"]
+__all__ = ["Prepared", "Structure", "check_structure", "checked_tau", "compact", "detached", "prepare"]
 
 
 class Prepared(NamedTuple):
@@ -50,6 +50,24 @@ def _forbidden(x: Tensor) -> Tensor:
 
 def detached(x: Tensor) -> Tensor:
     return x.detach() if isinstance(x, Tensor) else x
+
+
+def checked_tau(tau: float | Tensor, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
+    """tau in float64, which broadcasts to x, 1 where it is so small that it counts as 0; and where it is."""
+    rows = x.new_empty((*x.shape[: x.ndim - event_ndim], 1))
+    tau = check_tau(tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau, rows, -1)
+    t = torch.as_tensor(tau, dtype=torch.float64, device=x.device)
+    t = t.reshape(*t.shape[:-1], *[1] * event_ndim) if t.ndim else t
+    frozen = t < EXACT_BELOW
+    return torch.where(frozen, 1, t), frozen
+
+
+def compact(x: Tensor) -> Tensor:
+    """x, where leading dimensions that repeat the same numbers (``expand``) have size 1."""
+    for dim in range(x.ndim - 1):
+        if x.stride(dim) == 0 and x.shape[dim] > 1:
+            x = x.narrow(dim, 0, 1)
+    return x
 
 
 class Structure(ABC):

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core.checks import broadcasts_to, can_raise, check_logits, count, floating, integers
 from ..kernels import chain_log_partition, chain_marginals, viterbi
 from ..noise import KeyedNoise
-from ._base import Structure, detached
+from ._base import Structure, compact, detached
 
 __all__ = ["BestSequence", "Chain", "chain_scores"]
 
@@ -126,7 +126,7 @@ class Chain(Structure):
         """The marginals of a pair, where its first class is known, are the law of its second class."""
         length, n = x.shape[-3] + 1, x.shape[-1]
         g = noise.gumbel((*x.shape[:-3], length * n), dtype=torch.float64, device=x.device).unflatten(-1, (length, n))
-        mu = chain_marginals(_once(x)).expand(x.shape)
+        mu = chain_marginals(compact(x)).expand(x.shape)
         z = (mu[..., 0, :, :].sum(-1).log() + g[..., 0, :]).argmax(-1, keepdim=True)
         path = [z]
         for t in range(length - 1):
@@ -190,10 +190,3 @@ def _indicators(path: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     flat = torch.zeros((*pairs.shape[:-1], n * n), dtype=dtype, device=path.device)
     put = flat.scatter_ if can_raise(path) else flat.scatter  # vmap cannot write to what it did not make
     return put(-1, pairs, 1).unflatten(-1, (n, n))
-
-
-def _once(x: Tensor) -> Tensor:
-    """x without the copies of :meth:`Tensor.expand` in front: sample_shape repeats scores."""
-    while x.ndim > 3 and (x.shape[0] == 1 or (x.shape[0] > 1 and x.stride(0) == 0)):
-        x = x[0]
-    return x

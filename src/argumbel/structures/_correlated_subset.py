@@ -8,8 +8,8 @@ from torch import Tensor
 from .._core.checks import count
 from ..kernels import best_subset, correlated_log_partition, correlated_marginals, sample_subset
 from ..noise import KeyedNoise
-from ._base import Structure
-from ._subset import Subset, compact
+from ._base import Structure, compact
+from ._subset import Subset
 
 __all__ = ["CorrelatedSubset"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, check_tau
 from ..kernels import LOWEST
+from ._base import checked_tau
 from ._sumless import Sumless
 
 __all__ = ["Ranking", "neural_sort", "soft_sort"]
@@ -136,23 +136,16 @@ def soft_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = 
     """``P[p, i] = softmax over i of -|t_p - s_i| / tau``, s = scores and t = s sorted, the largest first: a relaxed
     permutation matrix, for the places p = 0, 1, ... from the best on.
 
-    Each row sums to 1, and its largest entry is the item at this place. (Columns need not sum to 1.) Noise is added by
-    the caller: with Gumbel noise on the scores, the order is that of the Plackett-Luce law.
+    Rows, columns and noise are those of :func:`neural_sort`.
 
     Args:
-        scores: ``(*batch, n)``, any floating dtype; -inf forbids an item.
-        tau: at least 0; a number, or a tensor that broadcasts to ``(*batch,)``. At 0 the result is the permutation
-            matrix.
-        mask: bool, broadcasts to scores; True where an item is allowed.
+        scores, tau, mask: as :func:`neural_sort`.
 
     Returns:
-        ``(*batch, n, n)``, [place, item], in the dtype of scores. Of f forbidden items the columns are 0, and the last
-        f rows, the places that nobody has, are 0 too.
+        ``(*batch, n, n)``, [place, item], as :func:`neural_sort`.
 
     Raises:
-        ValueError: NaN or +inf in scores, tau < 0, no item allowed, a mask of the wrong shape. On an accelerator, under
-            ``torch.compile`` and under ``vmap`` a bad row is NaN instead.
-        TypeError: scores are not a floating tensor, or mask is not bool.
+        ValueError, TypeError: as :func:`neural_sort`.
 
     Example:
         >>> import torch
@@ -169,10 +162,8 @@ def soft_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = 
 
 def _sorted(scores: Tensor, tau: float | Tensor, mask: Tensor | None, sort: Callable[..., Tensor]) -> Tensor:
     x, bad = Ranking().some(scores, mask)
-    tau = check_tau(tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau, x[..., :1], -1)
-    t = torch.as_tensor(tau, dtype=torch.float64, device=x.device)
-    frozen = t < EXACT_BELOW
-    p = sort(x, torch.where(frozen, 1, t))
+    t, frozen = checked_tau(tau, x, 1)
+    p = sort(x, t)
     order = x.detach().sort(dim=-1, descending=True, stable=True).indices.unsqueeze(-1)
     hard = (order == torch.arange(x.shape[-1], device=x.device)) & (x > -torch.inf).unsqueeze(-2)
     p = torch.where(frozen.unsqueeze(-1), hard.to(p.dtype), p)

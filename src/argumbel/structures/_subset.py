@@ -10,9 +10,9 @@ from torch import Tensor
 from .._core.checks import count
 from ..kernels import sample_subset, subset_log_partition, subset_marginals
 from ..noise import KeyedNoise
-from ._base import Structure
+from ._base import Structure, compact
 
-__all__ = ["Subset", "compact"]
+__all__ = ["Subset"]
 
 
 class Subset(Structure):
@@ -90,11 +90,3 @@ class Subset(Structure):
         (n,) = event
         sets = torch.tensor(list(itertools.combinations(range(n), self.k)), device="cpu")
         return torch.zeros(len(sets), n, dtype=torch.bool, device="cpu").scatter(-1, sets, True)
-
-
-def compact(x: Tensor) -> Tensor:
-    """x, where leading dimensions that repeat the same numbers (``expand``) have size 1."""
-    for dim in range(x.ndim - 1):
-        if x.stride(dim) == 0 and x.shape[dim] > 1:
-            x = x.narrow(dim, 0, 1)
-    return x

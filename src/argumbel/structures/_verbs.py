@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, check_tau, one_of
+from .._core.checks import EXACT_BELOW, one_of
 from ..kernels.softmax import straight_through
 from ..noise import KeyedNoise
-from ._base import Structure, check_structure
+from ._base import Structure, check_structure, checked_tau
 from ._noise import part_noise
 
 __all__ = ["PerturbedArgmax", "perturbed_argmax", "perturbed_scores", "stochastic_softmax"]
@@ -120,13 +120,9 @@ def stochastic_softmax(
     x = perturbed_scores(structure, scores, mask, noise, generator)
     method = structure.methods[0] if method is None else method
     one_of("method", method, structure.methods)
-    rows = x.new_empty((*x.shape[: x.ndim - structure.event_ndim], 1))
-    tau = check_tau(tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau, rows, -1)
-    t = torch.as_tensor(tau, dtype=torch.float64, device=x.device)
-    t = t.reshape(*t.shape[:-1], *[1] * structure.event_ndim) if t.ndim else t
-    frozen = t < EXACT_BELOW
-    soft = structure.relax(x, torch.where(frozen, 1, t), method)
-    if hard or isinstance(tau, Tensor) or tau == 0:
+    t, frozen = checked_tau(tau, x, structure.event_ndim)
+    soft = structure.relax(x, t, method)
+    if hard or isinstance(tau, Tensor) or tau < EXACT_BELOW:
         exact = structure.argmax(x.detach())
         soft = torch.where(frozen, exact, soft)
         soft = straight_through(exact, soft) if hard else soft
