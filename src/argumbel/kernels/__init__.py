@@ -28,7 +28,14 @@ from .softmax import gumbel_softmax
 from .spans import bracketing, greedy_bracketing, projective
 from .subset import subset_log_partition, subset_marginals
 from .sums import exact_sums
-from .tree import edge_numbers, spanning_tree, tree_log_partition, tree_marginals
+from .tree import (
+    both_ways,
+    spanning_tree,
+    spanning_tree_log_partition,
+    spanning_tree_marginals,
+    tree_log_partition,
+    tree_marginals,
+)
 from .truncation import Limits, Terms, limited_categorical, tempered, tempered_max, truncation
 
 __all__ = [
@@ -42,13 +49,13 @@ __all__ = [
     "arrivals",
     "assignment",
     "best_subset",
+    "both_ways",
     "bracketing",
     "categorical",
     "chain_log_partition",
     "chain_marginals",
     "correlated_log_partition",
     "correlated_marginals",
-    "edge_numbers",
     "exact_sums",
     "explain",
     "gibbs",
@@ -69,6 +76,8 @@ __all__ = [
     "sample_without_replacement",
     "sinkhorn",
     "spanning_tree",
+    "spanning_tree_log_partition",
+    "spanning_tree_marginals",
     "subset_log_partition",
     "subset_marginals",
     "tempered",

@@ -12,7 +12,15 @@ from . import cpu
 from .gibbs import LOWEST, gibbs
 from .operator import Operator
 
-__all__ = ["edge_numbers", "row_of_each", "spanning_tree", "tree_log_partition", "tree_marginals"]
+__all__ = [
+    "both_ways",
+    "row_of_each",
+    "spanning_tree",
+    "spanning_tree_log_partition",
+    "spanning_tree_marginals",
+    "tree_log_partition",
+    "tree_marginals",
+]
 
 
 def edge_numbers(n: int, device: torch.device) -> Tensor:
@@ -26,13 +34,13 @@ def edge_numbers(n: int, device: torch.device) -> Tensor:
 # --- the best tree ---------------------------------------------------------------------------------------------------
 
 
-def _reference(x: Tensor, n: int, key: tuple[()]) -> tuple[Tensor, Tensor, Tensor, bool]:
+def _reference(x: Tensor, n: int, race: bool, key: tuple[()]) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Prim's algorithm, on the ranks of the edges. The worst edge on the way between two nodes tells when Kruskal's
     algorithm would have joined them."""
     edges = x.shape[-1]
     if edges == 0:
-        none = x.new_zeros(x.shape, dtype=torch.int64)
-        return none.bool(), none, none, False
+        tree, chosen, rounds = _outputs(x, n, race)
+        return tree, chosen, rounds, False
     order = x.sort(dim=-1, descending=True, stable=True).indices
     rank = order.argsort(-1)
     numbers = edge_numbers(n, x.device)
@@ -59,7 +67,7 @@ def _reference(x: Tensor, n: int, key: tuple[()]) -> tuple[Tensor, Tensor, Tenso
     u, v = torch.triu_indices(n, n, 1, device=x.device)
     rounds = (ranks.unsqueeze(-2) <= worst[..., u, v].unsqueeze(-1)).sum(-1)
     tree = torch.zeros_like(rank, dtype=torch.bool).scatter(-1, chosen, True)
-    return tree, chosen, rounds, False
+    return tree, chosen if race else chosen[..., :0], rounds if race else rounds[..., :0], False
 
 
 def row_of_each(table: Tensor, index: Tensor) -> Tensor:
@@ -67,23 +75,24 @@ def row_of_each(table: Tensor, index: Tensor) -> Tensor:
     return table.gather(-2, index.unsqueeze(-1).expand(*index.shape, table.shape[-1])).squeeze(-2)
 
 
-def _outputs(x: Tensor, n: int, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
-    chosen = x.new_empty((*x.shape[:-1], n - 1), dtype=torch.int64)
-    return x.new_empty(x.shape, dtype=torch.bool), chosen, x.new_empty(x.shape, dtype=torch.int64)
+def _outputs(x: Tensor, n: int, race: bool, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    chosen = x.new_empty((*x.shape[:-1], n - 1 if race else 0), dtype=torch.int64)
+    rounds = x.new_empty((*x.shape[:-1], x.shape[-1] if race else 0), dtype=torch.int64)
+    return x.new_empty(x.shape, dtype=torch.bool), chosen, rounds
 
 
-def _cpu(x: Tensor, n: int, key: tuple[()]) -> tuple[Tensor, Tensor, Tensor, bool]:
-    tree, chosen, rounds = _outputs(x, n)
-    cpu.call("spanning_tree", x, cpu.NO_KEY, n, tree.data_ptr(), chosen.data_ptr(), rounds.data_ptr())
+def _cpu(x: Tensor, n: int, race: bool, key: tuple[()]) -> tuple[Tensor, Tensor, Tensor, bool]:
+    tree, chosen, rounds = _outputs(x, n, race)
+    cpu.call("spanning_tree", x, cpu.NO_KEY, n, race, tree.data_ptr(), chosen.data_ptr(), rounds.data_ptr())
     return tree, chosen, rounds, False
 
 
-#: ``spanning_tree(x, n, ()) -> (tree, chosen, rounds, bad)``: the spanning tree of n nodes with the largest sum of x,
-#: float64 ``(*batch, n (n - 1) / 2)`` without NaN. ``tree`` is bool; ``chosen`` are its edges in the order in which
-#: Kruskal's algorithm takes them, best first, ``(*batch, n - 1)``; ``rounds`` is how often an edge could have been
-#: taken. Of equal edges the first counts as the better one.
+#: ``spanning_tree(x, n, race, ()) -> (tree, chosen, rounds, bad)``: the spanning tree of n nodes with the largest sum of
+#: x, float64 ``(*batch, n (n - 1) / 2)`` without NaN. ``tree`` is bool. With race, ``chosen`` are its edges in the order
+#: in which Kruskal's algorithm takes them, best first, ``(*batch, n - 1)``, and ``rounds`` is how often an edge could
+#: have been taken; both are empty without race. Of equal edges the first counts as the better one.
 spanning_tree = Operator(
-    "spanning_tree(Tensor x, SymInt n) -> (Tensor, Tensor, Tensor)",
+    "spanning_tree(Tensor x, SymInt n, bool race) -> (Tensor, Tensor, Tensor)",
     outputs=_outputs,
     reference=_reference,
     cpu=_cpu,
@@ -122,4 +131,27 @@ tree_log_partition, tree_marginals = gibbs(
     2,
     _log_z,
     cpu=lambda x, single_root: (x.shape[-1], single_root),
+)
+
+
+# --- sums over all spanning trees ------------------------------------------------------------------------------------
+
+
+def both_ways(x: Tensor, n: int) -> Tensor:
+    """The score of each edge in both directions, ``(*batch, n, n)``: a spanning tree is an arborescence whose root is
+    node 0."""
+    if n == 1:
+        return x.sum(-1).reshape(*x.shape[:-1], 1, 1) + LOWEST  # no edge, but a node of autograd
+    same = torch.eye(n, dtype=torch.bool, device=x.device)
+    both = x.index_select(-1, edge_numbers(n, x.device).flatten())  # its gradient is faster than an index's
+    return both.reshape(*x.shape[:-1], n, n).masked_fill(same, LOWEST)
+
+
+#: ``spanning_tree_log_partition(x, n)``: the same sum over all spanning trees of n nodes, where x is float64,
+#: ``(*batch, n (n - 1) / 2)``, and n is at least 2. ``spanning_tree_marginals(x, n)`` is its gradient.
+spanning_tree_log_partition, spanning_tree_marginals = gibbs(
+    "spanning_tree_log_partition(Tensor x, SymInt n)",
+    1,
+    lambda x, n: _log_z(both_ways(x, n), False),
+    cpu=lambda x, n: (n,),
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import count
-from ..kernels import LOWEST, edge_numbers, spanning_tree, tree_log_partition, tree_marginals
+from ..kernels import both_ways, spanning_tree, spanning_tree_log_partition, spanning_tree_marginals
 from ..noise import KeyedNoise
 from ._base import Structure
 from ._parents import sample_parents
@@ -63,23 +63,21 @@ class SpanningTree(Structure):
             )
 
     def _argmax(self, x: Tensor) -> Tensor:
-        return spanning_tree(x, self.n, ())[0]
+        return spanning_tree(x, self.n, False, ())[0]
 
     def _log_partition(self, x: Tensor) -> Tensor:
-        return tree_log_partition(self._both_ways(x), False)
+        return x.sum(-1) if self.n == 1 else spanning_tree_log_partition(x, self.n)  # no edge, but a node of autograd
 
     def _marginals(self, x: Tensor) -> Tensor:
-        u, v = torch.triu_indices(self.n, self.n, 1, device=x.device)
-        mu = tree_marginals(self._both_ways(x), False)
-        return mu[..., u, v] + mu[..., v, u]
+        return x.clone() if self.n == 1 else spanning_tree_marginals(x, self.n)
 
     def _sample(self, x: Tensor, noise: KeyedNoise) -> Tensor:
-        parents = sample_parents(self._both_ways(x), False, noise)
+        parents = sample_parents(both_ways(x, self.n), False, noise)
         u, v = torch.triu_indices(self.n, self.n, 1, device=x.device)
         return parents[..., u, v] | parents[..., v, u]
 
     def _trace(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        tree, chosen, rounds, _ = spanning_tree(x, self.n, ())
+        tree, chosen, rounds, _ = spanning_tree(x, self.n, True, ())
         steps = torch.arange(self.n - 1, device=x.device).unsqueeze(-1)
         return tree, chosen, steps < rounds.unsqueeze(-2)
 
@@ -94,11 +92,3 @@ class SpanningTree(Structure):
             if len(set(component)) == 1:
                 found.append([e in edges for e in range(len(u))])
         return torch.tensor(found, dtype=torch.bool, device="cpu").reshape(len(found), len(u))
-
-    def _both_ways(self, x: Tensor) -> Tensor:
-        """The score of each edge in both directions: an undirected tree is an arborescence whose root is node 0."""
-        if self.n == 1:
-            return x.sum(-1).reshape(*x.shape[:-1], 1, 1) + LOWEST  # no edge, but a node of autograd
-        same = torch.eye(self.n, dtype=torch.bool, device=x.device)
-        both = x.index_select(-1, edge_numbers(self.n, x.device).flatten())  # its gradient is faster than an index's
-        return both.reshape(*x.shape[:-1], self.n, self.n).masked_fill(same, LOWEST)

@@ -66,9 +66,15 @@ def perturbed_argmax(
     Source: Papandreou and Yuille 2011, "Perturb-and-MAP random fields"; Bach 2023, "The Gumbel trick" (blog post).
     """
     x = perturbed_scores(structure, scores, mask, noise, generator)
-    indicators = structure.argmax(x.detach())
-    values = structure.flat(torch.where(indicators == 0, 0, x * indicators)).sum(-1)
-    return PerturbedArgmax(values.to(scores.dtype), indicators.to(scores.dtype))
+    indicators, bad = structure.solve(x)
+    if indicators.dtype == torch.bool:
+        parts = torch.where(indicators, x, 0)
+    else:
+        parts = torch.where(indicators != 0, x * indicators, 0)
+    values, indicators = structure.flat(parts).sum(-1).to(scores.dtype), indicators.to(scores.dtype)
+    if bad is not None:
+        values, indicators = values.masked_fill(bad, torch.nan), indicators.masked_fill(structure.wide(bad), torch.nan)
+    return PerturbedArgmax(values, indicators)
 
 
 def stochastic_softmax(

@@ -21,7 +21,10 @@
     X(arrivals, Law law, double lo, const double* bars, const int32_t* groups, int64_t n_bars, int64_t first,          \
       double* times, int64_t* positions, int64_t* count)                                                               \
     X(exact_sums, const int32_t* groups, int64_t n_groups, int64_t* counts, int64_t* limbs, int64_t* range)            \
-    X(spanning_tree, int64_t n, bool* tree, int64_t* chosen, int64_t* rounds)                                          \
+    X(spanning_tree, int64_t n, bool race, bool* tree, int64_t* chosen, int64_t* rounds)                               \
+    X(spanning_tree_log_partition, int64_t n, double* out)                                                             \
+    X(spanning_tree_marginals, int64_t n, double* out)                                                                 \
+    X(spanning_tree_covariance, int64_t n, const double* direction, double* out)                                       \
     X(tree_log_partition, int64_t n, bool single, double* out)                                                         \
     X(tree_marginals, int64_t n, bool single, double* out)                                                             \
     X(tree_covariance, int64_t n, bool single, const double* direction, double* out)                                   \
@@ -43,6 +46,7 @@
 #include "fill.h"
 #include "law.h"
 #include "limited.h"
+#include "mesh.h"
 #include "posterior.h"
 #include "race.h"
 #include "sigmoid.h"

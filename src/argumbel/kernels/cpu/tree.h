@@ -16,54 +16,56 @@ namespace {
 // Prim's algorithm. The worst edge on the way between two nodes tells when Kruskal's algorithm would have joined them.
 struct SpanningTree {
     int64_t n;
-    std::vector<int64_t> best, via, worst, inside;  // of nodes; the worst edge of pairs; the nodes of the tree
-    explicit SpanningTree(int64_t nodes) : n(nodes), best(nodes), via(nodes), worst(nodes * nodes), inside(nodes) {}
+    bool race;
+    std::vector<double> top;  // of each node that is not in the tree yet, the best edge to a node of the tree
+    std::vector<int64_t> best, via, left, worst, inside;  // left: those nodes; worst: of pairs; inside: the other nodes
+    SpanningTree(int64_t nodes, bool is_race)
+        : n(nodes), race(is_race), top(n), best(n), via(n), left(n), worst(is_race ? n * n : 0), inside(n) {}
 
-    int64_t edge(int64_t u, int64_t v) const {
-        if (u > v) std::swap(u, v);
-        return u * (2 * n - u - 1) / 2 + (v - u - 1);
-    }
+    // The edge from u to v > u is this + v.
+    int64_t after(int64_t u) const { return u * (2 * n - u - 1) / 2 - u - 1; }
 
     void run(const double* x, bool* tree, int64_t* chosen, int64_t* rounds) {
         const auto better = [x](int64_t a, int64_t b) { return x[a] > x[b] || (x[a] == x[b] && a < b); };
-        const int64_t edges = n * (n - 1) / 2;
-        std::fill_n(tree, edges, false);
-        for (int64_t v = 1; v < n; ++v) best[v] = edge(0, v), via[v] = 0;
+        std::fill_n(tree, n * (n - 1) / 2, false);
+        int64_t v = 0;
         inside[0] = 0;
-        // The nodes that are not in the tree yet lie in `best` and `via` by their own number; taken ones are -1.
-        best[0] = -1;
+        for (int64_t u = 1; u < n; ++u) top[u] = -INFINITY, best[u] = INT64_MAX, left[u - 1] = u;
         for (int64_t size = 1; size < n; ++size) {
-            int64_t v = -1;
-            for (int64_t u = 1; u < n; ++u)
-                if (best[u] >= 0 && (v < 0 || better(best[u], best[v]))) v = u;
-            const int64_t taken = best[v], from = via[v];
-            best[v] = -1;
-            tree[taken] = true;
-            chosen[size - 1] = taken;
+            // v has come; which of the nodes that are left is the next?
+            double most = -INFINITY;
+            int64_t first = INT64_MAX, place = 0;
+            const int64_t row = after(v);
+            for (int64_t i = 0; i < n - size; ++i) {
+                const int64_t u = left[i], e = u > v ? row + u : after(u) + v;
+                if ((x[e] > top[u]) | ((x[e] == top[u]) & (e < best[u]))) top[u] = x[e], best[u] = e, via[u] = v;
+                if ((top[u] > most) | ((top[u] == most) & (best[u] < first))) most = top[u], first = best[u], place = i;
+            }
+            v = left[place];
+            left[place] = left[n - size - 1];
+            tree[first] = true;
+            if (!race) continue;
+            chosen[size - 1] = first;
             for (int64_t i = 0; i < size; ++i) {
-                const int64_t u = inside[i];
-                const int64_t way = u == from ? taken : worst[u * n + from];
-                worst[u * n + v] = worst[v * n + u] = better(taken, way) ? way : taken;
+                const int64_t u = inside[i], from = via[v];
+                const int64_t way = u == from ? first : worst[u * n + from];
+                worst[u * n + v] = worst[v * n + u] = better(first, way) ? way : first;
             }
             inside[size] = v;
-            for (int64_t u = 1; u < n; ++u) {
-                if (best[u] < 0) continue;
-                const int64_t e = edge(u, v);
-                if (better(e, best[u])) best[u] = e, via[u] = v;
-            }
         }
+        if (!race) return;
         std::sort(chosen, chosen + n - 1, better);
         for (int64_t i = 0; i + 1 < n; ++i) rounds[chosen[i]] = i + 1;
         int64_t e = 0;
         for (int64_t u = 0; u < n; ++u)
-            for (int64_t v = u + 1; v < n; ++v, ++e)
-                if (!tree[e]) rounds[e] = rounds[worst[u * n + v]];
+            for (int64_t w = u + 1; w < n; ++w, ++e)
+                if (!tree[e]) rounds[e] = rounds[worst[u * n + w]];
     }
 };
 
-int64_t spanning_tree(Matrix x, Key, int threads, int64_t n, bool* tree, int64_t* chosen, int64_t* rounds) {
+int64_t spanning_tree(Matrix x, Key, int threads, int64_t n, bool race, bool* tree, int64_t* chosen, int64_t* rounds) {
     row_tasks(x.rows, std::max<int64_t>(1, kTask / (n * n)), threads, [&](int64_t first, int64_t last) {
-        SpanningTree solver(n);
+        SpanningTree solver(n, race);
         for (int64_t row = first; row < last; ++row)
             solver.run(row_of<double>(x, row), tree + row * x.items, chosen + row * (n - 1), rounds + row * x.items);
     });
