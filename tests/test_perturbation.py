@@ -231,6 +231,8 @@ def test_solutions_of_another_shape() -> None:
 
 def test_solvers_that_are_wrong() -> None:
     x = torch.randn(4, 3)
+    with pytest.raises(TypeError, match="solver must be a structure, but it is the class OneHot"):
+        perturbed(OneHot, torch.zeros(3))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="solver must be a structure or a function"):
         perturbed("argmax", x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="solver must return one solution for each problem"):

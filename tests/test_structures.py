@@ -125,7 +125,7 @@ def test_samples_are_exact(case: Case) -> None:
 
 @SUMMED
 def test_samples_of_a_batch_are_independent(case: Case) -> None:
-    x = 0.5 * case.scores().expand(64, *case.event)
+    x = 0.5 * case.scores().expand(400, *case.event)
     draws = case.structure.sample(x)
     assert len(draws.flatten(1).unique(dim=0)) >= min(10, len(case.solutions) - 1)
 
@@ -478,6 +478,8 @@ def test_wrong_arguments(case: Case) -> None:
         structure.argmax(torch.zeros(()))
     with pytest.raises(ValueError, match="tau must be at least 0"):
         stochastic_softmax(structure, x, -1)
+    with pytest.raises(ValueError, match="tau must broadcast to the shape of the structures"):
+        stochastic_softmax(structure, x, torch.ones(7, 2))
     with pytest.raises(ValueError, match="method must be one of"):
         stochastic_softmax(structure, x, method="average")
     with pytest.raises(ValueError, match="noise must"):
@@ -563,6 +565,16 @@ def test_the_default_device_changes_nothing(case: Case) -> None:
             trace = structure.trace(x)
             found += [*trace, posterior_gumbel_trace(x, trace), trace_log_prob(x, trace)]
     assert all(y.device.type == "cpu" for y in found)
+
+
+def test_exact_samples_have_random_numbers_of_their_own() -> None:
+    """Under the same state of a generator, samples are not those of the keyed race: half of them agree by chance."""
+    x = torch.zeros(10_000, 2)
+    torch.manual_seed(0)
+    samples = OneHot().sample(x)
+    torch.manual_seed(0)
+    raced = perturbed_argmax(OneHot(), x).indicators
+    assert abs(float((samples == raced).double().mean()) - 0.5) < 0.025  # five standard errors
 
 
 def test_a_tree_of_one_node_is_a_part_of_a_graph() -> None:

@@ -350,6 +350,8 @@ def test_errors() -> None:
         Arborescence(4, 4)
     with pytest.raises(TypeError, match="root must be an integer"):
         Arborescence(4, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="single_root must be True or False"):
+        Arborescence(4, 0, "no")  # type: ignore[arg-type]
     tree = Arborescence(3)
     for wrong in (torch.zeros(3), torch.zeros(2, 3, 4), torch.zeros(4, 3)):
         with pytest.raises(ValueError, match=r"scores must have (a number for each edge|2 dimensions)"):

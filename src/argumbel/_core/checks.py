@@ -23,6 +23,7 @@ __all__ = [
     "check_tau",
     "check_temperature",
     "count",
+    "flag",
     "floating",
     "forbid",
     "integer",
@@ -177,6 +178,13 @@ def broadcasts_with(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     both = min(len(shape), len(other))  # zip(strict=False) is beyond the compiler of PyTorch 2.4
     last = zip(shape[len(shape) - both :], other[len(other) - both :], strict=True)
     return all(a == b or 1 in (a, b) for a, b in last)
+
+
+def flag(name: str, value: object) -> bool:
+    """True or False, of Python or NumPy."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"{name} must be True or False, but it is a {type(value).__name__}; pass bool({name})")
+    return bool(value)
 
 
 def number(

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .._core.checks import count, integer
+from .._core.checks import count, flag, integer
 from ..kernels.noise import words
 from ..noise import KeyedNoise
 from ._orders import Mark, WithoutReplacement, WithReplacement
@@ -103,12 +103,9 @@ class WeightedSampler(Sampler[int]):
         seed: int = 0,
         bucket: int | None = None,
     ) -> None:
-        for name, flag in ("replacement", replacement), ("drop_last", drop_last):
-            if not isinstance(flag, bool):
-                raise TypeError(f"{name} must be True or False, but it is a {type(flag).__name__}; pass bool({name})")
         self._seed = int(KeyedNoise(integer("seed", seed)).seed)
         self.ranks, self.rank = _ranks(ranks, rank)
-        self.drop_last, self.replacement = drop_last, replacement
+        self.drop_last, self.replacement = flag("drop_last", drop_last), flag("replacement", replacement)
         bucket = None if bucket is None else count("bucket", bucket, least=1)
         self.weights = as_weights(weights)
         spread = Spread(self.weights)

@@ -15,7 +15,7 @@ from .dispatch import Key, SeedOnly, explain, use
 from .gibbs import LOWEST, gibbs, is_impossible
 from .hash import xxh64
 from .in_a_row import best_subset, correlated_log_partition, correlated_marginals, sample_subset
-from .law import categorical, sample_without_replacement
+from .law import LAW_RACES, categorical, sample_without_replacement
 from .linear import linear_categorical, linear_gumbel_max
 from .matching import assignment, greedy_matching, usable_pairs
 from .noise import keyed_noise, work_dtype
@@ -39,6 +39,7 @@ from .tree import (
 from .truncation import Limits, Terms, limited_categorical, tempered, tempered_max, truncation
 
 __all__ = [
+    "LAW_RACES",
     "LOWEST",
     "Key",
     "Limits",

@@ -18,11 +18,13 @@ from .race import gumbel_topk
 __all__ = ["LAW_RACES", "categorical", "sample_without_replacement"]
 
 #: What a law function that runs a keyed race changes in the bits of the seed, so that no two functions, and no keyed
-#: function, race with the same noise under one seed: the first 64 bits of the fractions of the roots of 2, 5 and 13.
+#: function, race with the same noise under one seed: the first 64 bits of the fractions of the roots of 2, 5, 11
+#: and 17.
 LAW_RACES = {
     "categorical": 0x6A09E667F3BCC908,
     "sample_without_replacement": 0x3C6EF372FE94F82B,
     "linear_categorical": 0x510E527FADE682D1,
+    "structures": 0x1F83D9ABFB41BD6B,
 }
 
 # --- categorical -------------------------------------------------------------------------------------------------

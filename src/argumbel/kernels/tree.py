@@ -87,10 +87,10 @@ def _cpu(x: Tensor, n: int, race: bool, key: tuple[()]) -> tuple[Tensor, Tensor,
     return tree, chosen, rounds, False
 
 
-#: ``spanning_tree(x, n, race, ()) -> (tree, chosen, rounds, bad)``: the spanning tree of n nodes with the largest sum of
-#: x, float64 ``(*batch, n (n - 1) / 2)`` without NaN. ``tree`` is bool. With race, ``chosen`` are its edges in the order
-#: in which Kruskal's algorithm takes them, best first, ``(*batch, n - 1)``, and ``rounds`` is how often an edge could
-#: have been taken; both are empty without race. Of equal edges the first counts as the better one.
+#: ``spanning_tree(x, n, race, ()) -> (tree, chosen, rounds, bad)``: the spanning tree of n nodes with the largest sum
+#: of x, float64 ``(*batch, n (n - 1) / 2)`` without NaN. ``tree`` is bool. With race, ``chosen`` are its edges in the
+#: order in which Kruskal's algorithm takes them, best first, ``(*batch, n - 1)``, and ``rounds`` is how often an edge
+#: could have been taken; both are empty without race. Of equal edges the first counts as the better one.
 spanning_tree = Operator(
     "spanning_tree(Tensor x, SymInt n, bool race) -> (Tensor, Tensor, Tensor)",
     outputs=_outputs,

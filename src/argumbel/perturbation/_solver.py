@@ -153,4 +153,6 @@ def as_solver(solver: Any, args: tuple[Any, ...]) -> Solver:
         if args:
             raise ValueError(f"args must be left out for a structure, but {len(args)} are given; they are for solvers")
         return _OfStructure(solver)
+    if isinstance(solver, type) and issubclass(solver, Structure):
+        raise TypeError(f"solver must be a structure, but it is the class {solver.__name__}; pass an object of it")
     return solver if isinstance(solver, Solver) else Solver(solver)

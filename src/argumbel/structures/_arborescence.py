@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import count
+from .._core.checks import count, flag
 from ..kernels import LOWEST, arborescence, tree_log_partition, tree_marginals
 from ..noise import KeyedNoise
 from ._base import Structure
@@ -70,9 +70,10 @@ class Arborescence(Structure):
     knows_event = True
 
     def __init__(self, n: int, root: int = 0, single_root: bool = False) -> None:
+        single_root = flag("single_root", single_root)
         self.n = count("n", n, least=2 if single_root else 1)
         self.root = count("root", root, most=self.n - 1, of="the last node, ")
-        self.single_root = bool(single_root)
+        self.single_root = single_root
 
     def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         if event != (self.n, self.n):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core.checks import EXACT_BELOW, can_raise, check_logits, check_tau, forbid, sizes
-from ..kernels import LOWEST, is_impossible, work_dtype
+from .._core.checks import EXACT_BELOW, broadcasts_to, can_raise, check_logits, check_tau, forbid, sizes
+from ..kernels import LAW_RACES, LOWEST, is_impossible, work_dtype
 from ..noise import KeyedNoise
 from ._noise import flat
 from ._trace import Trace
@@ -54,7 +54,13 @@ def detached(x: Tensor) -> Tensor:
 
 def checked_tau(tau: float | Tensor, x: Tensor, event_ndim: int) -> tuple[Tensor, Tensor]:
     """tau in float64, which broadcasts to x, 1 where it is so small that it counts as 0; and where it is."""
-    rows = x.new_empty((*x.shape[: x.ndim - event_ndim], 1))
+    batch = tuple(x.shape[: x.ndim - event_ndim])
+    if isinstance(tau, Tensor) and not broadcasts_to(tau.shape, batch):
+        raise ValueError(
+            f"tau must broadcast to the shape of the structures, {batch}, but its shape is {tuple(tau.shape)}; pass "
+            "one tau for each structure, or one number"
+        )
+    rows = x.new_empty((*batch, 1))
     tau = check_tau(tau.unsqueeze(-1) if isinstance(tau, Tensor) else tau, rows, -1)
     t = torch.as_tensor(tau, dtype=torch.float64, device=x.device)
     t = t.reshape(*t.shape[:-1], *[1] * event_ndim) if t.ndim else t
@@ -153,7 +159,8 @@ class Structure(ABC):
         """
         x, bad = self._possible(detached(scores), mask)
         x = x.expand(*sizes("sample_shape", sample_shape), *x.shape)
-        indicators = self._sample(x, KeyedNoise.from_generator(generator, x.device))
+        seed = KeyedNoise.from_generator(generator, x.device).seed ^ LAW_RACES["structures"]
+        indicators = self._sample(x, KeyedNoise(seed))
         return self._marked(indicators.to(scores.dtype), bad)
 
     def trace(self, values: Tensor, *, mask: Tensor | None = None) -> Trace:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .._core.checks import flag
 from ..kernels import projective
 from ..noise import KeyedNoise
 from ._base import Structure
@@ -50,7 +51,7 @@ class ProjectiveTree(Structure):
     has_trace = False
 
     def __init__(self, single_root: bool = False) -> None:
-        self.single_root = bool(single_root)
+        self.single_root = flag("single_root", single_root)
 
     def check_event(self, event: tuple[int, ...], name: str = "scores") -> None:
         least = 2 if self.single_root else 1
