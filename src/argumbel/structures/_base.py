@@ -122,13 +122,13 @@ class Structure(ABC):
 
     def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
-        indicators, bad = self.solve(scores, mask)
+        indicators, bad = self.solve(self.prepared(detached(scores), mask, float32=self.argmax_of_float32))
         return self._marked(indicators.to(scores.dtype), bad)
 
-    def solve(self, scores: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """:meth:`argmax` as the solver gives it, bool or a number; and which rows are bad."""
-        x, bad, whole = self.prepared(detached(scores), mask, float32=self.argmax_of_float32)
-        indicators = self._argmax(x)
+    def solve(self, prepared: Prepared) -> tuple[Tensor, Tensor | None]:
+        """:meth:`argmax` of what :meth:`prepared` gives, as the solver gives it, bool or a number; and the bad rows."""
+        x, bad, whole = prepared
+        indicators = self._argmax(x.detach())
         return indicators, self._refuse_forbidden(indicators, x, bad, whole)
 
     def log_partition(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.checks import EXACT_BELOW, one_of
 from ..kernels.softmax import straight_through
 from ..noise import KeyedNoise
-from ._base import Structure, check_structure, checked_tau
+from ._base import Prepared, Structure, check_structure, checked_tau
 from ._noise import part_noise
 
 __all__ = ["PerturbedArgmax", "perturbed_argmax", "perturbed_scores", "stochastic_softmax"]
@@ -65,8 +65,11 @@ def perturbed_argmax(
 
     Source: Papandreou and Yuille 2011, "Perturb-and-MAP random fields"; Bach 2023, "The Gumbel trick" (blog post).
     """
-    x = perturbed_scores(structure, scores, mask, noise, generator)
-    indicators, bad = structure.solve(x)
+    prepared = _perturbed(structure, scores, mask, noise, generator)
+    if isinstance(noise, Tensor):  # it may forbid, or be bad
+        prepared = structure.prepared(_with_bad(structure, prepared), None)
+    indicators, bad = structure.solve(prepared)
+    x = prepared.x
     if indicators.dtype == torch.bool:
         parts = torch.where(indicators, x, 0)
     else:
@@ -142,8 +145,22 @@ def perturbed_scores(
     noise: Tensor | KeyedNoise | None,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """``scores + noise`` in float64; a structure is one row of the noise."""
+    """``scores + noise`` in float64, NaN in bad rows; a structure is one row of the noise."""
+    return _with_bad(structure, _perturbed(structure, scores, mask, noise, generator))
+
+
+def _perturbed(
+    structure: Structure,
+    scores: Tensor,
+    mask: Tensor | None,
+    noise: Tensor | KeyedNoise | None,
+    generator: torch.Generator | None,
+) -> Prepared:
     check_structure(structure)
-    x, bad, _ = structure.prepared(scores, mask)
-    x = x + part_noise(x.to(scores.dtype), structure.event_ndim, noise, generator)
+    x, bad, whole = structure.prepared(scores, mask)
+    return Prepared(x + part_noise(scores, structure.event_ndim, noise, generator), bad, whole)
+
+
+def _with_bad(structure: Structure, prepared: Prepared) -> Tensor:
+    x, bad, _ = prepared
     return x if bad is None else x.masked_fill(structure.wide(bad), torch.nan)
