@@ -8,7 +8,7 @@ SANITIZED := $(foreach idea,kernels seeds truncation arrivals reference position
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo build test test-fast test-clusters test-models test-arm slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs clean
+.PHONY: demo build test test-fast test-clusters test-models test-arm slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs test-docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -80,6 +80,10 @@ bench-gpu: .venv/bench.stamp  ## the same for the kernels of a GPU, on one; writ
 
 docs: .venv/docs.stamp  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
+
+test-docs: .venv/docs-test.stamp  ## the site, built and opened in Chromium, which must be there (Debian: apt-get install chromium)
+	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest tests/browser
 
 clean:
 	rm -rf .venv .arm build site runs

@@ -22,12 +22,19 @@ with warnings.catch_warnings():  # a machine without a compiler says so once, an
 
 from tests import heads, slow
 
+BROWSER = Path(__file__).parent / "browser"
+
 settings.register_profile("argumbel", derandomize=True, deadline=None, database=None, max_examples=60)
 settings.register_profile("long", deadline=None, database=None, max_examples=20_000)  # by hand
 settings.load_profile("argumbel")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of the site need a browser, so only who names their folder runs them: `make test-docs`."""
+    return True if collection_path == BROWSER and not any(BROWSER.name in arg for arg in config.args) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

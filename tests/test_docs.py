@@ -17,7 +17,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 import argumbel
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 INTERNAL = ("_core", "cli", "kernels")  # documented by README.md in their folder, or by --help
 MODULES = sorted(
     ["argumbel", *(module.name for module in pkgutil.walk_packages(argumbel.__path__, "argumbel.", lambda name: None))]
@@ -94,7 +94,8 @@ def test_every_module_has_a_page(name: str) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
-    assert set(re.findall(r"[\w-]+\.md", navigation)) == {Path(page).name for page in PAGES} - {"README.md"}
+    pages = {page.removeprefix("docs/") for page in PAGES} - {"README.md"}
+    assert set(re.findall(r"[\w/-]+\.md", navigation)) == pages
 
 
 @pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "images").glob("*.png")), ids=lambda path: path.stem)
