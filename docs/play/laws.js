@@ -13,8 +13,13 @@
   }
 
   function softmax(x) {
-    const z = logSumExp(x);
-    return Array.from(x, (v) => Math.exp(v - z));
+    const out = new Array(x.length);
+    let top = -Infinity;
+    for (let i = 0; i < x.length; i++) top = Math.max(top, x[i]);
+    let sum = 0;
+    for (let i = 0; i < x.length; i++) sum += out[i] = Math.exp(x[i] - top);
+    for (let i = 0; i < x.length; i++) out[i] /= sum;
+    return out;
   }
 
   function logAddExp(a, b) {
@@ -172,13 +177,25 @@
   function softmaxBackward(y, v) {
     let mean = 0;
     for (let i = 0; i < y.length; i++) mean += y[i] * v[i];
-    return y.map((yi, i) => yi * (v[i] - mean));
+    const out = new Array(y.length);
+    for (let i = 0; i < y.length; i++) out[i] = y[i] * (v[i] - mean);
+    return out;
   }
 
   const scaled = (v, by) => v.map((vi) => vi * by);
-  const oneHot = (k, n) => Array.from({ length: n }, (_, i) => (i === k ? 1 : 0));
-  const rowOf = (g, at, n) => Array.from({ length: n }, (_, i) => g[at + i]);
   const soft = (values, tau) => softmax(values.map((v) => v / tau));
+
+  function oneHot(k, n) {
+    const out = new Array(n).fill(0);
+    out[k] = 1;
+    return out;
+  }
+
+  function rowOf(g, at, n) {
+    const out = new Array(n);
+    for (let i = 0; i < n; i++) out[i] = g[at + i];
+    return out;
+  }
 
   function exactGradient(loss, x) {
     const p = softmax(x);
@@ -239,13 +256,13 @@
       const n = x.length;
       const k = winner(x, noise, 0);
       const slope = loss.gradient(oneHot(k, n));
-      let sum = estimators.gumbel_straight_through(loss, x, { noise, tau });
+      const sum = estimators.gumbel_straight_through(loss, x, { noise, tau });
       const rows = further.length / n;
       const known = new Array(n);
       for (let j = 0; j < rows; j++) {
         posterior(x, further, j * n, k, known, 0);
         const back = softmaxBackward(soft(known, tau), slope);
-        sum = sum.map((v, i) => v + back[i] / tau);
+        for (let i = 0; i < n; i++) sum[i] += back[i] / tau;
       }
       return scaled(sum, 1 / (rows + 1));
     },
