@@ -4,9 +4,10 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
+  const { arrow, colour, dot, words, fixed } = argumbel.marks;
   const {
-    CLASSES, NUM_DRAWS, state, follow, noise, further, loss, negative, fixed, fitted, arrow, colour, dot,
-    words, contours, frame, probs, logits, probsHandle, targetHandle, tauSlider, seedField,
+    CLASSES, NUM_DRAWS, state, follow, noise, further, loss, negative, fitted, contours, frame, probs, logits,
+    probsHandle, targetHandle, tauSlider, seedField,
   } = argumbel.triangle;
 
   const NAMES = [

@@ -4,9 +4,10 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
+  const { colour, dot, words, fitting, columns, fixed, rounded, pythonRound } = argumbel.marks;
   const {
-    CLASSES, NUM_POINTS, follow, TAU, state, change, noise, fixed, shortTau, rounded, pythonRound, fitted, fitting, outline,
-    colour, dot, words, frame, probs, logits, probsHandle, tauSlider, seedField, drawField, columns,
+    CLASSES, NUM_POINTS, TAU, state, change, follow, noise, shortTau, fitted, outline, frame, probs, logits,
+    probsHandle, tauSlider, seedField, drawField,
   } = argumbel.triangle;
 
   const PIXELS = 120;

@@ -4,9 +4,10 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
+  const { arrow, colour, dot, words, fitting, columns, fixed, rounded, pythonRound } = argumbel.marks;
   const {
-    CLASSES, NUM_POINTS, state, change, follow, noise, loss, negative, fixed, rounded, pythonRound, fitted, fitting, arrow,
-    colour, dot, words, contours, frame, probs, logits, targetHandle, tauSlider, columns,
+    CLASSES, NUM_POINTS, state, change, follow, noise, loss, negative, fitted, contours, frame, probs, logits,
+    targetHandle, tauSlider,
   } = argumbel.triangle;
   const NUM_ARROWS = 150;
   const ARROW = 0.3; // the length of a slope of 1, in sides of the triangle

@@ -5,6 +5,7 @@
 
   const argumbel = (root.argumbel = root.argumbel || {});
   const { laws, ui } = argumbel;
+  const { fixed, numbers, seedIn } = argumbel.marks;
   const CLASSES = ["a", "b", "c"];
   const NUM_POINTS = 2000;
   const NUM_DRAWS = 250; // of each estimator: eight times 250 dots
@@ -18,11 +19,6 @@
   const figures = [];
   const written = ui.address();
 
-  const numbers = (text, n) => {
-    const values = text ? text.split(",").map(Number) : [];
-    return values.length === n && values.every(Number.isFinite) ? values : null;
-  };
-
   function readAddress() {
     const logits = numbers(written.get("logits"), 3);
     if (logits && logits.every((x) => Math.abs(x) <= 20)) state.logits = logits;
@@ -34,11 +30,8 @@
     if (tau >= TAU.min && tau <= TAU.max) state.tau = tau;
     const [draw] = numbers(written.get("draw"), 1) || [-1];
     if (Number.isInteger(draw) && draw >= 0 && draw < NUM_POINTS) state.draw = draw;
-    const seed = written.get("seed");
-    if (seed !== null && /^-?\d{1,19}$/.test(seed)) {
-      const big = BigInt.asIntN(64, BigInt(seed));
-      state.seed = Number.isSafeInteger(Number(big)) ? Number(big) : big;
-    }
+    const seed = seedIn(written.get("seed"));
+    if (seed !== null) state.seed = seed;
   }
   readAddress();
 
@@ -96,16 +89,7 @@
   };
 
   const negative = (v) => v.map((x) => -x);
-  const fixed = (v, digits = 2) => v.map((x) => x.toFixed(digits).replace(/^-(0\.?0*)$/, "$1")).join(", ");
   const shortTau = (tau) => String(Number(tau.toPrecision(2)));
-  const rounded = (v, digits) => `[${v.map((x) => String(pythonRound(x, digits))).join(", ")}]`;
-
-  // round(x, digits), as Python writes it.
-  function pythonRound(x, digits) {
-    const text = String(Number(x.toFixed(digits)));
-    return /^-?\d+$/.test(text) ? `${text === "-0" ? "-0" : text}.0` : text;
-  }
-
   // ---------------------------------------------------------------- drawing
 
   // The triangle on a figure: point(y) and vector(v), in pixels, and inverse([px, py]).
@@ -127,55 +111,10 @@
     return triangle(width, height, { side, left: (width - side) / 2, base: top + side * laws.HEIGHT });
   }
 
-  /* The height of a picture that is to fit on the screen together with its heading. */
-  const fitting = (width) => Math.round(Math.min(width * 0.9, Math.max(420, root.innerHeight * 0.62)));
-
   function outline(context, t) {
     context.beginPath();
     t.corners.forEach(([x, y], k) => (k ? context.lineTo(x, y) : context.moveTo(x, y)));
     context.closePath();
-  }
-
-  function arrow(context, [x, y], [dx, dy], { width = 2, head = 8 } = {}) {
-    const length = Math.hypot(dx, dy);
-    if (length < 0.5) return;
-    const tip = Math.min(head, length);
-    const [ux, uy] = [dx / length, dy / length];
-    const [ex, ey] = [x + dx, y + dy];
-    context.lineWidth = width;
-    context.beginPath();
-    context.moveTo(x, y);
-    context.lineTo(ex - ux * tip * 0.8, ey - uy * tip * 0.8);
-    context.stroke();
-    context.beginPath();
-    context.moveTo(ex, ey);
-    context.lineTo(ex - ux * tip - uy * tip * 0.45, ey - uy * tip + ux * tip * 0.45);
-    context.lineTo(ex - ux * tip + uy * tip * 0.45, ey - uy * tip - ux * tip * 0.45);
-    context.fill();
-  }
-
-  function colour(context, value) {
-    context.strokeStyle = value;
-    context.fillStyle = value;
-  }
-
-  function dot(context, [x, y], radius) {
-    context.beginPath();
-    context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.fill();
-  }
-
-  // Letters with a margin of paper, legible on top of lines.
-  function words(context, text, x, y, palette, { align = "center", ink = palette.ink, bold = false, size = 14 } = {}) {
-    context.font = `${bold ? "600 " : ""}${size}px ${getComputedStyle(document.body).fontFamily}`;
-    context.textAlign = align;
-    context.textBaseline = "middle";
-    context.lineJoin = "round";
-    context.lineWidth = 4;
-    context.strokeStyle = palette.paper;
-    context.strokeText(text, x, y);
-    context.fillStyle = ink;
-    context.fillText(text, x, y);
   }
 
   // Circles on which the loss is equal: |y - target|^2 = 2 r^2 in the plane of a triangle with sides of length 1.
@@ -290,16 +229,8 @@
     return field;
   }
 
-  const columns = (host, name) => {
-    const picture = ui.html("div", { class: "play-picture" });
-    const side = ui.html("div", { class: "play-side" });
-    host.append(ui.html("div", { class: `play-columns play-${name}` }, picture, side));
-    return [picture, side];
-  };
-
   argumbel.triangle = {
-    CLASSES, NUM_POINTS, NUM_DRAWS, TAU, state, change, follow, noise, further, loss, negative, fixed, shortTau,
-    rounded, pythonRound, fitted, fitting, outline, arrow, colour, dot, words, contours, frame, probs, logits, probsHandle,
-    targetHandle, tauSlider, seedField, drawField, columns,
+    CLASSES, NUM_POINTS, NUM_DRAWS, TAU, state, change, follow, noise, further, loss, negative, shortTau, fitted, outline,
+    contours, frame, probs, logits, probsHandle, targetHandle, tauSlider, seedField, drawField,
   };
 })(globalThis);
