@@ -258,23 +258,20 @@
     return { index, value: values[index], values };
   }
 
-  /** The winners of rows first to first + count - 1, added to `counts`, the number of wins of each item. */
-  function countWinners(logits, seed, first, count, counts = new Float64Array(logits.length)) {
+  /** How often each item is among the first k, in rows first to first + count - 1, added to `counts`. */
+  function countFirst(logits, k, seed, first, count, counts = new Float64Array(logits.length)) {
     const n = logits.length;
     const scores = Float32Array.from(logits);
     const values = new Float32Array(n);
     for (let row = first; row < first + count; row++) {
       noises(seed, row, n, values);
-      let index = 0;
-      let best = fround(scores[0] + values[0]);
-      for (let i = 1; i < n; i++) {
-        const value = fround(scores[i] + values[i]);
-        if (value > best) {
-          best = value;
-          index = i;
-        }
+      for (let i = 0; i < n; i++) values[i] = scores[i] + values[i]; // an array of float32 rounds what it takes
+      for (let place = 0; place < k; place++) {
+        let index = 0;
+        for (let i = 1; i < n; i++) if (values[i] > values[index]) index = i;
+        counts[index] += 1;
+        values[index] = -Infinity;
       }
-      counts[index] += 1;
     }
     return counts;
   }
@@ -300,15 +297,37 @@
     return weights.map((w) => w / sum);
   }
 
+  /** The probability that each item is among the first k, by a sum over all sets of fewer items; for few items. */
+  function inclusionProbs(logits, k) {
+    const weights = softmax(logits);
+    const n = weights.length;
+    const reached = new Float64Array(2 ** n); // of each set the probability that its items are the first
+    const total = new Float64Array(n);
+    reached[0] = 1;
+    for (let set = 0; set < 2 ** n; set++) {
+      const left = weights.reduce((sum, w, i) => ((set >> i) & 1 ? sum : sum + w), 0);
+      const size = n - weights.filter((_, i) => !((set >> i) & 1)).length;
+      if (size >= k) continue;
+      for (let i = 0; i < n; i++) {
+        if ((set >> i) & 1) continue;
+        const p = (reached[set] * weights[i]) / left;
+        reached[set | (1 << i)] += p;
+        total[i] += p;
+      }
+    }
+    return Array.from(total);
+  }
+
   const argumbel = Object.assign(root.argumbel || {}, {
     noise,
     noise64,
     noises,
     race,
-    countWinners,
+    countFirst,
     firstK,
     arrival,
     softmax,
+    inclusionProbs,
   });
   root.argumbel = argumbel;
   if (typeof module === "object" && module.exports) module.exports = argumbel;

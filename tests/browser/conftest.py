@@ -1,4 +1,4 @@
-"""The built site in Chromium, opened from its files: no server, no network. `make test-docs` builds it and runs these tests."""
+"""The built site in Chromium, opened from its files: no server, no network. `make test-docs` builds the site first."""
 
 from __future__ import annotations
 
@@ -61,14 +61,21 @@ def open_page(browser: Browser) -> Iterator[Open]:
     assert wrong == []
 
 
+Check = Callable[[Page], int]
+
+
 @pytest.fixture
-def run_python() -> Callable[[str], str]:
-    """What Python lines print."""
+def check_python() -> Check:
+    """``check_python(page)`` runs the lines of every Python box, which must print what the box says; how many boxes."""
 
-    def run(code: str) -> str:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, "<the page's Python box>", "exec"), {})
-        return printed.getvalue().strip()
+    def check(page: Page) -> int:
+        boxes = page.locator(".play-python").all()
+        for box in boxes:
+            printed = io.StringIO()
+            code = box.locator(".play-code").text_content() or ""
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, "<the Python box>", "exec"), {})
+            assert printed.getvalue().strip() == box.locator(".play-output").text_content()
+        return len(boxes)
 
-    return run
+    return check

@@ -97,7 +97,7 @@ def test_rows_of_noise_and_ids_as_numbers(open_page: Callable[..., Page]) -> Non
 def test_winners_of_many_rows(open_page: Callable[..., Page]) -> None:
     page = open_page("play/race.html")
     logits = [1.2, 0.4, -0.3, 2.0, 0.0]
-    counts = page.evaluate("(logits) => Array.from(argumbel.countWinners(logits, 11, 5, 20_000))", logits)
+    counts = page.evaluate("(logits) => Array.from(argumbel.countFirst(logits, 1, 11, 5, 20_000))", logits)
     noise = ag.KeyedNoise(11, rows=range(5, 20_005))
     winners = ag.gumbel_max(torch.tensor(logits).expand(20_000, 5), noise=noise).indices
     assert counts == torch.bincount(winners).tolist()
