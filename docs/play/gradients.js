@@ -4,7 +4,7 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
-  const { arrow, colour, dot, words, fixed } = argumbel.marks;
+  const { arrow, colour, dot, words, fixed, pythonFloat } = argumbel.marks;
   const {
     CLASSES, NUM_DRAWS, state, follow, noise, further, loss, negative, fitted, contours, frame, probs, logits,
     probsHandle, targetHandle, tauSlider, seedField,
@@ -187,7 +187,7 @@
           "for name in (",
           ...NAMES.map((name) => `    "${name}",`),
           "):",
-          `    own = {} if name.startswith("reinforce") else {"tau": ${state.tau}}`,
+          `    own = {} if name.startswith("reinforce") else {"tau": ${pythonFloat(state.tau)}}`,
           "    g = gradients(name, noise=noise, **own)",
           "    off = (g.mean(0) - exact).norm()",
           "    spread = (g - g.mean(0)).square().sum(-1).mean().sqrt()",

@@ -79,6 +79,8 @@
 
   const rounded = (v, digits) => `[${v.map((x) => String(pythonRound(x, digits))).join(", ")}]`;
 
+  const pythonFloat = (x) => ui.pythonFloats([x]).slice(1, -1);
+
   // round(x, digits), as Python writes it.
   function pythonRound(x, digits) {
     const value = Number(x.toFixed(digits));
@@ -86,5 +88,5 @@
     return Number.isInteger(value) ? `${text}.0` : text;
   }
 
-  argumbel.marks = { arrow, colour, dot, words, fitting, columns, numbers, seedIn, fixed, rounded, pythonRound };
+  argumbel.marks = { arrow, colour, dot, words, fitting, columns, numbers, seedIn, fixed, rounded, pythonFloat, pythonRound };
 })(globalThis);

@@ -4,7 +4,7 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
-  const { colour, dot, words, fitting, columns, fixed, rounded, pythonRound } = argumbel.marks;
+  const { colour, dot, words, fitting, columns, fixed, pythonFloat, rounded, pythonRound } = argumbel.marks;
   const {
     CLASSES, NUM_POINTS, TAU, state, change, follow, noise, shortTau, fitted, outline, frame, probs, logits,
     probsHandle, tauSlider, seedField, drawField,
@@ -229,12 +229,12 @@
           `noise = ag.KeyedNoise(seed=${state.seed})`,
           "winners = ag.gumbel_max(x, noise=noise).indices",
           "print(winners.bincount(minlength=3).tolist())",
-          `y = ag.gumbel_softmax(x, tau=${state.tau}, noise=noise)`,
+          `y = ag.gumbel_softmax(x, tau=${pythonFloat(state.tau)}, noise=noise)`,
           `print([round(v, 3) for v in y[${state.draw}].tolist()])`,
           "",
-          `log_y = ag.log_gumbel_softmax(x, tau=${state.tau}, noise=noise)`,
+          `log_y = ag.relax.log_gumbel_softmax(x, ${pythonFloat(state.tau)}, noise=noise)`,
           "law = ag.distributions.ExpRelaxedCategorical(",
-          `    torch.tensor(${state.tau}), logits=logits`,
+          `    torch.tensor(${pythonFloat(state.tau)}), logits=logits`,
           ")",
           "log_density = law.log_prob(log_y) - log_y.sum(-1)",
           `print(round(log_density[${state.draw}].item(), 1))`,

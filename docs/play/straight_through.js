@@ -4,7 +4,7 @@
 
   const { argumbel } = root;
   const { laws, ui } = argumbel;
-  const { arrow, colour, dot, words, fitting, columns, fixed, rounded, pythonRound } = argumbel.marks;
+  const { arrow, colour, dot, words, fitting, columns, fixed, pythonFloat, rounded, pythonRound } = argumbel.marks;
   const {
     CLASSES, NUM_POINTS, state, change, follow, noise, loss, negative, fitted, contours, frame, probs, logits,
     targetHandle, tauSlider,
@@ -197,7 +197,7 @@
           `x = logits.expand(${rows}, 3).clone().requires_grad_()`,
           `target = torch.tensor(${ui.pythonFloats(state.target)})`,
           `noise = ag.KeyedNoise(${noise})`,
-          `z = ag.straight_through(x, tau=${state.tau}, noise=noise)`,
+          `z = ag.straight_through(x, tau=${pythonFloat(state.tau)}, noise=noise)`,
           "loss = ((z - target) ** 2).sum()",
           "loss.backward()",
           ...(step < 4 ? own : all),

@@ -142,9 +142,9 @@
   }
 
   function inside(y) {
-    const raised = y.map((v) => Math.max(v, LEAST));
-    const sum = raised[0] + raised[1] + raised[2];
-    return raised.map((v) => v / sum);
+    const above = y.map((v) => Math.max(v - LEAST, 0));
+    const sum = above[0] + above[1] + above[2];
+    return above.map((v) => LEAST + ((1 - 3 * LEAST) * v) / sum);
   }
 
   /* A handle that moves in two directions: dragged, or by the arrow keys (with Shift in larger steps). */
