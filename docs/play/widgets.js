@@ -70,7 +70,7 @@
     let last = 0;
     function tick(time) {
       frame = 0;
-      const seconds = Math.min(0.1, (time - last) / 1000);
+      const seconds = Math.min(0.1, Math.max(0, time - last) / 1000); // a frame may have begun before start()
       last = time;
       if (step(seconds, time / 1000) === false) running = false;
       ask();
