@@ -14,7 +14,7 @@
     "reinforce", "reinforce_loo", "rebar", "gumbel_softmax", "gumbel_straight_through", "gumbel_rao",
     "softmax_straight_through", "reinmax",
   ];
-  const REACH = 0.98; // what a panel shows of the plane of gradients, from its middle, in sides of a triangle
+  const REACH = 0.8; // what a panel shows of the plane of gradients, from its middle, in sides of a triangle
 
   // Draws with the same key have the same estimate: the classes alone decide it.
   const byClass = (won) => won;
@@ -55,6 +55,8 @@
         const [x, y] = t.point(probs());
         arrow(context, [x, y], t.vector(negative(exact), 1), { width: 3, head: 10 });
         words(context, "p", x - 15, y + 2, palette, { ink: palette.soft });
+        const [tx, ty] = t.point(state.target);
+        words(context, "target", tx + 14, ty, palette, { align: "left", ink: palette.soft, size: 13 });
       },
     });
     problemCell.append(ui.html("p", { class: "play-name", text: "The problem" }));
@@ -94,9 +96,11 @@
         context.lineWidth = 1;
         context.beginPath();
         context.moveTo(...middle);
-        context.lineTo(...place([ux * 0.86, uy * 0.86]));
+        context.lineTo(...place([ux * 0.86 * REACH, uy * 0.86 * REACH]));
         context.stroke();
-        words(context, CLASSES[k], ...place([ux * 0.97, uy * 0.97]), palette, { ink: palette.series[k], bold: true, size: 13 });
+        words(context, CLASSES[k], ...place([ux * 0.96 * REACH, uy * 0.96 * REACH]), palette, {
+          ink: palette.series[k], bold: true, size: 13,
+        });
       }
       // Equal estimates are one dot, whose area is their number.
       context.globalAlpha = 0.5;
@@ -157,8 +161,8 @@
         const chance = (panel.spread / Math.sqrt(NUM_DRAWS)).toFixed(2);
         panel.note.textContent = `spread ${panel.spread.toFixed(2)}, mean off by ${panel.off.toFixed(2)} ± ${chance}`;
         panel.figure.describe(
-          `${panel.name}: ${NUM_DRAWS} estimates of the gradient, ${panel.note.textContent}; the exact gradient has the ` +
-            `length ${Math.hypot(...exact).toFixed(2)}.`
+          `${panel.name}: ${NUM_DRAWS} estimates of the gradient, ${panel.note.textContent}; the exact gradient ` +
+            `has the length ${Math.hypot(...exact).toFixed(2)}.`
         );
       }
       for (const handle of handles) handle.place();

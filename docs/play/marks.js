@@ -1,4 +1,4 @@
-/* What the pages "The simplex" and "Reverse" share beside the formulas: marks on a canvas, and how numbers are written. */
+/* What the pages "The simplex" and "Reverse" share beside formulas: marks on a canvas, and how numbers are written. */
 (function (root) {
   "use strict";
 
@@ -88,5 +88,7 @@
     return Number.isInteger(value) ? `${text}.0` : text;
   }
 
-  argumbel.marks = { arrow, colour, dot, words, fitting, columns, numbers, seedIn, fixed, rounded, pythonFloat, pythonRound };
+  argumbel.marks = {
+    arrow, colour, dot, words, fitting, columns, numbers, seedIn, fixed, rounded, pythonFloat, pythonRound,
+  };
 })(globalThis);

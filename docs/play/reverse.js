@@ -13,7 +13,9 @@
 
   argumbel.play("reverse", (host, ui) => {
     const written = ui.address();
-    const state = { logits: [0.8, 0.4, -0.3, -0.7], other: [-0.3, 0.4, 0, 0.55], seed: 7, known: null, world: 0, isAfter: false };
+    const state = {
+      logits: [0.8, 0.4, -0.3, -0.7], other: [-0.3, 0.4, 0, 0.55], seed: 7, known: null, world: 0, isAfter: false,
+    };
     readAddress();
     const model = {};
     let noise = null;
@@ -37,7 +39,9 @@
     function compute() {
       if (drawn !== state.seed) {
         noise = new Float32Array(N * NUM_WORLDS);
-        for (let row = 0; row < NUM_WORLDS; row++) argumbel.noises(state.seed, row, N, noise.subarray(N * row, N * row + N));
+        for (let row = 0; row < NUM_WORLDS; row++) {
+          argumbel.noises(state.seed, row, N, noise.subarray(N * row, N * row + N));
+        }
         drawn = state.seed;
       }
       const x = state.logits.map(Math.fround);
@@ -69,6 +73,7 @@
 
     // ---------------------------------------------------------------- what is shown
 
+    const top = ui.controls(host);
     const grid = ui.html("div", { class: "play-worlds" });
     host.append(grid);
     const place = (name) => {
@@ -88,14 +93,20 @@
       },
     });
     racesPlace.append(
-      ui.html("p", { class: "play-note", text: "Values of logit + noise. Drag the rings: the logit before (open), the logit after (filled)." })
+      ui.html("p", {
+        class: "play-note",
+        text:
+          "Values of logit + noise. Drag the rings: the logit before (open), the logit after (filled). " +
+          "Click a letter: it has won. Click a dot to follow its world.",
+      })
     );
-    const knownRow = ui.controls(racesPlace);
-    const winner = ui.choice(knownRow, {
-      label: "The winner is", options: [[null, "not known"], ...CLASSES.map((name, i) => [i, name])], value: state.known,
+    const winner = ui.choice(top, {
+      label: "The winner is",
+      options: [[null, "not known"], ...CLASSES.map((name, i) => [i, name])],
+      value: state.known,
       oninput: (known) => change({ known }, true),
     });
-    const view = ui.choice(knownRow, {
+    const view = ui.choice(top, {
       label: "Races under the logits", options: [[false, "before"], [true, "after"]], value: state.isAfter,
       oninput: (isAfter) => change({ isAfter }, true),
     });
@@ -113,9 +124,12 @@
     });
     if (ui.reducedMotion()) move.hidden = true;
     const world = ui.whole(flowRow, {
-      label: "Follow world", min: 0, max: NUM_WORLDS - 1, value: state.world, oninput: (value) => change({ world: value }),
+      label: "Follow world", min: 0, max: NUM_WORLDS - 1, value: state.world,
+      oninput: (value) => change({ world: value }),
     });
-    const seed = ui.whole(flowRow, { label: "Seed", value: state.seed, oninput: (value) => change({ seed: value }, true) });
+    const seed = ui.whole(flowRow, {
+      label: "Seed", value: state.seed, oninput: (value) => change({ seed: value }, true),
+    });
 
     const textPlace = place("text");
     const said = ui.live(textPlace);
@@ -123,23 +137,21 @@
     const body = ui.html("tbody");
     const heads = CLASSES.map((name, j) => ui.html("th", { scope: "col", class: `play-ink-${j + 1}`, text: name }));
     const corner = ui.html("td", { text: "before \\ after" });
-    textPlace.append(
-      ui.html("table", { class: "play-table" }, caption, ui.html("thead", {}, ui.html("tr", {}, corner, ...heads)), body)
-    );
+    const head = ui.html("thead", {}, ui.html("tr", {}, corner, ...heads));
+    textPlace.append(ui.html("table", { class: "play-table" }, caption, head, body));
     const box = ui.python(place("python"));
 
     function table() {
       const text = (x) => (x === 0 ? "0" : x.toFixed(3)); // a zero that is exact stands out
+      const exact = state.known === null ? model.joint : model.given;
       const cell = (i, j) =>
         ui.html(
           "td", { class: i === j ? "" : "play-changed" },
-          ui.html("span", { class: "play-exact", text: text((state.known === null ? model.joint : model.given)[i][j]) }),
+          ui.html("span", { class: "play-exact", text: text(exact[i][j]) }),
           ui.html("span", { class: "play-drawn", text: text(model.counts[i][j] / NUM_WORLDS) })
         );
-      caption.textContent =
-        state.known === null
-          ? `Exact probabilities of both winners; below, the shares of ${NUM_WORLDS} worlds.`
-          : `Exact probabilities after, given that ${CLASSES[state.known]} won before; below, the shares of ${NUM_WORLDS} worlds.`;
+      const what = state.known === null ? "of both winners" : `after, given that ${CLASSES[state.known]} won before`;
+      caption.textContent = `Exact probabilities ${what}; below, the shares of ${NUM_WORLDS} worlds.`;
       const rows = CLASSES.map((name, i) => i).filter((i) => state.known === null || state.known === i);
       body.replaceChildren(
         ...rows.map((i) =>
@@ -159,8 +171,8 @@
         known === null ? 1 - model.joint.reduce((sum, row, i) => sum + row[i], 0) : 1 - model.given[known][known];
       const [first, second] = [before, after].map((winners) => CLASSES[winners[state.world]]);
       said.say(
-        `${changed} of ${NUM_WORLDS} worlds change their mind; the exact probability is ${exact.toFixed(3)}. In world ` +
-          `${state.world}, ${first} won before, and ${first === second ? "still wins" : `${second} wins`} after.`
+        `${changed} of ${NUM_WORLDS} worlds change their mind; the exact probability is ${exact.toFixed(3)}. ` +
+          `In world ${state.world}, ${first} won before, and ${first === second ? "still wins" : `${second} wins`} after.`
       );
       const given = known === null ? "" : `, in all of which ${CLASSES[known]} wins before`;
       races.figure.describe(
@@ -244,7 +256,8 @@
     function change(changes, isSmooth = false) {
       Object.assign(state, changes);
       const known = state.known === null ? null : CLASSES[state.known];
-      written.set({ logits: String(state.logits), other: String(state.other), seed: String(state.seed), known, world: String(state.world) });
+      const shared = { logits: state.logits, other: state.other, seed: state.seed, world: state.world };
+      written.set({ ...Object.fromEntries(Object.entries(shared).map(([name, value]) => [name, String(value)])), known });
       winner.set(state.known);
       view.set(state.isAfter);
       if (world.value !== state.world) world.set(state.world);

@@ -140,7 +140,8 @@
       t.corners.forEach(([x, cy], k) => {
         const [align, dx] = [["left", -14], ["right", 14], ["center", 0]][k];
         const below = k === 2 ? -24 : 18;
-        words(context, `${CLASSES[k]}  ${(shares[k] / NUM_POINTS).toFixed(3)} of the draws`, x + dx, cy + below, palette, {
+        const text = `${CLASSES[k]}  ${(shares[k] / NUM_POINTS).toFixed(3)} of the draws`;
+        words(context, text, x + dx, cy + below, palette, {
           align, ink: palette.series[k], bold: true,
         });
       });
@@ -169,9 +170,8 @@
       },
     });
     if (ui.reducedMotion()) play.hidden = true;
-    for (const slider of side.querySelectorAll("input")) {
-      slider.addEventListener("pointerdown", () => sweep.running && play.click());
-    }
+    // A hand on any slider of tau ends the sweep.
+    document.addEventListener("input", (event) => event.target.type === "range" && sweep.running && play.click());
     const more = ui.controls(side);
     drawField(more);
     seedField(more);

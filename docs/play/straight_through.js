@@ -10,6 +10,7 @@
     targetHandle, tauSlider,
   } = argumbel.triangle;
   const NUM_ARROWS = 150;
+  const STEPS = ["Soft point y", "Jump to the corner z", "Slope at the corner", "Borrowed by y", "Every draw"];
   const ARROW = 0.3; // the length of a slope of 1, in sides of the triangle
 
   argumbel.play("straight-through", (host) => {
@@ -83,7 +84,9 @@
       const [dx, dy] = t.vector(negative(borrowed));
       const lies = dy > 0 || (dy === 0 && dx < 0) ? -18 : 18; // beside the arrow, not on it
       words(context, "y", soft[0], soft[1] + lies, palette, { ink });
-      if (jump >= 1) words(context, "z", corner[0] + [16, -16, 18][won], corner[1] + [-16, -16, 6][won], palette, { ink });
+      if (jump >= 1) {
+        words(context, "z", corner[0] + [16, -16, 18][won], corner[1] + [-16, -16, 6][won], palette, { ink });
+      }
       context.globalAlpha = 1;
     }
 
@@ -125,7 +128,7 @@
 
     const choice = ui.choice(side, {
       label: "Step",
-      options: [[0, "Soft point y"], [1, "Jump to the corner z"], [2, "Slope at the corner"], [3, "Borrowed by y"], [4, "Every draw"]],
+      options: STEPS.map((name, i) => [i, name]),
       value: step,
       oninput: go,
     });
@@ -171,7 +174,8 @@
           `Forward: the corner z of class ${name}, with the loss ${loss.value(one.z).toFixed(2)}.`,
           `The loss at z has the slope (${fixed(one.slope)}); the arrow points down.`,
           `Backward: passed through the softmax at y, the gradient is (${fixed(one.borrowed)}).`,
-          `Mean of ${NUM_ARROWS} draws (${fixed(many.mean)}), pink arrow at p; exact (${fixed(many.exact)}), thick arrow.`,
+          `Mean of ${NUM_ARROWS} draws (${fixed(many.mean)}), the pink arrow at p; exact gradient ` +
+            `(${fixed(many.exact)}), the thick arrow.`,
         ][step]
       );
       figure.describe(
@@ -179,7 +183,8 @@
           `The soft point (${fixed(one.y)}) jumps to the corner ${name}. ` +
           `The slope there, (${fixed(one.slope)}), becomes the gradient (${fixed(one.borrowed)}) at the soft point.`
       );
-      const [rows, noise] = step < 4 ? [1, `seed=${state.seed}, rows=[${state.draw}]`] : [NUM_ARROWS, `seed=${state.seed}`];
+      const key = `seed=${state.seed}`;
+      const [rows, noise] = step < 4 ? [1, `${key}, rows=[${state.draw}]`] : [NUM_ARROWS, key];
       const own = ["print(z[0].tolist(), round(loss.item(), 3))", "print([round(v, 3) for v in x.grad[0].tolist()])"];
       const all = [
         "print([round(v, 3) for v in x.grad.mean(0).tolist()])",

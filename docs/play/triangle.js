@@ -1,5 +1,5 @@
-/* What the three figures of the page "The simplex" share: the logits, the seed, tau, the target of the loss and the draw
- * that is followed; how a triangle is drawn; and the controls of what is shared. */
+/* What the three figures of the page "The simplex" share: the logits, the seed, tau, the target of the loss and the
+ * draw that is followed; how a triangle is drawn; and the controls of what is shared. */
 (function (root) {
   "use strict";
 
@@ -41,8 +41,8 @@
     for (const figure of figures) figure.update(changes);
   }
 
-  /* A figure that follows the state: update() runs at once where the figure is on screen, else when it comes there, or when
-   * the returned function asks for it. */
+  /* A figure that follows the state: update() runs at once where the figure is on screen, else when it comes there, or
+   * when the returned function asks for it. */
   function follow(host, update) {
     let isSeen = true;
     let isLate = false;
@@ -69,7 +69,9 @@
   function noise() {
     if (cache.seed !== state.seed) {
       const all = new Float32Array(3 * NUM_POINTS);
-      for (let row = 0; row < NUM_POINTS; row++) argumbel.noises(state.seed, row, 3, all.subarray(3 * row, 3 * row + 3));
+      for (let row = 0; row < NUM_POINTS; row++) {
+        argumbel.noises(state.seed, row, 3, all.subarray(3 * row, 3 * row + 3));
+      }
       Object.assign(cache, { seed: state.seed, all, further: null });
     }
     return cache.all;
@@ -230,7 +232,7 @@
   }
 
   argumbel.triangle = {
-    CLASSES, NUM_POINTS, NUM_DRAWS, TAU, state, change, follow, noise, further, loss, negative, shortTau, fitted, outline,
-    contours, frame, probs, logits, probsHandle, targetHandle, tauSlider, seedField, drawField,
+    CLASSES, NUM_POINTS, NUM_DRAWS, TAU, state, change, follow, noise, further, loss, negative, shortTau, fitted,
+    outline, contours, frame, probs, logits, probsHandle, targetHandle, tauSlider, seedField, drawField,
   };
 })(globalThis);

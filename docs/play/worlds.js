@@ -4,7 +4,7 @@
  *   known             the winner that is known, or null
  *   values            of all worlds, one after another, under the logits before
  *   before, after     the winners of all worlds
- *   p, q, joint       exact: probabilities before and after, and of both together (given the known winner, of its row alone)
+ *   p, q, joint       exact probabilities: before, after, and of both together
  *   world             the one that is followed
  *   isAfter           whether the races are shown under the logits after */
 (function (root) {
@@ -75,7 +75,8 @@
         context.moveTo(22, y);
         context.lineTo(width, y);
         context.stroke();
-        words(context, String(value).replace("-", "\u2212"), 16, y, palette, { align: "right", ink: palette.faint, size: 12 });
+        const text = String(value).replace("-", "\u2212");
+        words(context, text, 16, y, palette, { align: "right", ink: palette.faint, size: 12 });
       }
     }
 
@@ -362,7 +363,8 @@
           context.fillStyle = palette.series[i];
           context.fillRect(x, top, 8, probs[i] * scale());
           context.globalAlpha = 1;
-          words(context, `${options.classes[i]} ${probs[i].toFixed(3)}`, side ? x + 16 : x - 8, top + (probs[i] * scale()) / 2, palette, {
+          const text = `${options.classes[i]} ${probs[i].toFixed(3)}`;
+          words(context, text, side ? x + 16 : x - 8, top + (probs[i] * scale()) / 2, palette, {
             align: side ? "left" : "right", ink: palette.series[i], bold: true,
           });
         }
