@@ -562,6 +562,7 @@
     parts.set(name, mount);
     if (document.readyState !== "loading") mountAll();
   };
+  argumbel.mount = mountAll; // for a div that is put into the page later
   argumbel.ui = ui;
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", mountAll);
 })(globalThis);

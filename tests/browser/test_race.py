@@ -139,3 +139,37 @@ def test_a_million_does_not_block_the_page(open_page: Open) -> None:
         })"""
     )
     assert longest < 250  # milliseconds; 20 on a quiet machine
+
+
+ADD_SMALL = """() => {
+    const host = document.createElement("div");
+    host.className = "play";
+    host.dataset.play = "race-small";
+    document.querySelector(".play").before(host);
+    argumbel.mount();
+}"""
+SMALL = "document.querySelector('[data-play=race-small]').play"
+
+
+def test_the_small_race_runs_by_itself_and_can_be_paused(open_page: Open) -> None:
+    page = open_page("play/race.html", width=390)
+    page.evaluate(ADD_SMALL)
+    page.wait_for_function(f"{SMALL}.count.races > 2")
+    page.get_by_role("button", name="Pause").click()
+    races = page.evaluate(f"{SMALL}.count.races")
+    page.wait_for_timeout(500)
+    assert page.evaluate(f"{SMALL}.count.races") == races
+    counts = page.evaluate(f"Array.from({SMALL}.count.counts)")
+    logits = torch.tensor([1, 0.5, -0.5, 2, 0, 1.5]).expand(races, 6)
+    assert counts == ag.gumbel_max(logits, noise=ag.KeyedNoise(7)).indices.bincount(minlength=6).tolist()
+    page.get_by_role("button", name="Run").click()
+    page.wait_for_function(f"{SMALL}.count.races > {races}")
+
+
+def test_the_small_race_rests_where_less_motion_is_asked_for(open_page: Open) -> None:
+    page = open_page("play/race.html", motion="reduce")
+    page.evaluate(ADD_SMALL)
+    page.wait_for_timeout(500)
+    assert page.evaluate(f"{SMALL}.count.races") == 200
+    page.locator("[data-play=race-small] button").click()
+    assert page.evaluate(f"{SMALL}.count.races") == 201
