@@ -13,6 +13,7 @@ import argumbel as ag
 from argumbel.coupling import counterfactual_probs, gumbel_coupling
 
 from .frames import work_of_frames
+from .places import box_of, middle
 
 Open = Callable[..., Page]
 Check = Callable[[Page], int]
@@ -131,7 +132,7 @@ def test_the_winner_is_chosen_and_the_logits_are_moved(open_page: Open, check_py
     assert set(_shown(page)["before"]) == {2}
     assert page.locator(".play-table tbody tr").count() == 1
     figure = page.locator(".play canvas").first
-    box = figure.bounding_box() or {}
+    box = box_of(figure)
     figure.click(position={"x": box["width"] * 0.4, "y": box["height"] - 14})  # the name of b, under its column
     assert set(_shown(page)["before"]) == {1}
     figure.click(position={"x": box["width"] * 0.4, "y": box["height"] - 14})  # and again: not known
@@ -148,8 +149,7 @@ def test_the_winner_is_chosen_and_the_logits_are_moved(open_page: Open, check_py
     assert check_python(page) == 1
 
     slider = page.get_by_role("slider", name="Logit of a before")
-    box = slider.bounding_box() or {}
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = middle(slider)
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x, y + 40, steps=4)
@@ -162,7 +162,7 @@ def test_the_winner_is_chosen_and_the_logits_are_moved(open_page: Open, check_py
 def test_a_click_on_a_dot_follows_its_world(open_page: Open, check_python: Check) -> None:
     page = open_page(PAGE, motion="reduce")
     figure = page.locator(".play canvas").first
-    box = figure.bounding_box() or {}
+    box = box_of(figure)
     figure.click(position={"x": box["width"] * 0.42, "y": box["height"] * 0.5})
     field = page.get_by_label("Follow world")
     assert field.input_value() != "0"
@@ -184,7 +184,7 @@ def test_sixty_frames_a_second_with_2000_dots(open_page: Open) -> None:
         let i = 0;
         return () => part.change({ other: [-0.3 + (i++ % 50) / 50, 0.4, 0, 0.55] });
     }"""
-    dragged = work_of_frames(page, move)
+    dragged = work_of_frames(page, move, limit=12)
     assert dragged.median < 12, dragged
     # Two thousand dots on their way to the noise that could have been, and back.
     turn = """() => {
@@ -192,10 +192,10 @@ def test_sixty_frames_a_second_with_2000_dots(open_page: Open) -> None:
         let i = 0;
         return () => i++ % 40 || part.change({ known: [null, 2][(i / 40) & 1] }, true);
     }"""
-    wandering = work_of_frames(page, turn)
+    wandering = work_of_frames(page, turn, limit=10)
     assert wandering.median < 10, wandering
     page.get_by_role("button", name="Let the worlds flow").click()
-    flowing = work_of_frames(page)
+    flowing = work_of_frames(page, limit=10)
     assert flowing.median < 10, flowing
     page.get_by_role("button", name="Stop").click()
 
