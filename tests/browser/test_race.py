@@ -126,19 +126,18 @@ def test_the_picture_is_told(open_page: Open) -> None:
 def test_a_million_does_not_block_the_page(open_page: Open) -> None:
     page = open_page("play/race.html")
     page.wait_for_function(AT_REST)
-    longest = page.evaluate(
+    frames = page.evaluate(
         """() => new Promise((done) => {
             document.querySelectorAll("button.play-button")[2].click();
-            let last = performance.now(), longest = 0;
-            requestAnimationFrame(function tick(now) {
-                longest = Math.max(longest, now - last);
-                last = now;
+            let frames = 0;
+            requestAnimationFrame(function tick() {
+                frames += 1;
                 if (document.querySelector(".play").play.isRunning) requestAnimationFrame(tick);
-                else done(longest);
+                else done(frames);
             });
         })"""
     )
-    assert longest < 250  # milliseconds; 20 on a quiet machine
+    assert frames > 20  # 75 on a quiet machine: each counts for 9 milliseconds
 
 
 ADD_SMALL = """() => {
