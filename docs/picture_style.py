@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from cycler import cycler
 from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "FAINT", "GREEN", "INK", "ORANGE", "PINK", "plain"]
+__all__ = ["BLUE", "FAINT", "GREEN", "INK", "ORANGE", "PINK", "STYLE", "plain"]
 
 # Okabe and Ito's palette, as in argumbel.plots.
 BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
+
+# matplotlib's settings for pictures whose code does not choose colours and sizes: the tutorials.
+STYLE = {
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, INK]),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "axes.titlecolor": INK,
+    "axes.labelcolor": INK,
+    "figure.constrained_layout.use": True,
+    "figure.figsize": (6.4, 3.6),
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
 
 
 def plain(axes: Axes, title: str, x: str, y: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import astar_pictures
 import diffusion_pictures
+import matplotlib
 import partition_pictures
 import reverse_pictures
 import sequences_pictures
@@ -19,7 +20,9 @@ import structures_pictures
 import subsets_pictures
 import tables_pictures
 import torch
+import tutorial_pictures
 from matplotlib.figure import Figure
+from picture_style import STYLE
 
 from argumbel import plots
 
@@ -42,14 +45,17 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     **diffusion_pictures.PICTURES,
     **structures_gallery.PICTURES,
     **structures_pictures.PICTURES,
+    **tutorial_pictures.PICTURES,
 }
 
 
 def main(names: list[str]) -> None:
     IMAGES.mkdir(exist_ok=True)
     for name in names or PICTURES:
-        # No date and no version in the file: the same picture is the same bytes.
-        PICTURES[name]().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
+        # Colours such as "C0" are looked up when the picture is saved.
+        with matplotlib.rc_context(STYLE if name in tutorial_pictures.PICTURES else {}):
+            # No date and no version in the file: the same picture is the same bytes.
+            PICTURES[name]().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
 
 
 if __name__ == "__main__":

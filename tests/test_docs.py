@@ -1,11 +1,14 @@
-"""Every example a reader can copy is run: doctests of all modules, and the Python blocks of README.md and docs/*.md."""
+"""Every example a reader can copy is run: doctests of all modules, and the Python blocks of README.md and of docs/."""
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +34,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+    torch.set_printoptions(profile="default")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -41,13 +47,36 @@ def test_doctests(name: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_blocks(page: str) -> None:
-    blocks = re.findall(r"^```python$", (ROOT / page).read_text(), re.MULTILINE)
+def test_code_blocks(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of `text` below a block of Python is what the block prints; a tutorial shows all that is printed."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```python$", text, re.MULTILINE)
     document = Sybil(parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)]).parse(ROOT / page)
     examples = list(document.examples())
     assert len(examples) >= len(blocks)
     for example in examples:
-        example.evaluate()
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            example.evaluate()
+        shown = re.match(r"\s*```text\n(.*?)^```$", text[example.region.end :], re.MULTILINE | re.DOTALL)
+        if shown or page.startswith("docs/tutorials/"):
+            agree(printed.getvalue(), shown[1] if shown else "")
+
+
+def agree(printed: str, shown: str) -> None:
+    """The same text; numbers with decimals to two units of the last digit, since processors round differently."""
+    decimals = re.compile(r"-?\d+\.(\d*)(?:e([+-]\d+))?")
+    assert decimals.sub("#", printed) == decimals.sub("#", shown)
+    for one, other in zip(decimals.finditer(printed), decimals.finditer(shown), strict=True):
+        unit = 10.0 ** (int(one[2] or 0) - len(one[1]))
+        assert float(one[0]) == pytest.approx(float(other[0]), abs=2.01 * unit, rel=0), (printed, shown)
+
+
+def test_numbers_agree_to_their_last_digit() -> None:
+    agree("bias 0.21, 3 draws\n", "bias 0.22, 3 draws\n")
+    for other in ("bias 0.24, 3 draws\n", "bias 0.21, 4 draws\n", "bias 0.21\n"):
+        with pytest.raises(AssertionError):
+            agree("bias 0.21, 3 draws\n", other)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "README.md"])
