@@ -21,6 +21,7 @@ import argumbel
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+TRAINED = {"docs/tutorials/categorical-vae.md": 0.1}  # a long training turns a rounding into another run
 INTERNAL = ("_core", "cli", "kernels")  # documented by README.md in their folder, or by --help
 MODULES = sorted(
     ["argumbel", *(module.name for module in pkgutil.walk_packages(argumbel.__path__, "argumbel.", lambda name: None))]
@@ -60,20 +61,21 @@ def test_code_blocks(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
             example.evaluate()
         shown = re.match(r"\s*```text\n(.*?)^```$", text[example.region.end :], re.MULTILINE | re.DOTALL)
         if shown or page.startswith("docs/tutorials/"):
-            agree(printed.getvalue(), shown[1] if shown else "")
+            agree(printed.getvalue(), shown[1] if shown else "", rel=TRAINED.get(page, 0.0))
 
 
-def agree(printed: str, shown: str) -> None:
+def agree(printed: str, shown: str, *, rel: float = 0.0) -> None:
     """The same text; numbers with decimals to two units of the last digit, since processors round differently."""
-    decimals = re.compile(r"-?\d+\.(\d*)(?:e([+-]\d+))?")
-    assert decimals.sub("#", printed) == decimals.sub("#", shown)
-    for one, other in zip(decimals.finditer(printed), decimals.finditer(shown), strict=True):
-        unit = 10.0 ** (int(one[2] or 0) - len(one[1]))
-        assert float(one[0]) == pytest.approx(float(other[0]), abs=2.01 * unit, rel=0), (printed, shown)
+    number = re.compile(r"-?\d+(?:\.(\d*))?(?:e([+-]\d+))?")
+    assert number.sub("#", printed) == number.sub("#", shown)
+    for one, other in zip(number.finditer(printed), number.finditer(shown), strict=True):
+        units = 0 if one[1] is None else 2.01 * 10.0 ** (int(one[2] or 0) - len(one[1]))
+        assert float(one[0]) == pytest.approx(float(other[0]), abs=units, rel=rel), (printed, shown)
 
 
 def test_numbers_agree_to_their_last_digit() -> None:
     agree("bias 0.21, 3 draws\n", "bias 0.22, 3 draws\n")
+    agree("of 90 codes\n", "of 85 codes\n", rel=0.1)
     for other in ("bias 0.24, 3 draws\n", "bias 0.21, 4 draws\n", "bias 0.21\n"):
         with pytest.raises(AssertionError):
             agree("bias 0.21, 3 draws\n", other)
