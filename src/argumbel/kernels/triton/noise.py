@@ -22,9 +22,11 @@ __all__ = [
     "INTERPRETED",
     "Key",
     "as_rows",
+    "as_sources",
     "fill",
     "finish",
     "gumbel_bound",
+    "gumbel_of",
     "keyed_noise",
     "launch",
     "pointers",
@@ -63,6 +65,15 @@ def as_rows(x: Tensor) -> Tensor:
     """x as rows of contiguous items: no copy wherever strides can say it."""
     x = x.reshape(x.shape[:-1].numel(), x.shape[-1])
     return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def as_sources(x: Tensor) -> tuple[Tensor, int]:
+    """The rows that x repeats over its first dimensions, as :func:`as_rows`, and how many rows x has with the copies,
+    which are not made: line i of x is row i % rows."""
+    lines = x.shape[:-1].numel()
+    while x.ndim > 1 and (x.stride(0) == 0 or x.shape[0] == 1):
+        x = x[0]
+    return as_rows(x), lines
 
 
 def pointers(key: Key, shape: torch.Size) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int]:
@@ -135,6 +146,14 @@ def _exponential(side, h):
 
 
 @triton.jit
+def gumbel_of(exponential):
+    """The Gumbel number, minus the logarithm, of a positive exponential one."""
+    mantissa, exponent = _split(exponential)
+    q = 1.0 - mantissa
+    return _fma(exponent.to(tl.float32), LN2, _minus_log1p(q, q))
+
+
+@triton.jit
 def gumbel_bound(first):
     """At least the Gumbel number of each first word, for a fraction of its cost, and within 0.07 of a large one.
 
@@ -171,9 +190,7 @@ def finish(
     elif LAW == "logistic":
         out = _exponential(side == 0, h) - _exponential(side, h)
     else:
-        mantissa, exponent = _split(_exponential(side, h))
-        q = 1.0 - mantissa
-        out = _fma(exponent.to(tl.float32), LN2, _minus_log1p(q, q))
+        out = gumbel_of(_exponential(side, h))
     return out
 
 

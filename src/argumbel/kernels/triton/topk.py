@@ -1,93 +1,169 @@
-"""The first k of every row under keyed noise in Triton: of each tile the first k, then ``torch.topk`` of those."""
+"""The first k of every row under keyed noise in Triton, which is never stored.
+
+Who is among the first k of a long row has its group among the first k groups, as each is as good as its best item. So
+``_heights`` finds the best item of each group of G, ``order.py`` the first k of those, and ``_again`` the first k of the
+items of these groups, whose noise it makes a second time. With G about sqrt(n / k), 2 sqrt(n k) entries are put in
+order instead of n: of a million items and k = 1000 one in 16. To put an entry in order costs several times its noise.
+Where k is more than a 16th of n, and where a row is one tile, ``_perturb`` puts all items in order.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .noise import Key, as_rows, launch, pointers, row_ids, row_seeds, take, tile, tile_shape, within
-from .race import LAST, is_bad, is_far, rest_of
+from .noise import Key, as_sources, launch, pointers, row_ids, row_seeds, take, tile, tile_shape
+from .order import BLOCK, PAD, Entries, first_of_entries, first_of_tile, is_bad_row, keep, kept_of, key_of
+from .race import LAST
 
-__all__ = ["gumbel_topk"]
+__all__ = ["best_of_groups", "group_size", "gumbel_topk", "places_of", "repeated_topk"]
 
-SMALL_K = 64  # up to here each tile keeps its own first k
-
-
-@triton.jit
-def order_of(x):
-    """32 bits that order, as integers, as the numbers do."""
-    bits = x.to(tl.int32, bitcast=True)
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.int64)
+LEAST_GAIN = 16  # items for each of the k from which on groups pay
+LARGEST_GROUP = 256  # so that a tile has four groups
 
 
 @triton.jit
 def _perturb(
-    x, x_stride, out, places, lines, n, blocks, seed, seeds, rows, items, stride,
-    K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    x, x_stride, sources, keys, items_kept, values, indices, lines, n, tiles, k, seed, seeds, rows, items, stride,
+    OWN: tl.constexpr, FINAL: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Perturbed logits as integers that order as they do: 32 bits of key, then, for ties, LAST - item, or, of keys far
-    from 0, what rounding took off them. Of each tile the K largest and the places of their items, or all in their order
-    if K is 0. A bad logit is above everything."""
+    """The first K items of each tile of each row; FINAL: a tile is a whole row, and the first k are the result.
+    ``lines`` may be a multiple of the rows of x, ``sources``. ``OWN`` are the bits of the seed that are changed."""
     program = tl.program_id(0)
-    line = (program // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    block = program % blocks
-    start = block * BLOCK
-    logits = take(x, x_stride, line, lines, start, n, float("-inf"), BLOCK)
-    row = row_ids(rows, line, lines)
-    noise = tile(
-        "gumbel", logits, row_seeds(seed, seeds, line, lines), row, line, start, n, lines, items, stride, ROWS, BLOCK
+    line = (program // tiles).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    which = program % tiles
+    start = which * BLOCK
+    row, seed_of_row = row_ids(rows, line, lines), row_seeds(seed, seeds, line, lines) ^ OWN
+    logits = take(x, x_stride, tl.where(line < lines, line % sources, sources), sources, start, n, float("-inf"), BLOCK)
+    noise = tile("gumbel", logits, seed_of_row, row, line, start, n, lines, items, stride, ROWS, BLOCK)
+    item = start + tl.arange(0, BLOCK)[None, :] + tl.zeros((ROWS, 1), tl.int32)
+    key, item = first_of_tile(key_of(logits, noise), item, ROWS, BLOCK, K)
+    bad = is_bad_row(tl.max(key, 1))[:, None]
+    width = k if FINAL else tiles * K
+    keep(keys, items_kept, values, indices, key, item, line, lines, which * K, width, bad, FINAL, K)
+
+
+@triton.jit
+def best_of_groups(key, item, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """Of a tile (1, BLOCK) the first entry of each group of neighbours: (1, BLOCK // GROUP)."""
+    key = tl.reshape(key, [1, BLOCK // GROUP, GROUP])
+    item = tl.reshape(item, [1, BLOCK // GROUP, GROUP])
+    best = tl.max(key, 2)
+    return best, tl.min(tl.where(key == tl.reshape(best, [1, BLOCK // GROUP, 1]), item, LAST), 2)
+
+
+@triton.jit
+def _heights(
+    x, x_stride, sources, keys, items_kept, lines, n, tiles, groups, seed, seeds, rows, items, stride,
+    OWN: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The best item of each group of neighbours."""
+    program = tl.program_id(0)
+    line = program // tiles + tl.zeros((1, 1), tl.int64)
+    which = program % tiles
+    start = which * BLOCK
+    row, seed_of_row = row_ids(rows, line, lines), row_seeds(seed, seeds, line, lines) ^ OWN
+    logits = take(x, x_stride, line % sources, sources, start, n, float("-inf"), BLOCK)
+    noise = tile("gumbel", logits, seed_of_row, row, line, start, n, lines, items, stride, 1, BLOCK)
+    key, item = best_of_groups(key_of(logits, noise), start + tl.arange(0, BLOCK)[None, :], GROUP, BLOCK)
+    keep(
+        keys, items_kept, None, None, key, item, line, lines, which * (BLOCK // GROUP), groups, False,
+        False, BLOCK // GROUP,
+    )  # fmt: skip
+
+
+@triton.jit
+def places_of(chosen, line, lines, at, k, GROUP: tl.constexpr):
+    """Of the groups of items ``chosen``, (lines, k), those from place ``at`` on, as columns: where they begin, and the
+    line, which is ``lines`` where there is none."""
+    first = tl.load(chosen + line * k + at, mask=at < k, other=-1)
+    return tl.maximum(first, 0) // GROUP * GROUP, tl.where(first < 0, lines, line)
+
+
+@triton.jit
+def _again(
+    x, x_stride, sources, chosen, keys, items_kept, values, indices, lines, n, tiles, k,
+    seed, seeds, rows, items, stride,
+    OWN: tl.constexpr, FINAL: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The first K of each tile of the items of the groups that were chosen."""
+    program = tl.program_id(0)
+    here = program // tiles + tl.zeros((1, 1), tl.int64)
+    which = program % tiles
+    at = which * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)[:, None]
+    start, line = places_of(chosen, here, lines, at, k, GROUP)
+    row, seed_of_row = row_ids(rows, line, lines), row_seeds(seed, seeds, line, lines) ^ OWN
+    source = tl.where(line < lines, line % sources, sources)
+    logits = take(x, x_stride, source, sources, start, n, float("-inf"), GROUP)
+    noise = tile("gumbel", logits, seed_of_row, row, line, start, n, lines, items, stride, BLOCK // GROUP, GROUP)
+    item = (start + tl.arange(0, GROUP)[None, :]).to(tl.int32)
+    key = tl.where(line < lines, key_of(logits, noise), PAD)
+    key, item = first_of_tile(tl.reshape(key, [1, BLOCK]), tl.reshape(item, [1, BLOCK]), 1, BLOCK, K)
+    bad = is_bad_row(tl.max(key, 1))[:, None]
+    width = k if FINAL else tiles * K
+    keep(keys, items_kept, values, indices, key, item, here, lines, which * K, width, bad, FINAL, K)
+
+
+def group_size(n: int, k: int) -> int:
+    """Of how many items a group is where the first k of n are wanted; 1 where groups do not pay."""
+    if n <= BLOCK or n < LEAST_GAIN * k:
+        return 1
+    return min(1 << (math.isqrt(n // k).bit_length() - 1), LARGEST_GROUP, BLOCK // 4)
+
+
+def empty_entries(lines: int, count: int, device: torch.device) -> Entries:
+    return (
+        torch.empty((lines, count), dtype=torch.int64, device=device),
+        torch.empty((lines, count), dtype=torch.int32, device=device),
     )
-    keys = tl.where(is_bad(logits), float("inf"), logits + noise)
-    item = start + tl.arange(0, BLOCK)[None, :]
-    far = is_far(keys)
-    low = (item ^ LAST).to(tl.int64) + tl.zeros((ROWS, 1), tl.int64)  # LAST - item
-    if tl.max(far.to(tl.int32)) > 0:
-        low = tl.where(far, order_of(rest_of(logits, noise, keys)) + 2**31, low)
-    packed = (order_of(keys) << 32) | low
-    if K > 0:
-        best = tl.topk(packed, K)
-        kept = tl.arange(0, K)[None, :]
-        mine = (best & 0xFFFFFFFF).to(tl.int32) ^ LAST
-        if tl.max(far.to(tl.int32)) > 0:  # a rest does not tell whose it is; of equal ones, one after another
-            before = tl.full((ROWS, 1), -1, tl.int32)
-            last = tl.max(best, 1)[:, None]
-            for j in range(K):
-                one = tl.max(tl.where(kept == j, best, -(2**63)), 1)[:, None]
-                after = tl.where(one == last, before, -1)
-                before = tl.min(tl.where((packed == one) & (item > after), item, LAST), 1)[:, None]
-                mine = tl.where(kept == j, before, mine)
-                last = one
-        place = line * (blocks * K) + block * K + kept
-        tl.store(out + place, best, mask=line < lines)
-        tl.store(places + place, mine, mask=line < lines)
-    else:
-        tl.store(out + line * n + item, packed, mask=(line < lines) & within(start, n, BLOCK))
 
 
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor]:
     """The first k of each row; where fewer are allowed the rest is NaN and -1, as is all of a bad row."""
+    return repeated_topk(x, k, key)
+
+
+def repeated_topk(x: Tensor, k: int, key: Key, own: int = 0) -> tuple[Tensor, Tensor]:
+    """The same; ``own`` are the bits of the seed that are changed."""
     shape = (*x.shape[:-1], k)
-    if not (x.numel() and k):
-        return x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device)
-    source = as_rows(x)
-    lines, n = source.shape
-    rows, block = tile_shape(n)
-    blocks = triton.cdiv(n, block)
-    kept = max(triton.next_power_of_2(k), 2) if blocks > 1 and k <= SMALL_K else 0
-    packed = torch.empty((lines, blocks * kept if kept else n), dtype=torch.int64, device=x.device)
-    places = torch.empty(packed.shape, dtype=torch.int32, device=x.device) if kept else None
-    launch(
-        _perturb, triton.cdiv(lines, rows) * blocks,
-        source, source.stride(0), packed, places, lines, n, blocks, *pointers(key, x.shape),
-        K=kept, ROWS=rows, BLOCK=block,
-    )  # fmt: skip
-    best, indices = packed.topk(k, -1)
-    order = (best >> 32).int()
-    values = (order ^ ((order >> 31) & 0x7FFFFFFF)).view(torch.float32)
-    if places is not None:
-        indices = places.gather(-1, indices).long()
-    bad = ~values.isfinite() | (values[:, :1] == torch.inf)
-    values, indices = values.masked_fill(bad, torch.nan), indices.masked_fill(bad, -1)
-    return values.to(x.dtype).reshape(shape), indices.reshape(shape)
+    values, indices = x.new_empty(shape), torch.empty(shape, dtype=torch.int64, device=x.device)
+    if not indices.numel():
+        return values, indices
+    source, lines = as_sources(x)
+    sources, n = source.shape
+    common = (source, source.stride(0), sources)
+    ids = pointers(key, x.shape)
+    group = group_size(n, k)
+    if group > 1:
+        groups, tiles = triton.cdiv(n, group), triton.cdiv(n, BLOCK)
+        heights = empty_entries(lines, groups, x.device)
+        launch(
+            _heights, lines * tiles, *common, *heights, lines, n, tiles, groups, *ids,
+            OWN=own, GROUP=group, BLOCK=BLOCK,
+        )  # fmt: skip
+        chosen = torch.empty((lines, k), dtype=torch.int64, device=x.device)
+        first_of_entries(heights, k, None, chosen)
+        rows, block, tiles = 1, BLOCK, triton.cdiv(k, BLOCK // group)
+    else:
+        rows, block = tile_shape(n, BLOCK)
+        tiles = triton.cdiv(n, block)
+    kept, final = kept_of(k, block), tiles == 1
+    entries = (None, None) if final else empty_entries(lines, tiles * kept, x.device)
+    result = (values, indices) if final else (None, None)
+    if group > 1:
+        launch(
+            _again, lines * tiles, *common, chosen, *entries, *result, lines, n, tiles, k, *ids,
+            OWN=own, FINAL=final, K=kept, GROUP=group, BLOCK=BLOCK,
+        )  # fmt: skip
+    else:
+        launch(
+            _perturb, triton.cdiv(lines, rows) * tiles, *common, *entries, *result, lines, n, tiles, k, *ids,
+            OWN=own, FINAL=final, K=kept, ROWS=rows, BLOCK=block,
+        )  # fmt: skip
+    if not final:
+        first_of_entries(entries, k, values, indices, run=kept)
+    return values, indices
