@@ -50,17 +50,20 @@ def _has_triton() -> bool:
 
 
 class Backend(NamedTuple):
-    """Kernels of one kind: why they refuse an operation on such tensors (None: they take it), and its kernel."""
+    """Kernels of one kind: why they refuse an operation on these inputs, on tensors of such a device and dtype, in rows
+    of so many items (None: they take it), and its kernel."""
 
     name: str
-    refuses: Callable[[Operator, torch.device, torch.dtype, int], str | None]
+    refuses: Callable[[Operator, tuple[Any, ...], torch.device, torch.dtype, int], str | None]
     kernel: Callable[[Operator], Callable[..., Any]]
 
 
 _CPU = torch.device("cpu")
 
 
-def _cpu_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n: int) -> str | None:
+def _cpu_refuses(
+    operator: Operator, inputs: tuple[Any, ...], device: torch.device, dtype: torch.dtype, n: int
+) -> str | None:
     if device != _CPU:
         return "the tensors are not on the CPU"
     if operator.cpu is None:
@@ -69,7 +72,7 @@ def _cpu_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n
         return "argumbel was installed without compiled kernels"
     if dtype not in SINGLE and not (operator.float64 and dtype == torch.float64):
         return f"the kernels do not take {dtype}"
-    return None
+    return None if operator.refuses is None else operator.refuses(*inputs)
 
 
 def _cpu_kernel(operator: Operator) -> Callable[..., Any]:
@@ -77,7 +80,9 @@ def _cpu_kernel(operator: Operator) -> Callable[..., Any]:
     return operator.cpu
 
 
-def _triton_refuses(operator: Operator, device: torch.device, dtype: torch.dtype, n: int) -> str | None:
+def _triton_refuses(
+    operator: Operator, inputs: tuple[Any, ...], device: torch.device, dtype: torch.dtype, n: int
+) -> str | None:
     if device.type != "cuda" and not (device.type == "cpu" and _only == "triton"):
         return "the tensors are not on a GPU"
     if not _has_triton():
@@ -115,7 +120,7 @@ def _triton_kernel(operator: Operator) -> Callable[..., Any]:
 
 
 def refuses_half(x: Tensor, *_: Any) -> str | None:
-    """For operations that kernels have in float32 and float64 alone."""
+    """For operations that the C++ has in float32 and float64 alone."""
     return None if x.dtype in (torch.float32, torch.float64) else "the numbers are neither float32 nor float64"
 
 
@@ -153,20 +158,20 @@ def _stands_apart(inputs: tuple[Any, ...]) -> str | None:
 
 def choose(operator: Operator, inputs: tuple[Any, ...]) -> Callable[..., Any]:
     """The kernel that takes these inputs, or the reference."""
-    if _stands_apart(inputs) is None and (operator.refuses is None or operator.refuses(*inputs) is None):
+    if _stands_apart(inputs) is None:
         device, dtype, n = operator.describe(*inputs)
         for name, refuses, kernel in BACKENDS:
-            if (_only is None or _only == name) and refuses(operator, device, dtype, n) is None:
+            if (_only is None or _only == name) and refuses(operator, inputs, device, dtype, n) is None:
                 return kernel(operator)
     return operator.reference
 
 
 def explain(operator: Operator, *inputs: Any) -> dict[str, str]:
     """Of each backend, why it does not run the operation on these inputs, or that it does."""
-    apart = _stands_apart(inputs) or (operator.refuses and operator.refuses(*inputs))
+    apart = _stands_apart(inputs)
     reasons, taken = {}, False
     for backend in BACKENDS:
-        reason = apart or backend.refuses(operator, *operator.describe(*inputs))
+        reason = apart or backend.refuses(operator, inputs, *operator.describe(*inputs))
         if _only not in (None, backend.name):
             reason = f"{_only} was asked for"
         reasons[backend.name] = reason or ("a backend before it runs" if taken else "runs")

@@ -114,6 +114,5 @@ sample_without_replacement = Operator(
     outputs=_without_replacement_outputs,
     reference=_without_replacement_reference,
     cpu=_without_replacement_cpu,
-    triton=False,
     refuses=_dense_is_faster,
 )

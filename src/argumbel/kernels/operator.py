@@ -38,7 +38,7 @@ class Operator:
         cpu: the C++ kernel, with the same arguments and results as the reference. None: there is none.
         triton: whether ``kernels/triton`` has a function of this name.
         float64: whether the C++ takes float64, too.
-        refuses: of the inputs, why no kernel takes them (None: some may), beyond what :mod:`.dispatch` asks.
+        refuses: of the inputs, why the C++ does not take them (None: it does), beyond what :mod:`.dispatch` asks.
         describe: of the inputs, the device, the dtype and the number of items; by default those of the first.
         differentiable: the places of the inputs that may have a gradient.
         setup, backward: as ``torch.library.register_autograd`` takes them; gradients that are left out are None.

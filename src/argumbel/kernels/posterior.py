@@ -104,7 +104,6 @@ posterior_gumbel = Operator(
     outputs=_outputs,
     reference=_reference,
     cpu=_cpu,
-    triton=False,
     differentiable=(0, 2),
     setup=_setup,
     backward=_backward,

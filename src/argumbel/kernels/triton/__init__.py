@@ -10,9 +10,11 @@ draws; ``linear.py`` both in the epilogue of a matrix product.
 from .law import categorical
 from .linear import linear_categorical, linear_gumbel_max
 from .noise import keyed_noise
+from .posterior import posterior_gumbel
 from .race import gumbel_max
 from .softmax import gumbel_softmax, gumbel_softmax_backward, gumbel_softmax_backward_keyed
 from .topk import gumbel_topk
+from .without_replacement import sample_without_replacement
 
 __all__ = [
     "categorical",
@@ -24,4 +26,6 @@ __all__ = [
     "keyed_noise",
     "linear_categorical",
     "linear_gumbel_max",
+    "posterior_gumbel",
+    "sample_without_replacement",
 ]

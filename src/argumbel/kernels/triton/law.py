@@ -16,7 +16,7 @@ from ..law import LAW_RACES
 from .noise import as_rows, launch, take, tile, tile_shape
 from .race import LAST, first_of, is_bad, repeated_max
 
-__all__ = ["after_blocks", "categorical", "pick_block", "weigh_tile"]
+__all__ = ["BLOCK", "after_blocks", "categorical", "pick_block", "weigh", "weigh_tile"]
 
 BLOCK = 1024  # items that race as one
 GROUP = 4  # blocks that a program weighs
@@ -107,6 +107,20 @@ def _draw(
         tl.store(log_z + line, tl.where(bad, float("nan"), value), mask=row < lines)
 
 
+def weigh(source: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Of each block of each row its largest logit, NaN if one is bad, and the log of the sum of all weights relative to
+    it, float32 (lines, blocks); and the number of blocks."""
+    lines, n = source.shape
+    blocks = triton.cdiv(n, BLOCK)
+    groups = triton.cdiv(blocks, GROUP)
+    tops, rests = torch.empty((2, lines, blocks), dtype=torch.float32, device=source.device)
+    launch(
+        _weigh, lines * groups,
+        source, source.stride(0), tops, rests, n, blocks, groups, GROUP=GROUP, BLOCK=BLOCK,
+    )  # fmt: skip
+    return tops, rests, blocks
+
+
 def categorical(
     x: Tensor, sample_shape: torch.Size, with_log_z: bool, key: tuple[Tensor]
 ) -> tuple[Tensor, Tensor | None]:
@@ -121,13 +135,7 @@ def categorical(
     if draws.numel():
         source = as_rows(x)
         lines, n = source.shape
-        blocks = triton.cdiv(n, BLOCK)
-        groups = triton.cdiv(blocks, GROUP)
-        tops, rests = torch.empty((2, lines, blocks), dtype=torch.float32, device=x.device)
-        launch(
-            _weigh, lines * groups,
-            source, source.stride(0), tops, rests, n, blocks, groups, GROUP=GROUP, BLOCK=BLOCK,
-        )  # fmt: skip
+        tops, rests, blocks = weigh(source)
         _, tile_size = tile_shape(blocks)
         rows = max(1024 // max(tile_size, BLOCK), 1)
         launch(
