@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from argumbel.kernels.law import LAW_RACES
-from argumbel.kernels.triton import law, linear, race, softmax, topk
+from argumbel.kernels.triton import law, linear, order, posterior, race, softmax, topk, without_replacement
 from argumbel.kernels.triton import noise as tiles
 
 INT, LONG, FLOAT, HALF = "i32", "*i64", "*fp32", "*bf16"
@@ -24,12 +24,16 @@ SIZES = dict.fromkeys(
     ("lines", "n", "blocks", "groups", "parts", "steps", "depth", "count", "sources", "x_stride", "grad_stride"), INT
 )
 SIZES |= dict.fromkeys(("tau_stride", "hidden_stride", "weight_stride"), INT)
+SIZES |= dict.fromkeys(("k", "tiles", "runs", "run", "pairs", "size"), INT)
 RELAX = {"x": HALF, "grad": None, "tau": FLOAT, "out": HALF, "tops": FLOAT, "winners": LONG, "totals": FLOAT}
 RELAX |= {"rests": FLOAT, "dots": FLOAT, **KEY}
 HEAD = {"hidden": HALF, "weight": HALF, "bias": FLOAT, "tau": "fp32", **KEY}
 PRODUCT = {"PRECISION": "ieee", "FEW": linear.FEW, "BLOCK": linear.BLOCK, "DEPTH": 64}
 WINNERS = {"values": FLOAT, "indices": LONG}
 WEIGHED = {"tops": FLOAT, "rests": FLOAT}
+ENTRIES = {"keys": LONG, "items_kept": "*i32", "values": None, "indices": None}
+FIRST = {"keys": None, "items_kept": None, "values": HALF, "indices": LONG}
+GIVEN = {"x": HALF, "indices": LONG, "given": None, "heights": FLOAT, "out": FLOAT}
 
 
 class Case(NamedTuple):
@@ -66,10 +70,52 @@ CASES = [
     ),
     Case(
         topk._perturb,
-        {"x": HALF, "out": LONG, "places": "*i32", **KEY},
-        {"K": 16, "ROWS": 1, "BLOCK": 1024},
+        {"x": HALF, **ENTRIES, **KEY},
+        {"OWN": 0, "FINAL": False, "K": 8, "ROWS": 1, "BLOCK": 1024},
         only_noise_fused=True,
     ),
+    Case(
+        topk._perturb,
+        {"x": FLOAT, **FIRST, **IDS},
+        {"OWN": LAW_RACES["sample_without_replacement"], "FINAL": True, "K": 4, "ROWS": 32, "BLOCK": 16},
+        only_noise_fused=True,
+    ),
+    Case(
+        topk._heights,
+        {"x": HALF, "keys": LONG, "items_kept": "*i32", **KEY},
+        {"OWN": 0, "GROUP": 32, "BLOCK": 1024},
+        only_noise_fused=True,
+    ),
+    Case(
+        topk._again,
+        {"x": HALF, "chosen": LONG, **FIRST, **KEY},
+        {"OWN": 0, "FINAL": True, "K": 8, "GROUP": 64, "BLOCK": 1024},
+        only_noise_fused=True,
+    ),
+    Case(
+        order._select,
+        {"keys": LONG, "items": "*i32", "kept_keys": LONG, "kept_items": "*i32", "values": None, "indices": None},
+        {"FINAL": False, "K": 8, "ROWS": 1, "BLOCK": 1024},
+    ),
+    Case(
+        order._merge,
+        {"keys": LONG, "items": "*i32", "kept_keys": None, "kept_items": None, **WINNERS},
+        {"FINAL": True, "BLOCK": 1024},
+    ),
+    Case(
+        without_replacement._weigh_groups,
+        {"x": HALF, "keys": LONG, "items": "*i32", "heights": FLOAT, "seed": LONG},
+        {"GROUP": 64, "BLOCK": 1024},
+    ),
+    Case(
+        without_replacement._reopen,
+        {"x": HALF, "chosen": LONG, "heights": FLOAT, "keys": None, "items": None, **WINNERS, "seed": LONG},
+        {"FINAL": True, "K": 8, "GROUP": 64, "BLOCK": 1024},
+    ),
+    Case(posterior._whole, {**GIVEN, **KEY}, {"ROWS": 8, "BLOCK": 128}),
+    Case(posterior._settle_height, {**GIVEN, **WEIGHED, **KEY}, {"TILE": 1024}),
+    Case(posterior._settle_height, {**GIVEN, **WEIGHED, "given": FLOAT, **IDS}, {"TILE": 16}),
+    Case(posterior._truncate, {**GIVEN, **KEY}, {"BLOCK": 1024}),
     Case(law._weigh, {"x": HALF, **WEIGHED}, {"GROUP": law.GROUP, "BLOCK": law.BLOCK}),
     Case(
         law._draw,

@@ -24,7 +24,8 @@ from .race import LAST, is_bad, is_far, rest_of
 __all__ = ["BLOCK", "PAD", "Entries", "first_of_entries", "first_of_tile", "is_bad_row", "keep", "kept_of", "key_of"]
 
 BLOCK = 1024  # entries of a tile
-PAD = tl.constexpr(-(2**63))  # comes after all keys
+NO_REST = tl.constexpr(2**31)  # the lower half of a key from whose sum rounding took nothing
+PAD = tl.constexpr(-(2**63) + 2**31)  # comes after all keys
 WORST = tl.constexpr(2**31 - 2**23)  # the upper half of the key of +inf, which stands for a bad logit
 
 Entries = tuple[Tensor, Tensor]  # keys, int64, and items, int32, of shape (lines, count)
@@ -63,7 +64,7 @@ def key_of(logits, noise):
     low = tl.zeros_like(sums)
     if tl.max(tl.max(is_far(sums).to(tl.int32), 1)) > 0:
         low = rest_of(logits, noise, sums)
-    return (_ordered(sums).to(tl.int64) << 32) | (_ordered(low).to(tl.int64) + 2**31)
+    return (_ordered(sums).to(tl.int64) << 32) | (_ordered(low).to(tl.int64) + NO_REST)
 
 
 @triton.jit
@@ -136,12 +137,7 @@ def _halve(key, item, BIT: tl.constexpr):
 
 
 @triton.jit
-def first_of_tile(key, item, ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
-    """The first K of N entries in each row of a tile, in order: (ROWS, N) to (ROWS, K), powers of two, K at least 2.
-
-    Stretches of K are sorted; of two, the K first are kept and merged (Shanbhag, Pirk and Madden 2018, "Efficient top-k
-    query processing on massively parallel hardware").
-    """
+def _first(key, item, ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
     key, item = tl.reshape(key, _cube(ROWS * N)), tl.reshape(item, _cube(ROWS * N))
     for bits in tl.static_range(1, _log2(K) + 1):
         key, item = _merge_bitonic(key, item, bits, bits < _log2(N))
@@ -149,6 +145,43 @@ def first_of_tile(key, item, ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexp
         key, item = _halve(key, item, _log2(K))
         key, item = _merge_bitonic(key, item, _log2(K), bits < _log2(N))
     return tl.reshape(key, [ROWS, K]), tl.reshape(item, [ROWS, K])
+
+
+@triton.jit
+def _merged(key, item, N: tl.constexpr):
+    key, item = _merge_bitonic(tl.reshape(key, _cube(N)), tl.reshape(item, _cube(N)), _log2(N), False)
+    return tl.reshape(key, [1, N]), tl.reshape(item, [1, N])
+
+
+@triton.jit
+def _have_rests(key):
+    return tl.max(tl.max(((key & 0xFFFFFFFF) != NO_REST).to(tl.int32), 1)) > 0
+
+
+@triton.jit
+def _upper(key):
+    return (key >> 32).to(tl.int32)
+
+
+@triton.jit
+def _widened(upper):
+    return (upper.to(tl.int64) << 32) | NO_REST
+
+
+@triton.jit
+def first_of_tile(key, item, ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr):
+    """The first K of N entries in each row of a tile, in order: (ROWS, N) to (ROWS, K), powers of two, K at least 2.
+
+    Stretches of K are sorted; of two, the K first are kept and merged (Shanbhag, Pirk and Madden 2018, "Efficient top-k
+    query processing on massively parallel hardware"). Near to 0, where nearly all rows lie, half a key says it all, and
+    two words an entry change hands, not three.
+    """
+    if _have_rests(key):
+        first, whose = _first(key, item, ROWS, N, K)
+    else:
+        upper, whose = _first(_upper(key), item, ROWS, N, K)
+        first = _widened(upper)
+    return first, whose
 
 
 # -------------------------------------------------------------------------------------------------------- many entries
@@ -203,10 +236,12 @@ def _merge(
     other = tl.load(keys + right + b, mask=b < others, other=PAD)
     whose = tl.load(items + right + b, mask=b < others, other=LAST)
     ahead = (key > other) | ((key == other) & (item < whose))
-    key = tl.reshape(tl.where(ahead, key, other), _cube(BLOCK))
-    item = tl.reshape(tl.where(ahead, item, whose), _cube(BLOCK))
-    key, item = _merge_bitonic(key, item, _log2(BLOCK), False)
-    key, item = tl.reshape(key, [1, BLOCK]), tl.reshape(item, [1, BLOCK])
+    key, item = tl.where(ahead, key, other), tl.where(ahead, item, whose)
+    if _have_rests(key):
+        key, item = _merged(key, item, BLOCK)
+    else:
+        upper, item = _merged(_upper(key), item, BLOCK)
+        key = _widened(upper)
     top = tl.maximum(tl.load(keys + left), tl.load(keys + right, mask=others > 0, other=PAD))
     # As lines of `size` places, one for each pair.
     keep(
