@@ -89,13 +89,18 @@ CASES = [
     Case(
         topk._again,
         {"x": HALF, "chosen": LONG, **FIRST, **KEY},
-        {"OWN": 0, "FINAL": True, "K": 8, "GROUP": 64, "BLOCK": 1024},
+        {"OWN": 0, "FINAL": True, "K": 2, "GROUP": 64, "BLOCK": 1024},
         only_noise_fused=True,
     ),
     Case(
         order._select,
         {"keys": LONG, "items": "*i32", "kept_keys": LONG, "kept_items": "*i32", "values": None, "indices": None},
-        {"FINAL": False, "K": 8, "ROWS": 1, "BLOCK": 1024},
+        {"FINAL": False, "K": 64, "ROWS": 1, "BLOCK": 256},
+    ),
+    Case(
+        order._select,
+        {"keys": LONG, "items": "*i32", "kept_keys": None, "kept_items": None, "values": None, "indices": LONG},
+        {"FINAL": True, "K": 2, "ROWS": 4, "BLOCK": 128},
     ),
     Case(
         order._merge,
@@ -110,7 +115,7 @@ CASES = [
     Case(
         without_replacement._reopen,
         {"x": HALF, "chosen": LONG, "heights": FLOAT, "keys": None, "items": None, **WINNERS, "seed": LONG},
-        {"FINAL": True, "K": 8, "GROUP": 64, "BLOCK": 1024},
+        {"FINAL": True, "K": 2, "GROUP": 16, "BLOCK": 256},
     ),
     Case(posterior._whole, {**GIVEN, **KEY}, {"ROWS": 8, "BLOCK": 128}),
     Case(posterior._settle_height, {**GIVEN, **WEIGHED, **KEY}, {"TILE": 1024}),

@@ -22,7 +22,7 @@ import triton.language as tl
 
 from argumbel.kernels import dispatch
 from argumbel.kernels import noise as reference
-from argumbel.kernels.triton import law, race, softmax, topk
+from argumbel.kernels.triton import law, order, posterior, race, softmax, topk, without_replacement
 from argumbel.kernels.triton import noise as tiles
 
 pytestmark = MARKS
@@ -118,15 +118,6 @@ def test_gumbel_topk_is_the_reference_to_the_bit(dtype: torch.dtype, k: int) -> 
             assert torch.equal(here(values), exact[0])
 
 
-@pytest.mark.parametrize("k", [topk.SMALL_K, topk.SMALL_K + 1])
-def test_topk_of_long_rows_by_both_ways(k: int) -> None:
-    x, noise = logits((1, 3000)), ag.KeyedNoise(5)
-    exact = exactly(lambda: ag.gumbel_topk(x, k, noise=noise))
-    values, indices = ag.gumbel_topk(there(x), k, noise=noise)
-    assert torch.equal(here(values), exact[0])
-    assert torch.equal(here(indices), exact[1])
-
-
 def test_ties_go_to_the_first() -> None:
     """Items that share an id have the same noise, so equal logits tie; the lowest index wins, in whichever tile or
     segment. Where logits dwarf the noise, too."""
@@ -196,13 +187,17 @@ def test_rows_too_long_for_the_kernels_run_on_the_reference(monkeypatch: pytest.
     x, noise = torch.randn(2, 40), ag.KeyedNoise(1)
     exact = exactly(lambda: ag.gumbel_max(x, noise=noise))[1]
     monkeypatch.setattr(dispatch, "LONGEST_ROW", 39)
-    for module in (race, topk, tiles, softmax, law):
+    for module in (race, topk, order, posterior, without_replacement, tiles, softmax, law):
         monkeypatch.setattr(module, "launch", None)
     assert torch.equal(here(ag.gumbel_max(there(x), noise=noise).indices), exact)
     one, key = there(torch.ones(1)), (1, None, None)
     reasons = kernels.explain(kernels.linear_gumbel_max, there(x), there(torch.randn(40, 40)), None, one, key)
     assert reasons["triton"] == "a row is longer than 39"
     assert reasons["reference"] == "runs"
+    for draw in (ag.gumbel_topk, ag.sample_without_replacement):
+        assert draw(there(x), 2).indices.shape == (2, 2)
+    index = torch.tensor([3, 39])
+    assert torch.equal(here(ag.posterior_gumbel(there(x), there(index))).argmax(-1), index)
     assert ag.gumbel_softmax(there(x)).shape == ag.gumbel((2, 40), device=DEVICE).shape
 
 

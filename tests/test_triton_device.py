@@ -44,6 +44,7 @@ def test_compiled_code_draws_what_eager_code_draws() -> None:
             *ag.gumbel_topk(x, 2, noise=noise),
             y,
             ag.gumbel_softmax(x, 0.5, noise=noise),
+            ag.posterior_gumbel(x, y.argmax(-1), noise=noise),
             *ag.linear_gumbel_max(hidden, weight, temperature=0.7, noise=noise),
         )
 
@@ -64,14 +65,23 @@ def test_compiled_code_draws_what_eager_code_draws() -> None:
     assert ((draws >= 0) & (draws < 40)).all()
     draws = torch.compile(ag.categorical, fullgraph=True, backend="aot_eager")(x)
     assert ((draws >= 0) & (draws < 40)).all()
+    draws = torch.compile(ag.sample_without_replacement, fullgraph=True, backend="aot_eager")(x, 7).indices
+    assert all(len(set(row)) == 7 for row in draws.tolist())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["linear_gumbel_max", "linear_categorical"])
+@pytest.mark.parametrize(
+    "name", ["linear_gumbel_max", "linear_categorical", "posterior_gumbel", "sample_without_replacement"]
+)
 def test_operators_are_registered_as_torch_wants_them(name: str) -> None:
     hidden, weight, bias = (there(x) for x in head(torch.float32, 3, 40, 8))
-    ids = (None, None) if name == "linear_gumbel_max" else ()
-    arguments = (hidden, weight, bias, there(torch.ones(1)), there(torch.tensor(1)), *ids)
+    one, seed = there(torch.ones(1)), there(torch.tensor(1))
+    arguments = {
+        "linear_gumbel_max": (hidden, weight, bias, one, seed, None, None),
+        "linear_categorical": (hidden, weight, bias, one, seed),
+        "posterior_gumbel": (hidden, there(torch.tensor([0, 7, 2])), None, seed, None, None),
+        "sample_without_replacement": (hidden, 2, seed),
+    }[name]
     torch.library.opcheck(getattr(torch.ops.argumbel, name).default, arguments)
 
 
@@ -87,14 +97,16 @@ def test_transforms_run_on_the_reference() -> None:
 
 
 def test_what_triton_lacks_runs_elsewhere() -> None:
-    """float64 logits, posterior noise, and draws without replacement, which are the keyed race."""
-    x = torch.randn(3, 20)
-    wide = ag.gumbel_max(there(x.double()), noise=ag.KeyedNoise(1))
-    assert torch.equal(here(wide.indices), exactly(lambda: ag.gumbel_max(x.double(), noise=ag.KeyedNoise(1)))[1])
+    """float64 logits."""
+    x, noise = torch.randn(3, 20, dtype=torch.float64), ag.KeyedNoise(1)
     index = torch.tensor([3, 0, 19])
-    ours = ag.posterior_gumbel(there(x), there(index), noise=ag.KeyedNoise(1))
-    exact = exactly(lambda: ag.posterior_gumbel(x, index, noise=ag.KeyedNoise(1)))
-    torch.testing.assert_close(here(ours), exact, rtol=1e-5, atol=1e-5)
+    for call in (
+        lambda x, _: ag.gumbel_max(x, noise=noise).indices,
+        lambda x, _: ag.gumbel_topk(x, 5, noise=noise).indices,
+        lambda x, index: ag.posterior_gumbel(x, index, noise=noise),
+    ):
+        exact = exactly(lambda: call(x, index))  # noqa: B023
+        torch.testing.assert_close(here(call(there(x), there(index))), exact)
     draw = ag.sample_without_replacement(there(x), 5)
     assert all(len(set(row)) == 5 for row in draw.indices.tolist())
 
@@ -146,7 +158,7 @@ def test_it_is_imported_only_when_a_tensor_arrives() -> None:
 def test_nothing_waits_for_the_device_and_all_can_be_captured() -> None:
     x = there(torch.randn(3, 5000))
     hidden, weight, bias = (there(x) for x in head(torch.bfloat16, 3, 300, 64))
-    seed = there(torch.tensor(5))
+    seed, winners = there(torch.tensor(5)), there(torch.tensor([3, 0, 4999]))
 
     def everything() -> list[Tensor]:
         noise = ag.KeyedNoise(seed)
@@ -158,6 +170,9 @@ def test_nothing_waits_for_the_device_and_all_can_be_captured() -> None:
             ag.gumbel_softmax(x, 0.5, hard=True, noise=ag.KeyedNoise(3)),
             ag.linear_categorical(hidden, weight, bias=bias, temperature=0.7),
             ag.linear_gumbel_max(hidden, weight, noise=noise).indices,
+            *(ag.gumbel_topk(x, k, noise=noise).indices for k in (1000, 5000)),
+            ag.posterior_gumbel(x, winners, noise=noise),
+            *(ag.sample_without_replacement(x, k).indices for k in (5, 1000)),
         ]
 
     everything()
@@ -174,10 +189,11 @@ def test_nothing_waits_for_the_device_and_all_can_be_captured() -> None:
     first = [y.clone() for y in captured]
     seed += 1
     graph.replay()
-    for place in (1, 2, 3, 6):  # keyed
+    for place in (1, 2, 3, 6, 7, 8, 9):  # keyed
         assert torch.equal(first[place], eager[place])
         assert not torch.equal(first[place], captured[place])
-    assert not torch.equal(first[0], captured[0])  # the generator moves on
+    for place in (0, 10, 11):  # the generator moves on
+        assert not torch.equal(first[place], captured[place])
 
 
 @ON_GPU

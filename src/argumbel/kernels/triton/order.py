@@ -3,12 +3,12 @@
 The key orders as a perturbed logit does: 32 bits of the sum, and 32 of what rounding took off it. The larger key comes
 first, of equal keys the lower item. No two entries are equal, so every way to compare them gives the same order.
 
-A tile of entries is put in order by a bitonic network, all of it in registers and shared memory, and keeps its first k.
-If k is small, tiles of what was kept are put in order again: each round leaves a quarter of the entries or less. If k is
-large, sorted runs are merged, two by two, and each merged run is cut at k. One way serves k from 1 to n, every program
-knows its place in advance (no atomic counters, so the result does not depend on who comes first), and a round reads and
-writes 12 bytes an entry. A radix select would read less where k is large, but its result still had to be put in order;
-and callers spare most entries beforehand (``topk.py``).
+A tile of entries is put in order by a bitonic network, all of it in registers and shared memory, and keeps its first
+k. If k is small, tiles of what was kept are put in order again: each round leaves a quarter of the entries or less. If
+k is large, sorted runs are merged, two by two, and each merged run is cut at k. One way serves k from 1 to n. Every
+program knows its place in advance: there are no atomic counters, and the result does not depend on who comes first. A
+round of merges reads and writes 12 bytes an entry. A radix select reads less to find the k-th of many, but what it
+finds must still be put in order; and where k is small beside n, callers spare most entries beforehand (``topk.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from torch import Tensor
 from .noise import launch, put
 from .race import LAST, is_bad, is_far, rest_of
 
-__all__ = ["BLOCK", "PAD", "Entries", "first_of_entries", "first_of_tile", "is_bad_row", "keep", "kept_of", "key_of"]
+__all__ = [
+    "BLOCK",
+    "PAD",
+    "Entries",
+    "empty_entries",
+    "first_of_entries",
+    "first_of_tile",
+    "is_bad_row",
+    "keep",
+    "kept_of",
+    "key_of",
+]
 
 BLOCK = 1024  # entries of a tile
 NO_REST = tl.constexpr(2**31)  # the lower half of a key from whose sum rounding took nothing
@@ -250,6 +261,13 @@ def _merge(
     )  # fmt: skip
 
 
+def empty_entries(lines: int, count: int, device: torch.device) -> Entries:
+    return (
+        torch.empty((lines, count), dtype=torch.int64, device=device),
+        torch.empty((lines, count), dtype=torch.int32, device=device),
+    )
+
+
 def kept_of(k: int, block: int) -> int:
     """How many entries a tile keeps, where the first k of all are wanted."""
     return min(max(triton.next_power_of_2(k), 2), block)
@@ -262,7 +280,7 @@ def first_of_entries(entries: Entries, k: int, values: Tensor | None, indices: T
     while keys.shape[1] > BLOCK and (4 * kept <= BLOCK or run < kept):
         lines, count = keys.shape
         tiles = triton.cdiv(count, BLOCK)
-        less = keys.new_empty((lines, tiles * kept)), items.new_empty((lines, tiles * kept))
+        less = empty_entries(lines, tiles * kept, keys.device)
         launch(
             _select, lines * tiles, keys, items, *less, None, None, lines, count, tiles, k,
             FINAL=False, K=kept, ROWS=1, BLOCK=BLOCK,
@@ -280,14 +298,14 @@ def first_of_entries(entries: Entries, k: int, values: Tensor | None, indices: T
     runs = count // run
     while runs > 1:
         pairs, size = triton.cdiv(runs, 2), min(2 * run, k)
-        last = pairs == 1
-        less = (None, None) if last else (keys.new_empty((lines, pairs * size)), items.new_empty((lines, pairs * size)))
         blocks = triton.cdiv(size, BLOCK)
+        merged = None if pairs == 1 else empty_entries(lines, pairs * size, keys.device)
+        result = (None, None, values, indices) if merged is None else (*merged, None, None)
         launch(
-            _merge, lines * pairs * blocks, keys, items, *less, values if last else None, indices if last else None,
-            lines, runs, run, pairs, size, blocks, FINAL=last, BLOCK=BLOCK,
+            _merge, lines * pairs * blocks, keys, items, *result, lines, runs, run, pairs, size, blocks,
+            FINAL=merged is None, BLOCK=BLOCK,
         )  # fmt: skip
-        if last:
+        if merged is None:
             return
-        keys, items = less
+        keys, items = merged
         runs, run = pairs, size

@@ -1,7 +1,7 @@
 """The race given its winner in Triton. The noise is never stored.
 
-Rows that fit a tile are done by one kernel. Of longer ones the blocks are weighed (``law.py``), ``_settle_height`` finds
-the height of each row's winner, and ``_truncate`` writes the values, a tile to a program.
+Rows that fit a tile are done by one kernel. Of longer ones the blocks are weighed (``law.py``), ``_settle_height``
+finds the height of each row's winner, and ``_truncate`` writes the values, a tile to a program.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _below(top):
 
 @triton.jit
 def _height(top, rest, logit, given, noise, index, n, bad):
-    """The height of each row's winner, NaN if the row is bad or the winner cannot have won it. The logsumexp of a row is
-    top + rest: together they would round the height away where they are far from 0."""
+    """The height of each row's winner, NaN if the row is bad or the winner cannot have won it. The logsumexp of a row
+    is top + rest, which is not rounded: far from 0 that would move the height."""
     height = top + (rest + noise) if given is None else given
     bad = bad | (top == float("-inf")) | (index < 0) | (index >= n) | (logit == float("-inf"))
     return tl.where(bad | ~(tl.abs(height) < float("inf")), float("nan"), height)

@@ -1,10 +1,11 @@
 """The first k of every row under keyed noise in Triton, which is never stored.
 
-Who is among the first k of a long row has its group among the first k groups, as each is as good as its best item. So
-``_heights`` finds the best item of each group of G, ``order.py`` the first k of those, and ``_again`` the first k of the
-items of these groups, whose noise it makes a second time. With G about sqrt(n / k), 2 sqrt(n k) entries are put in
-order instead of n: of a million items and k = 1000 one in 16. To put an entry in order costs several times its noise.
-Where k is more than a 16th of n, and where a row is one tile, ``_perturb`` puts all items in order.
+The first k items of a long row lie in the k groups of neighbours whose best items are best. So ``_heights`` finds the
+best item of each group of G, ``order.py`` the first k of these, and ``_again`` the first k of the items of these
+groups, whose noise it makes a second time. With G about sqrt(n / k), 2 sqrt(n k) entries are put in order instead of n:
+of a million items and k = 1000 one in 16. (In machine code, to put an entry in order takes several times as many
+instructions as its noise.) Where k is more than a 16th of n, and where a row is one tile, ``_perturb`` puts all items
+in order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ import triton.language as tl
 from torch import Tensor
 
 from .noise import Key, as_sources, launch, pointers, row_ids, row_seeds, take, tile, tile_shape
-from .order import BLOCK, PAD, Entries, first_of_entries, first_of_tile, is_bad_row, keep, kept_of, key_of
+from .order import (
+    BLOCK,
+    PAD,
+    empty_entries,
+    first_of_entries,
+    first_of_tile,
+    is_bad_row,
+    keep,
+    kept_of,
+    key_of,
+)
 from .race import LAST
 
 __all__ = ["best_of_groups", "group_size", "gumbel_topk", "places_of", "repeated_topk"]
@@ -115,13 +126,6 @@ def group_size(n: int, k: int) -> int:
     return min(1 << (math.isqrt(n // k).bit_length() - 1), LARGEST_GROUP, BLOCK // 4)
 
 
-def empty_entries(lines: int, count: int, device: torch.device) -> Entries:
-    return (
-        torch.empty((lines, count), dtype=torch.int64, device=device),
-        torch.empty((lines, count), dtype=torch.int32, device=device),
-    )
-
-
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor]:
     """The first k of each row; where fewer are allowed the rest is NaN and -1, as is all of a bad row."""
     return repeated_topk(x, k, key)
@@ -151,19 +155,19 @@ def repeated_topk(x: Tensor, k: int, key: Key, own: int = 0) -> tuple[Tensor, Te
     else:
         rows, block = tile_shape(n, BLOCK)
         tiles = triton.cdiv(n, block)
-    kept, final = kept_of(k, block), tiles == 1
-    entries = (None, None) if final else empty_entries(lines, tiles * kept, x.device)
-    result = (values, indices) if final else (None, None)
+    kept = kept_of(k, block)
+    stored = None if tiles == 1 else empty_entries(lines, tiles * kept, x.device)
+    result = (None, None, values, indices) if stored is None else (*stored, None, None)
     if group > 1:
         launch(
-            _again, lines * tiles, *common, chosen, *entries, *result, lines, n, tiles, k, *ids,
-            OWN=own, FINAL=final, K=kept, GROUP=group, BLOCK=BLOCK,
+            _again, lines * tiles, *common, chosen, *result, lines, n, tiles, k, *ids,
+            OWN=own, FINAL=stored is None, K=kept, GROUP=group, BLOCK=BLOCK,
         )  # fmt: skip
     else:
         launch(
-            _perturb, triton.cdiv(lines, rows) * tiles, *common, *entries, *result, lines, n, tiles, k, *ids,
-            OWN=own, FINAL=final, K=kept, ROWS=rows, BLOCK=block,
+            _perturb, triton.cdiv(lines, rows) * tiles, *common, *result, lines, n, tiles, k, *ids,
+            OWN=own, FINAL=stored is None, K=kept, ROWS=rows, BLOCK=block,
         )  # fmt: skip
-    if not final:
-        first_of_entries(entries, k, values, indices, run=kept)
+    if stored is not None:
+        first_of_entries(stored, k, values, indices, run=kept)
     return values, indices

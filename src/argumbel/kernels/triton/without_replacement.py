@@ -1,14 +1,14 @@
 """Draws without replacement in Triton: a group of items races as one Gumbel at its logsumexp, and needs no more noise
 unless it is among the first k groups.
 
-As in ``topk.py``, the first k items lie in the k groups with the best items. How good the best one of a group is
-(``_weigh_groups``) is one number of noise; the logits of the group are read once. Then the items of the k groups get
-noise given the best (``_reopen``): with arrival times t of items that race freely, ``t - min t + T`` has the law of times
-whose first is T, for what an exponential clock does after the first has rung does not depend on when it rang (Kool, van
-Hoof and Welling 2019, "Stochastic beams and where to find them", appendix B.3).
+As in ``topk.py``, the first k items lie in the k groups with the best items. How good the best item of a group is
+(``_weigh_groups``) takes one number of noise, and the logits are read once for it. Then the items of k groups get noise
+given the best of each (``_reopen``): where items arrive freely at times t, ``t - min t + T`` has the law of times whose
+first is T, since what an exponential clock does after the first has rung does not depend on when that was (Kool, van
+Hoof and Welling 2019, "Stochastic beams and where to find them", appendix B). So a row costs one pass without noise.
 
-The noise is that of the keyed race, under a seed of its own: the items of a row are items 0, 1, ..., and its groups come
-after them.
+The noise is that of the keyed race, under a seed of its own: the items of a row are items 0, 1, ..., and its groups
+come after them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,19 @@ from torch import Tensor
 
 from ..law import LAW_RACES
 from .noise import as_sources, launch, take, tile
-from .order import BLOCK, PAD, first_of_entries, first_of_tile, is_bad_row, keep, kept_of, key_of
+from .order import (
+    BLOCK,
+    PAD,
+    empty_entries,
+    first_of_entries,
+    first_of_tile,
+    is_bad_row,
+    keep,
+    kept_of,
+    key_of,
+)
 from .race import is_bad
-from .topk import empty_entries, group_size, places_of, repeated_topk
+from .topk import group_size, places_of, repeated_topk
 
 __all__ = ["sample_without_replacement"]
 
@@ -89,9 +99,7 @@ def _reopen(
     start, line = places_of(chosen, here, lines, at, k, GROUP)
     source = tl.where(line < lines, line % sources, sources)
     logits = take(x, x_stride, source, sources, start, n, float("-inf"), GROUP)
-    noise = tile(
-        "gumbel", logits, tl.load(seed) ^ OWN, line, line, start, n, lines, None, 0, BLOCK // GROUP, GROUP
-    )
+    noise = tile("gumbel", logits, tl.load(seed) ^ OWN, line, line, start, n, lines, None, 0, BLOCK // GROUP, GROUP)
     height = tl.load(heights + line * groups + start // GROUP, mask=line < lines, other=0.0)
     key = tl.where(line < lines, key_of(logits, _given_best(logits, noise, height)), PAD)
     item = (start + tl.arange(0, GROUP)[None, :]).to(tl.int32)
@@ -123,13 +131,13 @@ def sample_without_replacement(x: Tensor, k: int, key: tuple[Tensor]) -> tuple[T
     chosen = torch.empty((lines, k), dtype=torch.int64, device=x.device)
     first_of_entries(best, k, None, chosen)
     tiles = triton.cdiv(k, BLOCK // group)
-    kept, final = kept_of(k, BLOCK), tiles == 1
-    entries = (None, None) if final else empty_entries(lines, tiles * kept, x.device)
-    result = (values, indices) if final else (None, None)
+    kept = kept_of(k, BLOCK)
+    stored = None if tiles == 1 else empty_entries(lines, tiles * kept, x.device)
+    result = (None, None, values, indices) if stored is None else (*stored, None, None)
     launch(
-        _reopen, lines * tiles, *common, chosen, heights, *entries, *result, lines, n, tiles, groups, k, seed,
-        FINAL=final, K=kept, GROUP=group, BLOCK=BLOCK,
+        _reopen, lines * tiles, *common, chosen, heights, *result, lines, n, tiles, groups, k, seed,
+        FINAL=stored is None, K=kept, GROUP=group, BLOCK=BLOCK,
     )  # fmt: skip
-    if not final:
-        first_of_entries(entries, k, values, indices, run=kept)
+    if stored is not None:
+        first_of_entries(stored, k, values, indices, run=kept)
     return values, indices
