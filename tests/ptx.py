@@ -71,7 +71,7 @@ CASES = [
     Case(
         topk._perturb,
         {"x": HALF, **ENTRIES, **KEY},
-        {"OWN": 0, "FINAL": False, "K": 8, "ROWS": 1, "BLOCK": 1024},
+        {"OWN": 0, "FINAL": False, "K": 2, "ROWS": 1, "BLOCK": 1024},
         only_noise_fused=True,
     ),
     Case(
@@ -95,7 +95,7 @@ CASES = [
     Case(
         order._select,
         {"keys": LONG, "items": "*i32", "kept_keys": LONG, "kept_items": "*i32", "values": None, "indices": None},
-        {"FINAL": False, "K": 64, "ROWS": 1, "BLOCK": 256},
+        {"FINAL": False, "K": 16, "ROWS": 1, "BLOCK": 256},
     ),
     Case(
         order._select,

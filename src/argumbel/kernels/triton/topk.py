@@ -120,10 +120,11 @@ def _again(
 
 
 def group_size(n: int, k: int) -> int:
-    """Of how many items a group is where the first k of n are wanted; 1 where groups do not pay."""
+    """Of how many items a group is where the first k of n are wanted: the power of two next to sqrt(n / k), at least 4;
+    1 where groups do not pay."""
     if n <= BLOCK or n < LEAST_GAIN * k:
         return 1
-    return min(1 << (math.isqrt(n // k).bit_length() - 1), LARGEST_GROUP, BLOCK // 4)
+    return min(1 << (math.isqrt(2 * n // k).bit_length() - 1), LARGEST_GROUP, BLOCK // 4)
 
 
 def gumbel_topk(x: Tensor, k: int, key: Key) -> tuple[Tensor, Tensor]:
