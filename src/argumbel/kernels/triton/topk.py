@@ -17,18 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .bitonic import PAD, first_of_tile, is_bad_row, keep, key_of
 from .noise import Key, as_sources, launch, pointers, row_ids, row_seeds, take, tile, tile_shape
-from .order import (
-    BLOCK,
-    PAD,
-    empty_entries,
-    first_of_entries,
-    first_of_tile,
-    is_bad_row,
-    keep,
-    kept_of,
-    key_of,
-)
+from .order import BLOCK, empty_entries, first_of_entries, kept_of
 from .race import LAST
 
 __all__ = ["best_of_groups", "group_size", "gumbel_topk", "places_of", "repeated_topk"]

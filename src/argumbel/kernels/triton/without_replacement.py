@@ -19,18 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..law import LAW_RACES
+from .bitonic import PAD, first_of_tile, is_bad_row, keep, key_of
 from .noise import as_sources, launch, take, tile
-from .order import (
-    BLOCK,
-    PAD,
-    empty_entries,
-    first_of_entries,
-    first_of_tile,
-    is_bad_row,
-    keep,
-    kept_of,
-    key_of,
-)
+from .order import BLOCK, empty_entries, first_of_entries, kept_of
 from .race import is_bad
 from .topk import group_size, places_of, repeated_topk
 
