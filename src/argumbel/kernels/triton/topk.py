@@ -3,9 +3,9 @@
 The first k items of a long row lie in the k groups of neighbours whose best items are best. So ``_heights`` finds the
 best item of each group of G, ``order.py`` the first k of these, and ``_again`` the first k of the items of these
 groups, whose noise it makes a second time. With G about sqrt(n / k), 2 sqrt(n k) entries are put in order instead of n:
-of a million items and k = 1000 one in 16. (In machine code, to put an entry in order takes several times as many
-instructions as its noise.) Where k is more than a 16th of n, and where a row is one tile, ``_perturb`` puts all items
-in order.
+of a million items and k = 1000 one in 16. To put an entry in order takes more instructions than its noise
+(``kernels/README.md``). Where k is more than a 16th of n, and where a row is one tile, ``_perturb`` puts all items in
+order.
 """
 
 from __future__ import annotations
