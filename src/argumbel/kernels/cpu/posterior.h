@@ -10,17 +10,19 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
 
-// out[i] = -log(e[i] exp(-x[i]) + exp(-top)): Gumbels at x, of exponential noise e, truncated at top; strictly below it.
+// -log(e exp(-x) + exp(-top)): a Gumbel at x, of exponential noise e, truncated at top; `below` where rounding led up to top.
+ARGUMBEL_INLINE float truncated(float x, float e, float top, float below) {
+    const float d = x - top;
+    const bool lower = d <= 0;  // the exponential is of -|d| either way, so that nothing overflows
+    const float weight = exp_nonpositive(lower ? d : -d), from = lower ? x : top;
+    const float v = from + gumbel_of_exponential(lower ? e + weight : 1.0f + e * weight);
+    return v < top ? v : below;
+}
+
 [[gnu::noinline]] void truncate(const float* __restrict x, const float* __restrict e, int count, float top,
                                 float* __restrict out) {
     const float below = std::nextafterf(top, -kInf);
-    for (int i = 0; i < count; ++i) {
-        const float d = x[i] - top;
-        const bool lower = d <= 0;  // the exponential is of -|d| either way, so that nothing overflows
-        const float weight = exp_nonpositive(lower ? d : -d), from = lower ? x[i] : top;
-        const float v = from + gumbel_of_exponential(lower ? e[i] + weight : 1.0f + e[i] * weight);
-        out[i] = v < top ? v : below;
-    }
+    for (int i = 0; i < count; ++i) out[i] = truncated(x[i], e[i], top, below);
 }
 
 // The height of the winner of a row, with its noise g() if it is to be drawn; NaN if the row is bad, or cannot have been
@@ -32,6 +34,49 @@ float height_of(const Matrix& x, int64_t row, int64_t index, const float* value,
     if (value) return std::abs(value[row]) < kInf ? value[row] : kNan;
     // Far from 0 log Z alone, rounded, would move the height.
     return is_far(static_cast<float>(log_z)) ? static_cast<float>(log_z + g()) : static_cast<float>(log_z) + g();
+}
+
+// Short rows side by side: what a row costs but once, a logarithm among it, is then vectors' work too.
+template <class T>
+void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const int64_t* index, const float* value,
+                     float* out, BadRow& bad) {
+    alignas(64) float logits[kShort * kLanes], e[kShort * kLanes], best[kLanes], total[kLanes] = {}, top[kLanes],
+        below[kLanes];
+    alignas(64) double log_z[kLanes];
+    alignas(64) int32_t is_bad[kLanes] = {};
+    const int n = static_cast<int>(x.items);
+    load_lanes<T>(x, row, lanes, logits);
+    lanes_noise<Law::exponential>(key, row, lanes, n, e);
+    for (int l = 0; l < kLanes; ++l) best[l] = -kInf;
+    for (int i = 0; i < n; ++i) {
+        for (int l = 0; l < kLanes; ++l) {
+            const float v = logits[i * kLanes + l];
+            is_bad[l] |= static_cast<int32_t>(!(v < kInf));
+            best[l] = v > best[l] ? v : best[l];
+        }
+    }
+    for (int l = 0; l < kLanes; ++l) is_bad[l] |= static_cast<int32_t>(!(best[l] > -kInf));
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l) total[l] += exp_nonpositive(logits[i * kLanes + l] - best[l]);
+    for (int l = 0; l < kLanes; ++l) log_z[l] = best[l] + log64(is_bad[l] ? 1.0 : static_cast<double>(total[l]));
+    for (int l = 0; l < kLanes; ++l) top[l] = below[l] = 0;
+    for (int l = 0; l < lanes; ++l) {
+        const int64_t won = index[row + l];
+        top[l] = height_of<T>(x, row + l, won, value, is_bad[l] ? kNan : log_z[l],
+                              [&] { return gumbel_of_exponential(e[won * kLanes + l]); });
+        below[l] = std::nextafterf(top[l], -kInf);
+    }
+    for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l)
+            e[i * kLanes + l] = truncated(logits[i * kLanes + l], e[i * kLanes + l], top[l], below[l]);
+    for (int l = 0; l < lanes; ++l)
+        if (top[l] == top[l]) e[index[row + l] * kLanes + l] = top[l];
+    store_lanes(e, row, lanes, n, out);
+    for (int l = 0; l < lanes; ++l) {
+        if (top[l] == top[l]) continue;
+        bad.add(row + l);
+        fill_nan(out + (row + l) * n, n);
+    }
 }
 
 template <class T>
@@ -59,6 +104,12 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
     };
     Workspace row_space;
     const auto some = [&](int64_t first, int64_t last) {
+        if (in_lanes(key, x.rows, n)) {
+            for (int64_t row = first; row < last; row += kLanes)
+                posterior_lanes<T>(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), index, value,
+                                   out, bad);
+            return;
+        }
         if (!in_tiles(key, n)) {
             Workspace w;
             for (int64_t row = first; row < last; ++row) one(row, 1, w);

@@ -54,9 +54,30 @@ struct Best {
     }
 };
 
+// A key that at least k of `count` keys reach: the k-th largest of the maxima of their columns. -inf where columns are too few.
+float reached_by(const float* keys, int count, int64_t k) {
+    if (k > kWide) return -kInf;
+    float column[kWide];
+    column_maxima(keys, count, column);
+    std::nth_element(column, column + (k - 1), column + kWide, [](float a, float b) { return a > b; });
+    return column[k - 1];
+}
+
+// Keys that may be among the first k, of a stretch of a row from its place `begin` on.
+void add_all(const float* keys, int count, int64_t begin, Best& best) {
+    const float bar = std::max(best.threshold, std::nextafterf(reached_by(keys, count, best.k), -kInf));
+    for (int i = 0; i < count; i += kWidth) {
+        const int end = std::min(count, i + kWidth);
+        uint32_t any = 0;
+        for (int j = i; j < end; ++j) any |= static_cast<uint32_t>(keys[j] > bar);
+        for (int j = i; any && j < end; ++j)
+            if (keys[j] > bar) best.entries.push_back({keys[j], 0.0f, begin + j});
+    }
+}
+
 template <class T>
 void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, Best& best) {
-    alignas(64) float buffer[kTile], noise[kTile];
+    alignas(64) float buffer[kTile], keys[kTile];
     alignas(64) uint32_t words[kTile];
     for (int64_t i = from; i < to; i += kTile) {
         const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
@@ -67,13 +88,55 @@ void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, i
             candidates(key, row, i, count, word_limit(needed), words,
                        [&](int j, float g) { best.add(logits[j] + g, i + j); });
         } else {
-            row_noise<Law::gumbel>(key, row, i, count, noise);
-            for (int j = 0; j < count; ++j) best.add(logits[j] + noise[j], i + j);
+            row_noise<Law::gumbel>(key, row, i, count, keys);
+            for (int j = 0; j < count; ++j) keys[j] += logits[j];
+            add_all(keys, count, i, best);
         }
         best.cut_if_full();
     }
     best.cut();
 }
+
+// Short rows side by side: the first k of each lane, places[place][lane], by insertion of one item after another.
+constexpr int kInLanes = 16;  // more places than these are found sooner a row at a time
+struct Places {
+    alignas(64) float key[kInLanes * kLanes];
+    alignas(64) int32_t item[kInLanes * kLanes];  // -1: none
+    alignas(64) int32_t bad[kLanes];
+
+    template <class T>
+    void find(const Matrix& x, const Key& from, int64_t row, int lanes, int k) {
+        alignas(64) float keys[kShort * kLanes];
+        lanes_keys<T>(x, from, row, lanes, keys, bad);
+        std::fill_n(key, k * kLanes, -kInf);
+        std::fill_n(item, k * kLanes, -1);
+        for (int i = 0; i < static_cast<int>(x.items); ++i)
+            for (int place = std::min(i, k - 1); place >= 0; --place) insert(keys + i * kLanes, i, place);
+    }
+    // The place takes what stood before it where the newcomer comes still earlier, and the newcomer where that comes here.
+    // An equal key comes later, as its item does.
+    void insert(const float* __restrict keys, int32_t newcomer, int place) {
+        float* __restrict at = key + place * kLanes;
+        int32_t* __restrict whose = item + place * kLanes;
+        if (place == 0) {
+            for (int l = 0; l < kLanes; ++l) {
+                const bool here = keys[l] > at[l];
+                whose[l] = here ? newcomer : whose[l];
+                at[l] = here ? keys[l] : at[l];
+            }
+            return;
+        }
+        for (int l = 0; l < kLanes; ++l) {
+            const float before = at[l - kLanes];
+            const int32_t owner = whose[l - kLanes];
+            const bool here = keys[l] > at[l], earlier = keys[l] > before;
+            const int32_t comes = earlier ? owner : newcomer;
+            const float with = earlier ? before : keys[l];
+            whose[l] = here ? comes : whose[l];
+            at[l] = here ? with : at[l];
+        }
+    }
+};
 
 // Whether the first or the last of the first k, which are sorted, is far from 0.
 bool any_far(const Best& best) {
@@ -167,12 +230,49 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
         }
         row_tasks(x.rows, Cut(x.rows, x.items).rows_per_task, threads, [&](int64_t first, int64_t last) {
             Best best(k);
-            for (int64_t row = first; row < last; ++row) {
+            const auto one = [&](int64_t row, auto&& race) {
                 best.entries.clear();
                 best.threshold = -kInf, best.bad = false;
-                race_for_best<T>(x, key, row, 0, x.items, best);
+                race();
                 done(row, best, 1);
+            };
+            const auto alone = [&](int64_t row) { one(row, [&] { race_for_best<T>(x, key, row, 0, x.items, best); }); };
+            if (in_lanes(key, x.rows, x.items) && k <= kInLanes) {
+                Places places;
+                const int last_place = static_cast<int>(k - 1) * kLanes;
+                for (int64_t row = first; row < last; row += kLanes) {
+                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                    places.find<T>(x, key, row, lanes, static_cast<int>(k));
+                    for (int l = 0; l < lanes; ++l) {
+                        const int64_t to = (row + l) * k;
+                        if (places.bad[l] || places.item[last_place + l] < 0 || is_far(places.key[l]) ||
+                            is_far(places.key[last_place + l])) {
+                            alone(row + l);
+                            continue;
+                        }
+                        for (int p = 0; p < static_cast<int>(k); ++p) {
+                            from_float(places.key[p * kLanes + l], static_cast<T*>(values) + to + p);
+                            indices[to + p] = places.item[p * kLanes + l];
+                        }
+                    }
+                }
+                return;
             }
+            if (in_tiles(key, x.items)) {
+                const int n = static_cast<int>(x.items);
+                each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
+                    alignas(64) float buffer[kTile];
+                    for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
+                        one(row + r, [&] {
+                            best.bad = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n) == kInf;
+                            add_all(keys, n, 0, best);
+                            best.cut();
+                        });
+                    }
+                });
+                return;
+            }
+            for (int64_t row = first; row < last; ++row) alone(row);
         });
     });
     return bad.result();
