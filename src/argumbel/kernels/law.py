@@ -81,6 +81,7 @@ categorical = Operator(
     outputs=_categorical_outputs,
     reference=_categorical_reference,
     cpu=_categorical_cpu,
+    float64=True,
 )
 
 # --- sample_without_replacement ----------------------------------------------------------------------------------

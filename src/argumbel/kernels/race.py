@@ -118,6 +118,7 @@ gumbel_max = Operator(
     outputs=_max_outputs,
     reference=_max_reference,
     cpu=_max_cpu,
+    float64=True,
     setup=_setup,
     backward=_backward,
 )

@@ -179,6 +179,7 @@ gumbel_softmax_backward = Operator(
     outputs=_backward_outputs,
     reference=_backward_reference,
     cpu=_backward_cpu,
+    float64=True,
 )
 
 
@@ -200,6 +201,7 @@ gumbel_softmax_backward_keyed = Operator(
     outputs=_backward_outputs,
     reference=_backward_keyed_reference,
     cpu=_backward_keyed_cpu,
+    float64=True,
 )
 
 
@@ -281,6 +283,7 @@ gumbel_softmax = Operator(
     outputs=_outputs,
     reference=_reference,
     cpu=_cpu,
+    float64=True,
     differentiable=(0, 1),
     setup=_setup,
     backward=_backward,

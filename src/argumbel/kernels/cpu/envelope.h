@@ -6,6 +6,7 @@
 // maximum, at least one proposal in sixteen is accepted. Exponentials are taken of the maxima alone.
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "matrix.h"
@@ -54,16 +55,26 @@ struct Envelope {
         tiles = blocks_of(x.items);
         weights.resize(static_cast<size_t>(tiles) * kWide);
         sums.resize(static_cast<size_t>(tiles));
+        const auto maxima = [&](int64_t b) {
+            if constexpr (std::is_same_v<T, double>)
+                return &wide[static_cast<size_t>(b) * kWide];
+            else
+                return columns(b);
+        };
+        if constexpr (std::is_same_v<T, double>) wide.resize(weights.size());
         each_tile(threads, [&](int64_t b) {
             alignas(64) float buffer[kTile];
             const int count = block_size(x.items, b);
-            column_maxima(fetch(row_of<T>(x, row) + b * kTile, count, buffer), count, columns(b));
+            column_maxima(fetch(row_of<T>(x, row) + b * kTile, count, buffer), count, maxima(b));
         });
-        const float top = max_of(weights.data(), static_cast<int64_t>(weights.size()));
+        const double top = max_of(maxima(0), static_cast<int64_t>(weights.size()));
         if (!(top > -kInf && top < kInf)) return false;
         each_tile(threads, [&](int64_t b) {
-            alignas(64) float weight[kWide];
-            exp_of(columns(b), kWide, top, weight, scale);
+            alignas(64) float buffer[kWide], weight[kWide];
+            const Measured items = measured(maxima(b), kWide, top, buffer);
+            exp_of(items.items, kWide, items.top, weight, scale);
+            if constexpr (std::is_same_v<T, double>)
+                for (float& w : weight) w *= kAbove;
             std::copy(weight, weight + kWide, columns(b));
             sums[static_cast<size_t>(b)] = depth(x, b) * sum_of(weight, kWide);
         });
@@ -95,7 +106,7 @@ struct Envelope {
                 const int column = pick(columns(b), v[2 * p]);
                 const int j = column + kWide * static_cast<int>(v[2 * p + 1] * depth(x, b));
                 if (j >= block_size(x.items, b)) continue;
-                const float weight = exp_nonpositive((to_float(row_of<T>(x, row)[b * kTile + j]) - height) * scale);
+                const auto weight = weight_of(row_of<T>(x, row)[b * kTile + j]);
                 if (u[2 * p + 1] * columns(b)[column] < weight && is_left(b * kTile + j)) {
                     out[drawn++ * stride] = b * kTile + j;
                     latest = first;
@@ -104,13 +115,22 @@ struct Envelope {
         }
         return drawn;
     }
-    float top() const { return height; }
+    float top() const { return static_cast<float>(height); }
 
 private:
     int64_t tiles = 0;
-    float height = 0;            // the maximum of the row
+    double height = 0;           // the maximum of the row
     std::vector<float> weights;  // of the maxima of the columns, kWide for each tile, as multiples of e^height
     std::vector<double> sums;    // running sums of the tiles' envelopes
+    std::vector<double> wide;    // of float64 rows: the maxima of the columns
+
+    // The weights of float64 items are float64; those of their envelope, in float32, are raised by more than they are off.
+    static constexpr float kAbove = 1 + 0x1p-16f;
+    template <class T>
+    float weight_of(T x) const {
+        return exp_nonpositive((to_float(x) - static_cast<float>(height)) * scale);
+    }
+    double weight_of(double x) const { return std::exp((x - height) * static_cast<double>(scale)); }
 
     float* columns(int64_t b) { return &weights[static_cast<size_t>(b) * kWide]; }
     static int depth(const Matrix& x, int64_t b) { return (block_size(x.items, b) + kWide - 1) / kWide; }

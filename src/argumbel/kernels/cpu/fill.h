@@ -15,15 +15,13 @@ void noise_rows(T* out, int64_t rows, int64_t items, const Key& key, int threads
         alignas(64) Work buffer[kShort * kLanes];
         const int64_t part = task % cut.parts, first = task / cut.parts * (cut.parts > 1 ? 1 : cut.rows_per_task);
         const int64_t last = cut.parts > 1 ? first + 1 : std::min(rows, first + cut.rows_per_task);
-        if constexpr (!std::is_same_v<T, double>) {
-            if (in_lanes(key, rows, items)) {
-                for (int64_t row = first; row < last; row += kLanes) {
-                    const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
-                    lanes_noise<law>(key, row, lanes, static_cast<int>(items), buffer);
-                    store_lanes(buffer, row, lanes, static_cast<int>(items), out);
-                }
-                return;
+        if (in_lanes(key, rows, items)) {
+            for (int64_t row = first; row < last; row += kLanes) {
+                const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
+                lanes_noise<law>(key, row, lanes, static_cast<int>(items), buffer);
+                store_lanes(buffer, row, lanes, static_cast<int>(items), out);
             }
+            return;
         }
         const int64_t from = part * kTask, to = cut.parts > 1 ? std::min(items, from + kTask) : items;
         for (int64_t row = first; row < last; ++row) {

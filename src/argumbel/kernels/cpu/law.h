@@ -45,11 +45,12 @@ struct Cumulative {
 template <class T>
 Block weigh(const T* x, int count, bool& bad) {
     alignas(64) float buffer[kTile];
-    const float* logits = fetch(x, count, buffer);
-    const float top = top_of(logits, count);
+    const auto* logits = fetch(x, count, buffer);
+    const double top = top_of(logits, count);
     bad |= top == kInf;
     if (!(top > -kInf && top < kInf)) return {-kInf, 0.0f};
-    return {top, exp_sum(logits, count, top)};
+    const Measured items = measured(logits, count, top, buffer);
+    return {top, exp_sum(items.items, count, items.top)};
 }
 
 // The weights of a block, for a draw or a few: its weights e^(x - top), and their sums in kWide interleaved groups, which cost one
@@ -60,9 +61,10 @@ struct BlockWeights {
     double total;
 
     template <class T>
-    void open(const T* x, int count, float top) {
+    void open(const T* x, int count, double top) {
         alignas(64) float buffer[kTile];
-        exp_of(fetch(x, count, buffer), count, top, weight);
+        const Measured items = measured(fetch(x, count, buffer), count, top, buffer);
+        exp_of(items.items, count, items.top, weight);
         const int padded = (count + kWide - 1) / kWide * kWide;
         std::fill(weight + count, weight + padded, 0.0f);
         add_up(padded);
@@ -170,14 +172,39 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
             blocks[static_cast<size_t>(b)] = weigh(data + b * kTile, block_size(x.items, b), is_bad);
         if (is_bad) bad = true;
     });
-    float top = -kInf;
+    double top = -kInf;
     for (const Block& b : blocks) top = std::max(top, b.top);
     cumulative.sums.resize(static_cast<size_t>(n));
     double total = 0;
     for (size_t b = 0; b < static_cast<size_t>(n); ++b)
-        cumulative.sums[b] = total += blocks[b].sum * std::exp(static_cast<double>(blocks[b].top) - top);
+        cumulative.sums[b] = total += blocks[b].sum * std::exp(blocks[b].top - top);
     *log_z = bad ? static_cast<double>(kNan) : top > -kInf ? top + std::log(total) : -static_cast<double>(kInf);
     return !bad && top > -kInf;
+}
+
+// The sum of e^(x - top), in float64.
+[[gnu::noinline]] double exp_sum64(const double* __restrict x, int count, double top) {
+    double s[kWidth] = {};
+    int i = 0;
+    for (; i + kWidth <= count; i += kWidth)
+        for (int l = 0; l < kWidth; ++l) s[l] += exp_nonpositive(x[i + l] - top);
+    for (int l = 0; i < count; ++i, ++l) s[l] += exp_nonpositive(x[i] - top);
+    return fold<kWidth>(s, kPlus);
+}
+
+// log Z of a sound row of float64, to the precision of float64: weights in float32 are enough to draw by, not for this.
+double log_z64(const Matrix& x, int64_t row, double top, int threads) {
+    const int64_t parts = (x.items + kTask - 1) / kTask;
+    std::vector<double> sums(static_cast<size_t>(parts));
+    parallel(parts, threads, [&](int64_t part) {
+        double sum = 0;
+        each_tile(x.items, part,
+                  [&](int64_t i, int count) { sum += exp_sum64(row_of<double>(x, row) + i, count, top); });
+        sums[static_cast<size_t>(part)] = sum;
+    });
+    double total = 0;
+    for (double sum : sums) total += sum;
+    return top + std::log(total);
 }
 
 struct Workspace {
@@ -185,6 +212,12 @@ struct Workspace {
     Cumulative rows;
     BlockWeights block;
     Envelope envelope;
+
+    double top() const {  // of the row whose blocks these are
+        double most = -kInf;
+        for (const Block& b : blocks) most = std::max(most, b.top);
+        return most;
+    }
 };
 
 // Many draws of one row: an alias table for the blocks and one for the items of each. It takes eight bytes an item.
@@ -204,10 +237,12 @@ void draw_many(const Matrix& x, uint64_t seed, int64_t row, int64_t draws, int t
         std::vector<double> space;
         std::vector<int32_t> order;
         for (int64_t b = task * group; b < std::min(n, (task + 1) * group); ++b) {
-            const float top = w.blocks[static_cast<size_t>(b)].top;
+            const double top = w.blocks[static_cast<size_t>(b)].top;
             if (!(top > -kInf)) continue;  // nothing in it, so never chosen
             const int size = block_size(x.items, b);
-            exp_of(fetch(row_of<T>(x, row) + b * kTile, size, buffer), size, top, weight);
+            const auto* logits = fetch(row_of<T>(x, row) + b * kTile, size, buffer);
+            const Measured items = measured(logits, size, top, buffer);
+            exp_of(items.items, size, items.top, weight);
             build_alias(weight, size, &item_slots[static_cast<size_t>(b * kTile)], space, order);
         }
     });
@@ -237,8 +272,8 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
     for (int64_t row = first; row < last; ++row) {
         const int64_t at = (row - first) % kBlocks;
         if (at == 0) row_uniforms(seed, row, static_cast<int>(std::min<int64_t>(kBlocks, last - row)), u, unused);
-        const float* logits = fetch(row_of<T>(x, row), n, buffer);
-        const float top = top_of(logits, n);
+        const auto* logits = fetch(row_of<T>(x, row), n, buffer);
+        const double top = top_of(logits, n);
         if (!(top > -kInf && top < kInf)) {
             bad.add(row);
             out[row] = -1;
@@ -246,7 +281,7 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
             continue;
         }
         block.open(logits, n, top);
-        if (log_z) log_z[row] = top + std::log(block.total);
+        if (log_z) log_z[row] = std::is_same_v<T, double> ? log_z64(x, row, top, 1) : top + std::log(block.total);
         out[row] = block.pick(u[at]);
     }
 }
@@ -256,12 +291,16 @@ template <class T>
 void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t draws, int64_t* out, double* log_z,
                 BadRow& bad) {
     alignas(64) float logits[kShort * kLanes], top[kLanes];
+    alignas(64) double height[kLanes];
     alignas(64) double sums[kShort * kLanes], target[kLanes];
     alignas(64) int64_t index[kLanes];
     alignas(64) int32_t is_bad[kLanes];
     const int n = static_cast<int>(x.items);
-    load_lanes<T>(x, row, lanes, logits);
-    for (int l = 0; l < kLanes; ++l) top[l] = -kInf, is_bad[l] = 0, target[l] = 0;
+    if constexpr (std::is_same_v<T, double>)
+        load_lanes_near(x, row, lanes, logits, height, is_bad);
+    else
+        load_lanes<T>(x, row, lanes, logits), std::fill_n(is_bad, kLanes, 0);
+    for (int l = 0; l < kLanes; ++l) top[l] = -kInf, target[l] = 0;
     for (int i = 0; i < n; ++i) {
         for (int l = 0; l < kLanes; ++l) {
             const float v = logits[i * kLanes + l];
@@ -277,7 +316,10 @@ void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t 
     }
     for (int l = 0; l < lanes; ++l) {
         if (is_bad[l] || !(top[l] > -kInf)) bad.add(row + l), is_bad[l] = 1;
-        if (log_z)
+        if (!log_z) continue;
+        if constexpr (std::is_same_v<T, double>)
+            log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : log_z64(x, row + l, height[l], 1);
+        else
             log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : top[l] + std::log(sums[(n - 1) * kLanes + l]);
     }
     for (int64_t draw = 0; draw < draws; ++draw) {
@@ -309,7 +351,7 @@ void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t 
 int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z, int64_t* out) {
     const uint64_t seed = key.seed;
     BadRow bad;
-    by_dtype(x.dtype, [&](auto* type) {
+    by_any_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
         const auto draw_row = [&](int64_t row, int inner, Workspace& w) {
             const bool many = draws > 8 && 32 * draws > x.items;
@@ -317,6 +359,8 @@ int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z
             if (many || log_z) {
                 double z;
                 good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
+                if constexpr (std::is_same_v<T, double>)
+                    if (log_z && good) z = log_z64(x, row, w.top(), inner);
                 if (log_z) log_z[row] = z;
             }
             if (!many && good) good = w.envelope.build<T>(x, row, inner);

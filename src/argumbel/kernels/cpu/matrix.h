@@ -1,6 +1,7 @@
 // Reading and writing rows of any dtype, in stretches that stay in the first-level cache.
 #pragma once
 #include <cstring>
+#include <type_traits>
 #ifdef __F16C__
 #include <immintrin.h>
 #endif
@@ -18,7 +19,9 @@ struct bfloat {
     uint16_t bits;
 };
 
+// An element as it is computed with: in float32, but float64 stays what it is.
 inline float to_float(float x) { return x; }
+inline double to_float(double x) { return x; }
 inline float to_float(bfloat x) { return as_float(static_cast<uint32_t>(x.bits) << 16); }
 inline float to_float(half x) {
     const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
@@ -28,6 +31,7 @@ inline float to_float(half x) {
 }
 
 inline void from_float(float x, float* out) { *out = x; }
+inline void from_float(double x, double* out) { *out = x; }
 inline void from_float(float x, bfloat* out) {
     const uint32_t bits = as_bits(x);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -54,6 +58,7 @@ inline const float* fetch(const T* from, int count, float* buffer) {
     return buffer;
 }
 inline const float* fetch(const float* from, int, float*) { return from; }
+inline const double* fetch(const double* from, int, float*) { return from; }
 #ifdef __F16C__
 inline const float* fetch(const half* from, int count, float* buffer) {
     int i = 0;
@@ -71,6 +76,9 @@ inline void store(const float* from, int count, T* to) {
 inline void store(const float* from, int count, float* to) {
     if (from != to) std::memcpy(to, from, sizeof(float) * static_cast<size_t>(count));
 }
+inline void store(const double* from, int count, double* to) {
+    if (from != to) std::memcpy(to, from, sizeof(double) * static_cast<size_t>(count));
+}
 #ifdef __F16C__
 inline void store(const float* from, int count, half* to) {
     int i = 0;
@@ -81,6 +89,10 @@ inline void store(const float* from, int count, half* to) {
 }
 #endif
 
+// What numbers of a type are computed in.
+template <class T>
+using WorkOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 // Calls body with a null pointer of the element type: dispatch on dtype for the float32-inside ops.
 template <class F>
 inline auto by_dtype(Dtype dtype, F&& body) {
@@ -89,6 +101,12 @@ inline auto by_dtype(Dtype dtype, F&& body) {
         case Dtype::bf16: return body(static_cast<bfloat*>(nullptr));
         default: return body(static_cast<float*>(nullptr));
     }
+}
+
+// The same for operations that take float64, too.
+template <class F>
+inline auto by_any_dtype(Dtype dtype, F&& body) {
+    return dtype == Dtype::f64 ? body(static_cast<double*>(nullptr)) : by_dtype(dtype, body);
 }
 
 }  // namespace ARGUMBEL_ARCH

@@ -253,10 +253,17 @@ inline float noise_at(const Key& key, int64_t row, int64_t place) {
     return transform<law>(side_mask(first), half_distance(first));
 }
 
-// float32 noise of `count` (<= kTile) items of one row from `begin`, a multiple of 4.
+// The same in float64, given its first word.
 template <Law law>
-inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, float* __restrict out) {
-    alignas(64) uint32_t words[kTile];
+inline double noise64_of(const Key& key, int64_t row, int64_t item, uint32_t first) {
+    const uint32_t second = word_at(seed_of(key, row), row_id(key, row), item, 1);
+    return transform64<law>(side_mask(first), half_distance64(first, second));
+}
+
+// float32 noise of `count` (<= kTile) items of one row from `begin`, a multiple of 4; and the words it was made of.
+template <Law law>
+inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, float* __restrict out,
+                      uint32_t* __restrict words) {
     row_words(key, row, begin, count, 0, words);
     if (transform_words<law>(words, count, out)) {
         for (int i = 0; i < count; ++i)
@@ -265,14 +272,20 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, flo
     }
 }
 
+template <Law law>
+inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, float* __restrict out) {
+    alignas(64) uint32_t words[kTile];
+    row_noise<law>(key, row, begin, count, out, words);
+}
+
 // The same of `rows` whole rows, row r from out + r * stride, for stride = items rounded up to a multiple of 4, and
 // rows * stride <= kTile: what is fixed in the cost of a tile is then shared by several rows. For keys without item ids.
 inline int stride_of(int64_t items) { return static_cast<int>((items + 3) / 4 * 4); }
 
-template <Law law>
-inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* __restrict out) {
-    alignas(64) uint32_t c[4][kBlocks], words[kTile];
-    const int stride = stride_of(items), blocks = stride / 4, count = rows * blocks;
+[[gnu::noinline]] static void rows_words(const Key& key, int64_t row, int rows, int items, uint32_t stream,
+                                         uint32_t* __restrict words) {
+    alignas(64) uint32_t c[4][kBlocks];
+    const int blocks = stride_of(items) / 4, count = rows * blocks;
     for (int r = 0; r < rows; ++r) {
         const uint64_t id = static_cast<uint64_t>(row_id(key, row + r));
         for (int i = 0; i < blocks; ++i) {
@@ -282,15 +295,38 @@ inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* 
         }
     }
     const int whole = whole_vectors(count);
-    std::fill_n(c[1], whole, 0u);
+    std::fill_n(c[1], whole, stream << 30);
     for (int k : {0, 2, 3}) std::fill(c[k] + count, c[k] + whole, 0u);
     philox_rows(key, whole, [&](int i) { return row + std::min(i / blocks, rows - 1); }, c[0], c[1], c[2], c[3]);
     for (int i = 0; i < count; ++i)
         for (int lane = 0; lane < 4; ++lane) words[4 * i + lane] = c[lane][i];
-    if (transform_words<law>(words, 4 * count, out)) {
-        for (int j = 0; j < 4 * count; ++j)
+}
+
+template <Law law>
+inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* __restrict out) {
+    alignas(64) uint32_t words[kTile];
+    const int stride = stride_of(items), count = rows * stride;
+    rows_words(key, row, rows, items, 0, words);
+    if (transform_words<law>(words, count, out)) {
+        for (int j = 0; j < count; ++j)
             if (near_end(words[j]) < kRefineBelow) out[j] = refined<law>(key, row + j / stride, j % stride, words[j]);
     }
+}
+
+// Both words to float64 noise.
+template <Law law>
+[[gnu::noinline]] static void transform_words64(const uint32_t* __restrict first, const uint32_t* __restrict second,
+                                                int count, double* __restrict out) {
+    for (int i = 0; i < count; ++i)
+        out[i] = transform64<law>(side_mask(first[i]), half_distance64(first[i], second[i]));
+}
+
+template <Law law>
+inline void rows_noise(const Key& key, int64_t row, int rows, int items, double* __restrict out) {
+    alignas(64) uint32_t first[kTile], second[kTile];
+    rows_words(key, row, rows, items, 0, first);
+    rows_words(key, row, rows, items, 1, second);
+    transform_words64<law>(first, second, rows * stride_of(items), out);
 }
 
 template <Law law>
@@ -298,8 +334,7 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, dou
     alignas(64) uint32_t first[kTile], second[kTile];
     row_words(key, row, begin, count, 0, first);
     row_words(key, row, begin, count, 1, second);
-    for (int i = 0; i < count; ++i)
-        out[i] = transform64<law>(side_mask(first[i]), half_distance64(first[i], second[i]));
+    transform_words64<law>(first, second, count, out);
 }
 
 // Short rows side by side: kLanes rows, out[item][lane]. A vector then holds one item of many rows, so that nothing is
@@ -307,18 +342,24 @@ inline void row_noise(const Key& key, int64_t row, int64_t begin, int count, dou
 constexpr int kLanes = 64;
 constexpr int kShort = 64;  // rows up to this long may be treated so
 
+// The words of four items from `begin` on of every lane, c[item][lane].
+inline void lanes_words(const Key& key, int64_t row, int lanes, int begin, uint32_t stream, uint32_t (*c)[kLanes]) {
+    const auto row_at = [&](int i) { return row + (i < lanes ? i : 0); };
+    for (int i = 0; i < kLanes; ++i) {
+        const uint64_t id = static_cast<uint64_t>(row_id(key, row_at(i)));
+        c[0][i] = static_cast<uint32_t>(begin >> 2);
+        c[1][i] = stream << 30;
+        c[2][i] = static_cast<uint32_t>(id);
+        c[3][i] = static_cast<uint32_t>(id >> 32);
+    }
+    philox_rows(key, kLanes, row_at, c[0], c[1], c[2], c[3]);
+}
+
 template <Law law>
 inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, float* __restrict out) {
     alignas(64) uint32_t c[4][kLanes];
     for (int begin = 0; begin < items; begin += 4) {
-        for (int i = 0; i < kLanes; ++i) {
-            const uint64_t id = static_cast<uint64_t>(row_id(key, row + (i < lanes ? i : 0)));
-            c[0][i] = static_cast<uint32_t>(begin >> 2);
-            c[1][i] = 0;
-            c[2][i] = static_cast<uint32_t>(id);
-            c[3][i] = static_cast<uint32_t>(id >> 32);
-        }
-        philox_rows(key, kLanes, [&](int i) { return row + (i < lanes ? i : 0); }, c[0], c[1], c[2], c[3]);
+        lanes_words(key, row, lanes, begin, 0, c);
         for (int lane = 0; lane < 4 && begin + lane < items; ++lane) {
             float* to = out + (begin + lane) * kLanes;
             if (transform_words<law>(c[lane], kLanes, to)) {
@@ -328,6 +369,38 @@ inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, float
             }
         }
     }
+}
+
+template <Law law>
+inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, double* __restrict out) {
+    alignas(64) uint32_t first[4][kLanes], second[4][kLanes];
+    for (int begin = 0; begin < items; begin += 4) {
+        lanes_words(key, row, lanes, begin, 0, first);
+        lanes_words(key, row, lanes, begin, 1, second);
+        const int count = std::min(4, items - begin) * kLanes;
+        transform_words64<law>(first[0], second[0], count, out + begin * kLanes);
+    }
+}
+
+// float64 noise of one item of each of `count` (<= kLanes) rows from `row` on. For keys without item ids.
+template <Law law>
+inline void scattered_noise(const Key& key, int64_t row, int count, const int32_t* item, double* __restrict out) {
+    alignas(64) uint32_t words[2][kLanes];
+    const int whole = whole_vectors(count);
+    const auto row_at = [&](int i) { return row + std::min(i, count - 1); };
+    for (uint32_t stream = 0; stream < 2; ++stream) {
+        alignas(64) uint32_t c[4][kLanes];
+        for (int i = 0; i < whole; ++i) {
+            const uint64_t id = static_cast<uint64_t>(row_id(key, row_at(i)));
+            c[0][i] = static_cast<uint32_t>(item[std::min(i, count - 1)]) >> 2;
+            c[1][i] = stream << 30;
+            c[2][i] = static_cast<uint32_t>(id);
+            c[3][i] = static_cast<uint32_t>(id >> 32);
+        }
+        philox_rows(key, whole, row_at, c[0], c[1], c[2], c[3]);
+        for (int i = 0; i < count; ++i) words[stream][i] = c[item[i] & 3][i];
+    }
+    transform_words64<law>(words[0], words[1], count, out);
 }
 
 }  // namespace ARGUMBEL_ARCH

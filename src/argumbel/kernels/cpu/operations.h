@@ -8,9 +8,9 @@
     X(gumbel_max, void* values, int64_t* indices)                                                                      \
     X(tempered_max, Terms terms, void* values, int64_t* indices)                                                       \
     X(gumbel_topk, int64_t k, void* values, int64_t* indices)                                                          \
-    X(gumbel_softmax, const float* tau, int64_t tau_stride, bool hard, void* out)                                      \
-    X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride, void* out) \
-    X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const float* tau, int64_t tau_stride,      \
+    X(gumbel_softmax, const void* tau, int64_t tau_stride, bool hard, void* out)                                       \
+    X(gumbel_softmax_backward, const void* grad, int64_t grad_stride, const void* tau, int64_t tau_stride, void* out)  \
+    X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const void* tau, int64_t tau_stride,       \
       void* out)                                                                                                       \
     X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                          \
     X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                          \

@@ -122,7 +122,7 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
                 const float* logits = fetch(row_of<T>(x, row), count, buffer);
                 bool is_bad = false;
                 const Block weight = weigh(logits, count, is_bad);
-                const double log_z = is_bad ? kNan : static_cast<double>(weight.top) + std::log(weight.sum);
+                const double log_z = is_bad ? kNan : weight.top + std::log(weight.sum);
                 const float top = height_of<T>(x, row, index[row], value, log_z,
                                                [&] { return gumbel_of_exponential(e[index[row]]); });
                 if (!(top == top)) {

@@ -93,18 +93,23 @@ const T* row_of(const Matrix& x, int64_t row) {
 }
 
 // `count` logits of a row from `begin` on in float32, under the terms of the matrix; in the buffer, or where they are.
+// float64 ones stay what they are; they have no terms.
 template <class T>
-const float* items_of(const Matrix& x, int64_t row, int64_t begin, int count, float* buffer) {
-    const float* from = fetch(row_of<T>(x, row) + begin, count, buffer);
-    if (!x.terms.temperature) return from;
-    alignas(64) float copy[kTile];
-    if (from == buffer) {
-        std::copy(from, from + count, copy);
-        from = copy;
+const WorkOf<T>* items_of(const Matrix& x, int64_t row, int64_t begin, int count, float* buffer) {
+    const WorkOf<T>* from = fetch(row_of<T>(x, row) + begin, count, buffer);
+    if constexpr (std::is_same_v<T, double>) {
+        return from;
+    } else {
+        if (!x.terms.temperature) return from;
+        alignas(64) float copy[kTile];
+        if (from == buffer) {
+            std::copy(from, from + count, copy);
+            from = copy;
+        }
+        temper(from, count, x.terms.temperature_of(row), x.terms.cut ? x.terms.cut[row] : -kInf,
+               x.terms.cut ? x.terms.last[row] - begin : count, buffer);
+        return buffer;
     }
-    temper(from, count, x.terms.temperature_of(row), x.terms.cut ? x.terms.cut[row] : -kInf,
-           x.terms.cut ? x.terms.last[row] - begin : count, buffer);
-    return buffer;
 }
 
 template <class T>
@@ -121,20 +126,20 @@ void each_tile(int64_t items, int64_t part, F&& body) {
 
 // The same of short rows side by side: apart, so that rows without terms pay for one look.
 template <class T>
-[[gnu::noinline]] void temper_lanes(const Matrix& x, int64_t row, int lanes, float* logits) {
+[[gnu::noinline]] void temper_lanes(const Matrix& x, int64_t row, int lanes, WorkOf<T>* logits) {
     alignas(64) float buffer[kTile];
     const int n = static_cast<int>(x.items);
     for (int l = 0; l < lanes; ++l) {
-        const float* items = items_of<T>(x, row + l, 0, n, buffer);
+        const WorkOf<T>* items = items_of<T>(x, row + l, 0, n, buffer);
         for (int i = 0; i < n; ++i) logits[i * kLanes + l] = items[i];
     }
 }
 
 // Short rows side by side, logits[item][lane]; lanes beyond the last row hold zeros.
 template <class T>
-void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logits) {
+void load_lanes(const Matrix& x, int64_t row, int lanes, WorkOf<T>* __restrict logits) {
     const int n = static_cast<int>(x.items);
-    if (lanes < kLanes) std::fill_n(logits, n * kLanes, 0.0f);
+    if (lanes < kLanes) std::fill_n(logits, n * kLanes, WorkOf<T>{0});
     for (int l = 0; l < lanes; ++l) {
         const T* from = row_of<T>(x, row + l);
         for (int i = 0; i < n; ++i) logits[i * kLanes + l] = to_float(from[i]);
@@ -143,15 +148,50 @@ void load_lanes(const Matrix& x, int64_t row, int lanes, float* __restrict logit
 }
 
 template <class T>
-void store_lanes(const float* __restrict values, int64_t row, int lanes, int items, T* __restrict out) {
+void store_lanes(const WorkOf<T>* __restrict values, int64_t row, int lanes, int items, T* __restrict out) {
     for (int l = 0; l < lanes; ++l)
         for (int i = 0; i < items; ++i) from_float(values[i * kLanes + l], out + (row + l) * items + i);
 }
 
-// A tile of a row, weighed: sum of e^(x - top). `top` is -inf where nothing is allowed.
-struct Block {
-    float top, sum;
+// Rows of float64 side by side, measured from the top of each, in float32; -inf where a row allows nothing or is bad (an item
+// is NaN or +inf).
+[[gnu::noinline]] void load_lanes_near(const Matrix& x, int64_t row, int lanes, float* __restrict near, double* top,
+                                       int32_t* bad) {
+    const int n = static_cast<int>(x.items);
+    if (lanes < kLanes) std::fill_n(near, n * kLanes, 0.0f);
+    for (int l = 0; l < kLanes; ++l) top[l] = -kInf, bad[l] = 0;
+    for (int l = 0; l < lanes; ++l) {
+        const double* from = row_of<double>(x, row + l);
+        double most = -kInf;
+        int32_t is_bad = 0;
+        for (int i = 0; i < n; ++i) {
+            is_bad |= static_cast<int32_t>(!(from[i] < kInf));
+            most = larger(most, from[i]);
+        }
+        bad[l] = is_bad, top[l] = most;
+        const bool is_open = most > -kInf && !is_bad;
+        for (int i = 0; i < n; ++i) near[i * kLanes + l] = is_open ? static_cast<float>(from[i] - most) : -kInf;
+    }
+}
+
+// Items of a tile as weights are made of them: e^(item - top). float64 ones are measured from their top beforehand.
+struct Measured {
+    const float* items;
+    float top;
 };
+inline Measured measured(const float* items, int, double top, float*) { return {items, static_cast<float>(top)}; }
+inline Measured measured(const double* items, int count, double top, float* buffer) {
+    measure_from(top, items, count, buffer);
+    return {buffer, 0.0f};
+}
+
+// A tile of a row, weighed: sum of e^(x - top). `top` is -inf where nothing is allowed.
+template <class Real>
+struct BlockOf {
+    double top;  // one of the logits
+    Real sum;
+};
+using Block = BlockOf<float>;
 int64_t blocks_of(int64_t items) { return (items + kTile - 1) / kTile; }
 int block_size(int64_t items, int64_t block) {
     return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));
@@ -161,9 +201,9 @@ int block_size(int64_t items, int64_t block) {
 bool in_tiles(const Key& key, int64_t items) { return items <= kTile / 2 && !key.items; }
 
 // Calls body(first row, number of rows, noise), row r of it from noise + r * stride_of(items).
-template <Law law, class F>
+template <Law law, class Real = float, class F>
 void each_tile_of_rows(const Key& key, int64_t first, int64_t last, int64_t items, F&& body) {
-    alignas(64) float noise[kTile];
+    alignas(64) Real noise[kTile];
     const int64_t together = kTile / stride_of(items);
     for (int64_t row = first; row < last; row += together) {
         const int rows = static_cast<int>(std::min(together, last - row));

@@ -54,13 +54,27 @@ struct Best {
     }
 };
 
+// The k-th largest of `width` numbers, k <= width, by the count of those above each: no branch, and no order is made.
+template <int width>
+float kth_of(const float* __restrict x, int k) {
+    alignas(64) int32_t above[width] = {};
+    for (int i = 0; i < width; ++i)
+        for (int l = 0; l < width; ++l) above[l] += static_cast<int32_t>(x[i] > x[l]);
+    float found = kInf;
+    for (int l = 0; l < width; ++l) found = above[l] < k && x[l] < found ? x[l] : found;
+    return found;
+}
+
 // A key that at least k of `count` keys reach: the k-th largest of the maxima of their columns. -inf where columns are too few.
 float reached_by(const float* keys, int count, int64_t k) {
     if (k > kWide) return -kInf;
-    float column[kWide];
+    alignas(64) float column[kWide];
     column_maxima(keys, count, column);
-    std::nth_element(column, column + (k - 1), column + kWide, [](float a, float b) { return a > b; });
-    return column[k - 1];
+    if (2 * k > kWidth) return kth_of<kWide>(column, static_cast<int>(k));
+    for (int l = 0; l < kWidth; ++l)
+        column[l] = larger(larger(column[l], column[l + kWidth]),
+                           larger(column[l + 2 * kWidth], column[l + 3 * kWidth]));
+    return kth_of<kWidth>(column, static_cast<int>(k));
 }
 
 // Keys that may be among the first k, of a stretch of a row from its place `begin` on.

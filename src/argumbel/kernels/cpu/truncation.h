@@ -46,8 +46,8 @@ template <int n, bool ones>
     for (; i + kWidth <= count; i += kWidth)
         for (int l = 0; l < kWidth; ++l) take(l, i + l);
     for (int l = 0; i < count; ++i, ++l) take(l, i);
-    sums[0] += static_cast<double>(fold<kWidth>(all, plus));
-    for (int p = 0; p < n; ++p) sums[p + 1] += static_cast<double>(fold<kWidth>(above[p], plus));
+    sums[0] += static_cast<double>(fold<kWidth>(all, kPlus));
+    for (int p = 0; p < n; ++p) sums[p + 1] += static_cast<double>(fold<kWidth>(above[p], kPlus));
 }
 
 template <int n>
@@ -138,7 +138,7 @@ private:
     std::vector<float> one, two;
 
     static float least_of(const float* x, int64_t count) {
-        return -reduce(count, -kInf, [=](int64_t i) { return -x[i]; }, larger);
+        return -reduce(count, -kInf, [=](int64_t i) { return -x[i]; }, kLarger);
     }
 
     // Falling pivots around the place above which a part of the weight of x lies, as a sample of x has it: so many standard

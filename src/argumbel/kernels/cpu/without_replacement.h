@@ -28,7 +28,7 @@ struct Remaining {
     const Matrix& x;
     const T* data;
     Workspace& w;
-    float top = -kInf;
+    double top = -kInf;
     std::unordered_map<int64_t, std::vector<int32_t>> struck;
 
     Remaining(const Matrix& m, int64_t row, Workspace& space) : x(m), data(row_of<T>(m, row)), w(space) {}
@@ -63,7 +63,7 @@ struct Remaining {
         w.rows.sums.resize(w.blocks.size());
         double total = 0;
         for (size_t b = 0; b < w.blocks.size(); ++b)
-            w.rows.sums[b] = total += w.blocks[b].sum * std::exp(static_cast<double>(w.blocks[b].top) - top);
+            w.rows.sums[b] = total += w.blocks[b].sum * std::exp(w.blocks[b].top - top);
         w.rows.build_guide();
         return true;
     }
@@ -110,12 +110,12 @@ bool arrive(const Matrix& x, uint64_t seed, int64_t row, int64_t k, int threads,
                 repeats = 0;
             } else if (++repeats == kRepeats) {
                 repeats = 0;
-                const float before = remaining.top;
+                const double before = remaining.top;
                 remaining.remove(fresh);
                 fresh.clear();
                 std::fill(is_weighed.begin(), is_weighed.end(), 0);
                 if (!remaining.add_up()) return false;
-                time *= std::exp(static_cast<double>(remaining.top) - before);
+                time *= std::exp(remaining.top - before);
                 break;  // the random numbers left of this batch are dropped; they were not looked at
             }
         }
