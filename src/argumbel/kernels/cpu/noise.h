@@ -20,9 +20,10 @@ constexpr int kBlocks = kTile / 4;  // Philox blocks in a tile
 // upper half one shift, and what the lower half leaves in the upper is never looked at. (Left to itself the compiler
 // multiplies 64 by 64 bits, at thrice the price.) On ARM the words lie side by side, and the halves of two products are
 // gathered by one instruction each. A seed is shared by the counters, as numbers, or each counter has its own, as words.
+// A round waits for the one before it, so kTogether vectors are made together: as many as registers hold (measured).
 struct SingleWords {
     using Word = uint64_t;
-    static constexpr int kCount = 1;
+    static constexpr int kCount = 1, kTogether = 1;
     static Word load(const uint32_t* c) { return *c; }
     static void store(uint32_t* c, Word x) { *c = static_cast<uint32_t>(x); }
     static Word multiply(Word a, uint32_t b) { return Word{b} * static_cast<uint32_t>(a); }
@@ -35,7 +36,7 @@ struct SingleWords {
 #if defined(__AVX512F__)
 struct Words {
     using Word = __m512i;
-    static constexpr int kCount = 8;
+    static constexpr int kCount = 8, kTogether = 4;
     static Word load(const uint32_t* c) {
         return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(c)));
     }
@@ -53,7 +54,7 @@ struct Words {
 #elif defined(__AVX2__)
 struct Words {
     using Word = __m256i;
-    static constexpr int kCount = 4;
+    static constexpr int kCount = 4, kTogether = 2;
     static Word load(const uint32_t* c) {
         return _mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(c)));
     }
@@ -75,7 +76,7 @@ struct Words {
     struct Product {
         uint32x4_t first, second;  // two products each, the lower half first
     };
-    static constexpr int kCount = 4;
+    static constexpr int kCount = 4, kTogether = 1;
     static Word load(const uint32_t* c) { return vld1q_u32(c); }
     static void store(uint32_t* c, Word x) { vst1q_u32(c, x); }
     static Product multiply(Word a, uint32_t b) {
@@ -108,23 +109,37 @@ struct OwnSeeds {
     }
 };
 
-// Ten rounds on as many counters from i on as are whole vectors; returns where it stopped.
-template <class Ops, class Seed>
+// Ten rounds on as many counters from i on as are whole groups of vectors; returns where it stopped.
+template <class Ops, int kTogether, class Seed>
 ARGUMBEL_INLINE int philox_vectors(Seed seed, int i, int count, uint32_t* __restrict c0, uint32_t* __restrict c1,
                                    uint32_t* __restrict c2, uint32_t* __restrict c3) {
-    for (; i + Ops::kCount <= count; i += Ops::kCount) {
-        auto x0 = Ops::load(c0 + i), x1 = Ops::load(c1 + i), x2 = Ops::load(c2 + i), x3 = Ops::load(c3 + i);
-        auto k0 = seed.template half<Ops>(0, i), k1 = seed.template half<Ops>(1, i);
-        for (int r = 0; r < 10; ++r) {
-            const auto p0 = Ops::multiply(x0, 0xD2511F53u), p1 = Ops::multiply(x2, 0xCD9E8D57u);
-            x0 = Ops::mix(Ops::high(p1), x1, k0);
-            x2 = Ops::mix(Ops::high(p0), x3, k1);
-            x1 = Ops::low(p1);
-            x3 = Ops::low(p0);
-            k0 = Ops::next(k0, 0x9E3779B9u);
-            k1 = Ops::next(k1, 0xBB67AE85u);
+    using Word = typename Ops::Word;
+    constexpr int kStep = kTogether * Ops::kCount;
+    for (; i + kStep <= count; i += kStep) {
+        Word x0[kTogether], x1[kTogether], x2[kTogether], x3[kTogether];
+        decltype(seed.template half<Ops>(0, i)) k0[kTogether], k1[kTogether];
+        for (int v = 0; v < kTogether; ++v) {
+            const int at = i + v * Ops::kCount;
+            x0[v] = Ops::load(c0 + at), x1[v] = Ops::load(c1 + at);
+            x2[v] = Ops::load(c2 + at), x3[v] = Ops::load(c3 + at);
+            k0[v] = seed.template half<Ops>(0, at), k1[v] = seed.template half<Ops>(1, at);
         }
-        Ops::store(c0 + i, x0), Ops::store(c1 + i, x1), Ops::store(c2 + i, x2), Ops::store(c3 + i, x3);
+        for (int r = 0; r < 10; ++r) {
+            for (int v = 0; v < kTogether; ++v) {
+                const auto p0 = Ops::multiply(x0[v], 0xD2511F53u), p1 = Ops::multiply(x2[v], 0xCD9E8D57u);
+                x0[v] = Ops::mix(Ops::high(p1), x1[v], k0[v]);
+                x2[v] = Ops::mix(Ops::high(p0), x3[v], k1[v]);
+                x1[v] = Ops::low(p1);
+                x3[v] = Ops::low(p0);
+                k0[v] = Ops::next(k0[v], 0x9E3779B9u);
+                k1[v] = Ops::next(k1[v], 0xBB67AE85u);
+            }
+        }
+        for (int v = 0; v < kTogether; ++v) {
+            const int at = i + v * Ops::kCount;
+            Ops::store(c0 + at, x0[v]), Ops::store(c1 + at, x1[v]);
+            Ops::store(c2 + at, x2[v]), Ops::store(c3 + at, x3[v]);
+        }
     }
     return i;
 }
@@ -133,8 +148,9 @@ ARGUMBEL_INLINE int philox_vectors(Seed seed, int i, int count, uint32_t* __rest
 template <class Seed>
 [[gnu::noinline]] static void philox_of(Seed seed, int count, uint32_t* __restrict c0, uint32_t* __restrict c1,
                                         uint32_t* __restrict c2, uint32_t* __restrict c3) {
-    const int done = philox_vectors<Words>(seed, 0, count, c0, c1, c2, c3);
-    philox_vectors<SingleWords>(seed, done, count, c0, c1, c2, c3);
+    int done = philox_vectors<Words, Words::kTogether>(seed, 0, count, c0, c1, c2, c3);
+    done = philox_vectors<Words, 1>(seed, done, count, c0, c1, c2, c3);
+    philox_vectors<SingleWords, 1>(seed, done, count, c0, c1, c2, c3);
 }
 inline void philox(uint64_t seed, int count, uint32_t* c0, uint32_t* c1, uint32_t* c2, uint32_t* c3) {
     philox_of(SharedSeed{seed}, count, c0, c1, c2, c3);
@@ -230,11 +246,15 @@ ARGUMBEL_INLINE double transform64(uint32_t side, double h) {
 // The common case of `count` words, whether or not they want refining; says whether any does.
 template <Law law>
 [[gnu::noinline]] static bool transform_words(const uint32_t* __restrict words, int count, float* __restrict out) {
+    // Of a Gumbel number's two logarithms the second waits for the first: in a loop of its own it waits for none.
+    constexpr Law first = law == Law::gumbel ? Law::exponential : law;
     uint32_t any = 0;
     for (int i = 0; i < count; ++i) {
         any |= static_cast<uint32_t>(near_end(words[i]) < kRefineBelow);
-        out[i] = transform<law>(side_mask(words[i]), half_distance(words[i]));
+        out[i] = transform<first>(side_mask(words[i]), half_distance(words[i]));
     }
+    if constexpr (law == Law::gumbel)
+        for (int i = 0; i < count; ++i) out[i] = gumbel_of_exponential(out[i]);
     return any != 0;
 }
 
@@ -317,8 +337,11 @@ inline void rows_noise(const Key& key, int64_t row, int rows, int items, float* 
 template <Law law>
 [[gnu::noinline]] static void transform_words64(const uint32_t* __restrict first, const uint32_t* __restrict second,
                                                 int count, double* __restrict out) {
+    constexpr Law inner = law == Law::gumbel ? Law::exponential : law;  // two loops, as in transform_words
     for (int i = 0; i < count; ++i)
-        out[i] = transform64<law>(side_mask(first[i]), half_distance64(first[i], second[i]));
+        out[i] = transform64<inner>(side_mask(first[i]), half_distance64(first[i], second[i]));
+    if constexpr (law == Law::gumbel)
+        for (int i = 0; i < count; ++i) out[i] = -log64(out[i]);
 }
 
 template <Law law>

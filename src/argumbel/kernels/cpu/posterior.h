@@ -41,7 +41,7 @@ template <class T>
 void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const int64_t* index, const float* value,
                      float* out, BadRow& bad) {
     alignas(64) float logits[kShort * kLanes], e[kShort * kLanes], best[kLanes], total[kLanes] = {}, top[kLanes],
-        below[kLanes];
+                                                                                 below[kLanes];
     alignas(64) double log_z[kLanes];
     alignas(64) int32_t is_bad[kLanes] = {};
     const int n = static_cast<int>(x.items);

@@ -37,6 +37,14 @@ void measure(const Real* __restrict logits, Real* __restrict noise, int count, c
     }
 }
 
+// out = keys * factor, by way of y where out is of half precision.
+template <class Real, class T>
+void multiply(const Real* keys, int count, Real factor, Real* y, T* out) {
+    if constexpr (std::is_same_v<Real, T>) y = out;
+    for (int j = 0; j < count; ++j) y[j] = keys[j] * factor;
+    if constexpr (!std::is_same_v<Real, T>) store(y, count, out);
+}
+
 // One row of softmax((x + noise) / tau), or, given the gradient of a loss with respect to it, of the gradient with respect
 // to x. `keys` has room for the row (it may be `out`). Two passes over memory forward: each tile is softened on its own
 // scale while it is in the cache, and brought to the scale of the row when that is known. A row that turns out to have
@@ -54,21 +62,13 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, WorkOf<T> tau, const
         alignas(64) float buffer[kTile];
         each_tile(n, part, [&](int64_t i, int count) {
             const Real* logits = fetch(row_of<T>(x, row) + i, count, buffer);
-            if (any_bad(logits, count)) is_bad = true;
             Real* k = keys + i;
             row_noise<Law::gumbel>(key, row, i, count, k);
-            if (far_winner) {
-                measure(logits, k, count, *far_winner);
-            } else {
-                for (int j = 0; j < count; ++j) k[j] += logits[j];
-            }
-            const Real top = max_of(k, count);
-            if (top > -kInf) {
-                for (int j = 0; j < count; ++j) k[j] = exp_nonpositive((k[j] - top) * scale);
-            } else {
-                std::fill(k, k + count, Real{0});
-            }
-            tiles[static_cast<size_t>(i / kTile)] = {top, sum_of(k, count)};
+            if (far_winner) measure(logits, k, count, *far_winner);
+            const Real top = far_winner ? max_of(k, count) : add_and_max(k, logits, count);
+            if (top == kInf) is_bad = true;
+            if (!(top > -kInf)) std::fill(k, k + count, Real{0});
+            tiles[static_cast<size_t>(i / kTile)] = {top, top > -kInf ? soften(k, count, top, scale) : Real{0}};
         });
     });
     Real top = -kInf;
@@ -95,11 +95,7 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, WorkOf<T> tau, const
     if (!grad) {
         parallel(parts, threads, [&](int64_t part) {
             alignas(64) Real y[kTile];
-            each_tile(n, part, [&](int64_t i, int count) {
-                const Real factor = factor_of(i);
-                for (int j = 0; j < count; ++j) y[j] = keys[i + j] * factor;
-                store(y, count, out + i);
-            });
+            each_tile(n, part, [&](int64_t i, int count) { multiply(keys + i, count, factor_of(i), y, out + i); });
         });
         return;
     }
@@ -206,10 +202,10 @@ void soft_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, co
                 const Real* g = fetch(row_of<T>(*grad, row), n, gradient);
                 const Real mean = dot_of(keys, g, n) * share, rate = share * slope(at);
                 for (int j = 0; j < n; ++j) keys[j] = keys[j] * (g[j] - mean) * rate;
+                store(keys, n, out + row * n);
             } else {
-                for (int j = 0; j < n; ++j) keys[j] *= share;
+                multiply(keys, n, share, keys, out + row * n);
             }
-            store(keys, n, out + row * n);
         }
     });
 }

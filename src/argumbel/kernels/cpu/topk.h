@@ -72,8 +72,8 @@ float reached_by(const float* keys, int count, int64_t k) {
     column_maxima(keys, count, column);
     if (2 * k > kWidth) return kth_of<kWide>(column, static_cast<int>(k));
     for (int l = 0; l < kWidth; ++l)
-        column[l] = larger(larger(column[l], column[l + kWidth]),
-                           larger(column[l + 2 * kWidth], column[l + 3 * kWidth]));
+        column[l] =
+            larger(larger(column[l], column[l + kWidth]), larger(column[l + 2 * kWidth], column[l + 3 * kWidth]));
     return kth_of<kWidth>(column, static_cast<int>(k));
 }
 
@@ -133,22 +133,18 @@ struct Places {
         float* __restrict at = key + place * kLanes;
         int32_t* __restrict whose = item + place * kLanes;
         if (place == 0) {
-            for (int l = 0; l < kLanes; ++l) {
-                const bool here = keys[l] > at[l];
-                whose[l] = here ? newcomer : whose[l];
-                at[l] = here ? keys[l] : at[l];
-            }
+            for (int l = 0; l < kLanes; ++l) whose[l] = keys[l] > at[l] ? newcomer : whose[l];
+            for (int l = 0; l < kLanes; ++l) at[l] = larger(at[l], keys[l]);
             return;
         }
-        for (int l = 0; l < kLanes; ++l) {
-            const float before = at[l - kLanes];
-            const int32_t owner = whose[l - kLanes];
-            const bool here = keys[l] > at[l], earlier = keys[l] > before;
-            const int32_t comes = earlier ? owner : newcomer;
-            const float with = earlier ? before : keys[l];
-            whose[l] = here ? comes : whose[l];
-            at[l] = here ? with : at[l];
-        }
+        const float* __restrict before = at - kLanes;
+        const int32_t* __restrict owner = whose - kLanes;
+        alignas(64) int32_t comes[kLanes];
+        alignas(64) float with[kLanes];
+        for (int l = 0; l < kLanes; ++l) comes[l] = keys[l] > before[l] ? owner[l] : newcomer;
+        for (int l = 0; l < kLanes; ++l) with[l] = keys[l] > before[l] ? before[l] : keys[l];
+        for (int l = 0; l < kLanes; ++l) whose[l] = keys[l] > at[l] ? comes[l] : whose[l];
+        for (int l = 0; l < kLanes; ++l) at[l] = larger(at[l], with[l]);
     }
 };
 
