@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cycler import cycler
 from matplotlib.axes import Axes
+from PIL import Image
 
-__all__ = ["BLUE", "FAINT", "GREEN", "INK", "ORANGE", "PINK", "STYLE", "plain"]
+__all__ = ["BLUE", "FAINT", "GREEN", "INK", "ORANGE", "PINK", "STYLE", "plain", "shrink"]
 
 # Okabe and Ito's palette, as in argumbel.plots.
 BLUE, ORANGE, GREEN, PINK, INK, FAINT = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#222222", "#9A9A9A"
@@ -33,3 +36,13 @@ def plain(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_ylabel(y, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
+
+
+def shrink(path: Path) -> None:
+    """A third of the bytes: 256 colours, on white. The same picture gives the same bytes."""
+    with Image.open(path) as picture:
+        if picture.mode == "P":
+            return
+        white = Image.new("RGBA", picture.size, "white")
+        flat = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    flat.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)

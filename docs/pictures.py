@@ -1,6 +1,6 @@
 """Draw the pictures of the documentation again: `python docs/pictures.py [name ...]`.
 
-Pictures of a run (report.png, mnist.png, estimator-report.png) are not among them.
+Pictures of a run (report.png, mnist.png, estimator-report.png, sweep-*.png) are only made smaller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tables_pictures
 import torch
 import tutorial_pictures
 from matplotlib.figure import Figure
-from picture_style import STYLE
+from picture_style import STYLE, shrink
 
 from argumbel import plots
 
@@ -56,6 +56,8 @@ def main(names: list[str]) -> None:
         with matplotlib.rc_context(STYLE if name in tutorial_pictures.PICTURES else {}):
             # No date and no version in the file: the same picture is the same bytes.
             PICTURES[name]().savefig(IMAGES / f"{name}.png", dpi=130, metadata={"Software": None})
+    for picture in Path(__file__).parent.rglob("*.png"):
+        shrink(picture)
 
 
 if __name__ == "__main__":
