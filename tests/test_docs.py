@@ -133,3 +133,54 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_pictures_are_small(picture: Path) -> None:
     """`python docs/pictures.py` leaves every picture there is with 256 colours."""
     assert picture.stat().st_size < 120_000
+
+
+def test_every_line_of_the_decision_table_runs() -> None:
+    page = (ROOT / "docs" / "which.md").read_text()
+    names: dict[str, object] = {}
+    exec(re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0], names)
+    rows = re.findall(r"^\| .* \| `(.*)` \| \[.*\]\(.*\) \|$", page, re.MULTILINE)
+    assert len(rows) == len(re.findall(r"^\| (?!to do|---)", page, re.MULTILINE)) >= 40
+    for line in rows:
+        assert eval(line, names) is not None
+
+
+FRONT = (ROOT / "docs" / "index.md").read_text()
+RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
+
+
+def test_the_speed_on_the_front_page_is_measured() -> None:
+    target = r"^\| categorical \| 64 x 32,000 \| Categorical\(logits=\)\.sample\(\) \|.*\| (\d+)x \| reached \|$"
+    assert re.findall(target, RESULTS, re.MULTILINE) == re.findall(r"\*\*(\d+)×\*\* as fast", FRONT)
+
+
+def test_the_exactness_on_the_front_page_is_measured() -> None:
+    table = RESULTS.partition("\n## Exactness\n")[2].partition("\n### ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in re.findall(r"^\|.*\|$", table, re.MULTILINE)[2:]]
+    ours = [answer for library, _, *answers in rows if library.startswith("argumbel") for answer in answers if answer]
+    (theirs,) = (
+        [answer for answer in row[2:] if answer] for row in rows if row[1] == "`Categorical(logits=).sample()`"
+    )
+    assert f"**{ours.count('right')} of {len(ours)}**" in FRONT
+    assert f"passes {theirs.count('right')}\nof its {len(theirs)}." in FRONT.replace(" of", "\nof")
+
+
+def test_the_number_of_tests_on_the_front_page_is_no_more_than_there_are(request: pytest.FixtureRequest) -> None:
+    collected = request.session.items
+    files = {item.path.name for item in collected}
+    chosen = request.config.option.keyword or request.config.option.markexpr
+    if chosen or not {path.name for path in (ROOT / "tests").glob("test_*.py")} <= files:
+        pytest.skip("only a run of all tests knows how many there are")
+    (number,) = re.findall(r"\*\*([\d,]+)\*\* tests", FRONT)
+    assert len(collected) >= int(number.replace(",", ""))
+
+
+def test_readme_opens_as_the_front_page_does() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    sentence = re.search(r"A PyTorch library .*?\.\*\*", " ".join(FRONT.split()))
+    assert sentence is not None
+    assert sentence[0] in readme
+    doors = re.findall(r"^- ## \[(.*)\]\((.*)\)$", FRONT, re.MULTILINE)
+    assert len(doors) == 4
+    for title, page in doors:
+        assert f"**[{title}](docs/{page})**" in readme
