@@ -6,9 +6,10 @@ SOURCES := pyproject.toml $(CONSTRAINTS) $(wildcard CMakeLists.txt src/argumbel/
 SANITIZED := $(foreach idea,kernels seeds truncation arrivals reference position golden choice noise relax reverse subsets linear modes structures,\
   $(wildcard tests/test_$(idea).py tests/test_$(idea)_*.py))
 CPP := $(wildcard src/argumbel/kernels/cpu/*.h src/argumbel/kernels/cpu/*.cpp)
+VERSION = $(shell sed -n 's/^version = "\([0-9]*\.[0-9]*\)\..*/\1/p' pyproject.toml)
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
-.PHONY: demo build test test-fast test-clusters test-models test-arm slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs test-docs clean
+.PHONY: demo build test test-fast test-clusters test-models test-arm slow sanitize lint lint-python lint-cpp lint-names lint-github format hooks bench bench-gpu docs docs-version test-docs clean
 
 demo: .venv/train.stamp  ## train a categorical VAE on real handwriting, evaluate it, write a report
 	$(BIN)/argumbel train --run runs/demo --overwrite
@@ -84,6 +85,10 @@ docs: .venv/docs.stamp  ## the documentation site, in site/
 test-docs: .venv/docs-test.stamp  ## the site, built and opened in Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest tests/browser
+
+docs-version: .venv/docs-version.stamp  ## add the site of this version to the branch gh-pages, which is not pushed
+	$(BIN)/mike deploy --config-file mkdocs-versions.yml --update-aliases $(VERSION) latest
+	$(BIN)/mike set-default --config-file mkdocs-versions.yml latest
 
 clean:
 	rm -rf .venv .arm build site runs
