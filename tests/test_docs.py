@@ -167,9 +167,9 @@ def test_the_exactness_on_the_front_page_is_measured() -> None:
 
 def test_the_number_of_tests_on_the_front_page_is_no_more_than_there_are(request: pytest.FixtureRequest) -> None:
     collected = request.session.items
-    files = {item.path.name for item in collected}
+    absent = {path.name for path in (ROOT / "tests").glob("test_*.py")} - {item.path.name for item in collected}
     chosen = request.config.option.keyword or request.config.option.markexpr
-    if chosen or not {path.name for path in (ROOT / "tests").glob("test_*.py")} <= files:
+    if chosen or len(absent) > 5:  # a few files need libraries that are not always there
         pytest.skip("only a run of all tests knows how many there are")
     (number,) = re.findall(r"\*\*([\d,]+)\*\* tests", FRONT)
     assert len(collected) >= int(number.replace(",", ""))
