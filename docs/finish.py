@@ -138,12 +138,14 @@ def read_once(site: Path) -> None:
 
 
 def repair(site: Path) -> None:
-    """What a screen reader stumbles over in the theme: a dialogue without a name, a landmark for each box of code."""
+    """What a screen reader stumbles over in the theme: a dialogue without a name, parts of a table of contents with the
+    name of a section of the site, a landmark for each box of code."""
     for path in site.rglob("*.html"):
         text = path.read_text()
-        path.write_text(
-            text.replace('component="search" role="dialog">', 'component="search" role="dialog" aria-label="Search">')
+        text = text.replace(
+            'component="search" role="dialog">', 'component="search" role="dialog" aria-label="Search">'
         )
+        path.write_text(re.sub(r'<nav class="md-nav" aria-label="(?!Within )', r"\g<0>Within ", text))
     for path in site.glob("assets/javascripts/bundle.*.js"):
         path.write_text(path.read_text().replace('"nav",{class:"md-code__nav"}', '"div",{class:"md-code__nav"}'))
 

@@ -106,6 +106,20 @@ def test_the_search_index_is_the_same_from_files_and_from_a_server(finish: Modul
     assert index.with_suffix(".js").read_text() == "var __index = " + index.read_text()
 
 
+def test_landmarks_have_names_of_their_own(finish: ModuleType, site: Path) -> None:
+    page = site / "noise.html"
+    page.write_text(
+        '<div data-md-component="search" role="dialog"></div><nav class="md-nav" aria-label="Sample"></nav>'
+    )
+    bundle = site / "assets/javascripts/bundle.1.min.js"
+    bundle.write_text('x("nav",{class:"md-code__nav"})')
+    for _ in range(2):
+        finish.repair(site)
+        assert 'role="dialog" aria-label="Search">' in page.read_text()
+        assert '<nav class="md-nav" aria-label="Within Sample">' in page.read_text()
+        assert bundle.read_text() == 'x("div",{class:"md-code__nav"})'
+
+
 def test_the_search_index_is_there_once_if_the_theme_allows(finish: ModuleType, site: Path) -> None:
     (site / "search").mkdir()
     (site / "search/search_index.json").write_text(json.dumps({"config": {}, "docs": []}))
