@@ -84,7 +84,7 @@ docs: .venv/docs.stamp  ## the documentation site, in site/
 
 test-docs: .venv/docs-test.stamp  ## the site, built and opened in Chromium, which must be there (Debian: apt-get install chromium)
 	$(BIN)/mkdocs build --strict
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n auto tests/browser
 
 docs-version: .venv/docs-version.stamp  ## add the site of this version to the branch gh-pages, which is not pushed
 	$(BIN)/mike deploy --config-file mkdocs-versions.yml --update-aliases $(VERSION) latest
