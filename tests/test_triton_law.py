@@ -88,9 +88,9 @@ def test_a_rare_block_is_drawn_at_its_rate(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_functions_of_law_are_independent_from_equal_seeds() -> None:
-    """Each has its own random numbers. Of 300 choices among 400 items more than 15 equal ones: below 1e-13."""
-    x = there(torch.zeros(300, 400))
-    one, ones = there(torch.ones(300, 1)), there(torch.zeros(400, 1))
+    """Each has its own random numbers. Of 60 choices among 100 items more than 10 equal ones: below 1e-9."""
+    x = there(torch.zeros(60, 100))
+    one, ones = there(torch.ones(60, 1)), there(torch.zeros(100, 1))
 
     def draw(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
         return function(*inputs, generator=torch.Generator(DEVICE).manual_seed(7))
@@ -102,4 +102,4 @@ def test_functions_of_law_are_independent_from_equal_seeds() -> None:
         draw(ag.linear_categorical, one, ones),
     ]
     for first, second in itertools.combinations(draws, 2):
-        assert (first == second).sum() <= 15
+        assert (first == second).sum() <= 10

@@ -47,7 +47,7 @@ def test_linear_draws_follow_the_law() -> None:
     """Many rows of the same hidden state: two tiles of 128 items, of which a few hold most."""
     hidden, weight, bias = head(torch.bfloat16, 1, 150, 20)
     x = (hidden.float() @ weight.float().T + bias).squeeze(0) / 1.5
-    count = 4000 if HAS_GPU else 400
+    count = 4000 if HAS_GPU else 200
     generator = torch.Generator(DEVICE).manual_seed(1)
     draws = ag.linear_categorical(
         there(hidden).expand(count, 20), there(weight), bias=there(bias), temperature=1.5, generator=generator
