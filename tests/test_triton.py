@@ -12,7 +12,7 @@ import argumbel as ag
 from argumbel import kernels
 
 from . import oracles
-from .on_triton import DEVICE, MARKS, cases, exactly, here, there
+from .on_triton import DEVICE, HAS_GPU, MARKS, cases, exactly, here, there
 from .statistics import check_draws
 from .test_kernels import KEYS, LAWS, SINGLE, exact_max, exact_noise, keys_of, logits
 
@@ -242,7 +242,7 @@ def test_empty_tensors() -> None:
 
 
 @pytest.mark.parametrize("offset", [1e6, -1.6e7, -300.0, None])
-@pytest.mark.parametrize(("rows", "n"), [(70, 3), (5, 48), (3, 600), (2, 2500), (1, 9000)])
+@pytest.mark.parametrize(("rows", "n"), [(70, 3), (5, 48), (3, 600), (2, 2500), (1, 5000)])
 def test_far_from_0_it_is_the_reference(rows: int, n: int, offset: float | None) -> None:
     """Logits beside which float32 rounds the noise away: equal sums are settled alike, and rows near 0 stay."""
     x = torch.randn(rows, n, generator=torch.Generator().manual_seed(n))
@@ -283,5 +283,5 @@ def test_far_from_0_the_first_of_a_tile_are_different_items() -> None:
 def test_draws_far_from_0(offset: float | None) -> None:
     x = torch.tensor([0.5, 0.3, 0.2]).log()
     x = torch.full_like(x, torch.finfo(x.dtype).min) if offset is None else x + offset
-    draws = ag.categorical(there(x), (20_000,), generator=torch.Generator(DEVICE).manual_seed(3))
+    draws = ag.categorical(there(x), (20_000 if HAS_GPU else 4000,), generator=torch.Generator(DEVICE).manual_seed(3))
     check_draws(here(draws), oracles.softmax(x))
