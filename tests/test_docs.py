@@ -150,7 +150,7 @@ RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
 
 
 def test_the_speed_on_the_front_page_is_measured() -> None:
-    target = r"^\| categorical \| 64 x 32,000 \| Categorical\(logits=\)\.sample\(\) \|.*\| (\d+)x \| reached \|$"
+    target = r"^\| categorical \| 64 x 32,000 \| Categorical\(logits=\)\.sample\(\) \|[^|]*\| (\d+)x \| reached \|"
     assert re.findall(target, RESULTS, re.MULTILINE) == re.findall(r"\*\*(\d+)×\*\* as fast", FRONT)
 
 
