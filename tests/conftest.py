@@ -83,6 +83,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
+#: The instruction sets that this machine can run the C++ for.
+PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The C++ for each instruction set in turn."""
+    with kernels.use(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """On one thread, and on several."""

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 import argumbel as ag
 from argumbel import kernels
-from argumbel.kernels import cpu
 
 from . import oracles
 from .statistics import check_draws
 from .versions import newer_compiler
 
-PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
 NEVER = torch.full((1,), torch.inf, dtype=torch.float64)
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def weights_of(n: int, dtype: torch.dtype) -> Tensor:

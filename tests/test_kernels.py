@@ -28,9 +28,9 @@ from argumbel.kernels import noise as reference
 from argumbel.reverse import posterior_gumbel
 
 from . import oracles
+from .conftest import PATHS
 from .statistics import check_draws, check_frequency
 
-PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
 SINGLE = (torch.float32, torch.float16, torch.bfloat16)
 SHAPES = [
     *((3, n) for n in (1, 2, 3, 4, 5, 10, 15, 16, 17, 63, 64, 65, 128, 500, 1023, 1025, 5000)),
@@ -45,12 +45,6 @@ LAWS = ["uniform", "exponential", "gumbel", "logistic"]
 def plain() -> contextlib.AbstractContextManager[None]:
     """The reference instead of the kernels."""
     return kernels.use("reference")
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def logits(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -334,6 +328,15 @@ def test_law_of_categorical_on_every_path(path: str, n: int, dtype: torch.dtype)
     check_draws(ag.categorical(x.expand(20_000, n), generator=generator), oracles.softmax(x))
 
 
+def drawn_in_three_ways(x: Tensor, seed: int) -> Iterator[Tensor]:
+    """Many draws of a row, a few of each of some rows, one of each of many."""
+    (n,) = x.shape
+    generator, rows = torch.Generator().manual_seed(seed), 5_000_000 // n
+    yield ag.categorical(x, (20_000,), generator=generator)
+    yield ag.categorical(x.expand(rows // 20, n), (n // 33,), generator=generator)
+    yield ag.categorical(x.expand(rows, n), generator=generator)
+
+
 @pytest.mark.parametrize("n", [1023, 1025, 5000, 70_000])
 def test_law_of_categorical_over_many_items(path: str, n: int) -> None:
     """A few weighty items among a crowd, by groups of items that no block respects: many draws of a row, a few of each
@@ -343,13 +346,7 @@ def test_law_of_categorical_over_many_items(path: str, n: int) -> None:
     x[5::7] = -3
     group, weights = torch.arange(n) % 23, oracles.softmax(x)
     law = np.bincount(group, weights)
-    generator = torch.Generator().manual_seed(n)
-    rows = 5_000_000 // n
-    for draws in (
-        ag.categorical(x, (20_000,), generator=generator),
-        ag.categorical(x.expand(rows // 20, n), (n // 33,), generator=generator),
-        ag.categorical(x.expand(rows, n), generator=generator),
-    ):
+    for draws in drawn_in_three_ways(x, n):
         if draws.numel() > 2000:
             check_draws(group[draws], law)
         check_frequency(int((draws >= n // 3).sum()), draws.numel(), weights[n // 3 :].sum())

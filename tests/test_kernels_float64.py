@@ -15,7 +15,7 @@ from argumbel.kernels import cpu
 
 from . import oracles
 from .statistics import check_draws, check_frequency
-from .test_kernels import KEYS, SHAPES, keys_of, path, plain, views_of  # noqa: F401  path is a fixture
+from .test_kernels import KEYS, SHAPES, drawn_in_three_ways, keys_of, plain, views_of
 from .test_kernels import logits as ordinary
 
 DOUBLE = torch.float64
@@ -53,19 +53,19 @@ def test_kernels_take_float64() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 2.0**40, 1e300])
-def test_gumbel_max_is_the_reference_to_the_bit(path: str, threads: int, scale: float) -> None:  # noqa: F811
+def test_gumbel_max_is_the_reference_to_the_bit(path: str, threads: int, scale: float) -> None:
     for shape, which in cases():
         check_race((scale * logits(shape)).nan_to_num(0, neginf=-math.inf), keys_of(shape)[which])
 
 
 @pytest.mark.parametrize("offset", [2.0**20, 2.0**37, 2.0**45, -(2.0**52), 1e300])
-def test_an_offset_common_to_a_row(path: str, offset: float) -> None:  # noqa: F811
+def test_an_offset_common_to_a_row(path: str, offset: float) -> None:
     for shape, which in cases():
         check_race(offset + logits(shape), keys_of(shape)[which])
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-15, 1e-7, 1e-4, 1e-3, 1e-2])
-def test_rivals_that_float32_cannot_tell_apart(path: str, spread: float) -> None:  # noqa: F811
+def test_rivals_that_float32_cannot_tell_apart(path: str, spread: float) -> None:
     """All sums of a row lie within the spread."""
     for shape in [(300, 10), (70, 48), (70, 65), (9, 512), (3, 5000), (1, 70_000)]:
         noise = ag.KeyedNoise(3)
@@ -73,7 +73,7 @@ def test_rivals_that_float32_cannot_tell_apart(path: str, spread: float) -> None
         check_race(x, noise)
 
 
-def test_noise_of_both_precisions_agrees_by_far_more_than_the_margin(path: str) -> None:  # noqa: F811
+def test_noise_of_both_precisions_agrees_by_far_more_than_the_margin(path: str) -> None:
     """float32 noise tells who may win; the margin is 2^-10."""
     keys = [ag.KeyedNoise(0, rows=[649, 840, 950], items=[201668, 257644, 72913])]  # within 2^-26 of an end
     for noise, shape in [(keys[0], (3, 3)), (ag.KeyedNoise(1), (1000, 2000)), (ag.KeyedNoise(2), (100_000, 10))]:
@@ -81,7 +81,7 @@ def test_noise_of_both_precisions_agrees_by_far_more_than_the_margin(path: str) 
         assert (noise.gumbel(shape).double() - exact).abs().max() < 2.0**-16
 
 
-def test_values_have_the_gradient_of_the_reference(path: str) -> None:  # noqa: F811
+def test_values_have_the_gradient_of_the_reference(path: str) -> None:
     x = logits((70, 11)).requires_grad_()
     upstream = torch.randn(70, dtype=DOUBLE)
     ours = torch.autograd.grad(ag.gumbel_max(x, noise=ag.KeyedNoise(1)).values, x, upstream)
@@ -97,7 +97,7 @@ def test_values_have_the_gradient_of_the_reference(path: str) -> None:  # noqa: 
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 2.0**45])
 def test_gumbel_softmax_and_its_gradient(
-    path: str,  # noqa: F811
+    path: str,
     threads: int,
     tau: float | str,
     hard: bool,
@@ -118,7 +118,7 @@ def test_gumbel_softmax_and_its_gradient(
                 torch.testing.assert_close(ours, exact, rtol=1e-11, atol=1e-13)
 
 
-def test_second_derivatives(path: str) -> None:  # noqa: F811
+def test_second_derivatives(path: str) -> None:
     x = torch.randn(9, 5, dtype=DOUBLE, requires_grad=True)
 
     def soft(x: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def test_second_derivatives(path: str) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("offset", [0.0, 2.0**40])
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 63, 64, 65, 128, 500])
-def test_law_of_categorical(path: str, n: int, offset: float) -> None:  # noqa: F811
+def test_law_of_categorical(path: str, n: int, offset: float) -> None:
     x = offset + logits((n,))
     generator = torch.Generator().manual_seed(n)
     check_draws(ag.categorical(x, (20_000,), generator=generator), oracles.softmax(x - offset))
@@ -141,7 +141,7 @@ def test_law_of_categorical(path: str, n: int, offset: float) -> None:  # noqa: 
 
 
 @pytest.mark.parametrize("n", [1023, 1025, 5000, 70_000])
-def test_law_of_categorical_over_many_items(path: str, n: int) -> None:  # noqa: F811
+def test_law_of_categorical_over_many_items(path: str, n: int) -> None:
     """Some weighty items among a crowd: many draws of a row, a few of each of some rows, one of each of many."""
     x = torch.zeros(n, dtype=DOUBLE)
     x[n // 2], x[-1], x[0] = math.log(n / 2), math.log(n / 2), math.log(n / 4)
@@ -149,20 +149,14 @@ def test_law_of_categorical_over_many_items(path: str, n: int) -> None:  # noqa:
     x += 1e9
     group, weights = torch.arange(n) % 23, oracles.softmax(x - 1e9)
     law = np.bincount(group, weights)
-    generator = torch.Generator().manual_seed(n)
-    rows = 5_000_000 // n
-    for draws in (
-        ag.categorical(x, (20_000,), generator=generator),
-        ag.categorical(x.expand(rows // 20, n), (n // 33,), generator=generator),
-        ag.categorical(x.expand(rows, n), generator=generator),
-    ):
+    for draws in drawn_in_three_ways(x, n):
         assert (x[draws] > -math.inf).all()
         if draws.numel() > 2000:
             check_draws(group[draws], law)
         check_frequency(int((draws >= n // 3).sum()), draws.numel(), weights[n // 3 :].sum())
 
 
-def test_log_partition_has_the_precision_of_float64(path: str, threads: int) -> None:  # noqa: F811
+def test_log_partition_has_the_precision_of_float64(path: str, threads: int) -> None:
     for n in (1, 3, 64, 65, 1000, 5000, 70_000):
         for rows in (3, 70):
             for offset in (0.0, 1e6):
@@ -172,7 +166,7 @@ def test_log_partition_has_the_precision_of_float64(path: str, threads: int) -> 
                 assert not bad
 
 
-def test_items_of_extreme_ranges(path: str) -> None:  # noqa: F811
+def test_items_of_extreme_ranges(path: str) -> None:
     most = torch.finfo(DOUBLE).max
     for n in (3, 60, 300, 3000):
         for low in (-most, -1e5, -math.inf):
@@ -190,7 +184,7 @@ def test_items_of_extreme_ranges(path: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (70, 5), (5, 17), (3, 65), (2, 3, 130), (1, 70_000)])
-def test_layouts(path: str, shape: tuple[int, ...]) -> None:  # noqa: F811
+def test_layouts(path: str, shape: tuple[int, ...]) -> None:
     x, noise = logits(shape), ag.KeyedNoise(2)
 
     def results(view: Tensor) -> list[Tensor]:
@@ -204,7 +198,7 @@ def test_layouts(path: str, shape: tuple[int, ...]) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("rows", [3, 70])
 @pytest.mark.parametrize("n", [1, 2, 33, 130, 1500])
-def test_bad_numbers_are_found(path: str, rows: int, n: int) -> None:  # noqa: F811
+def test_bad_numbers_are_found(path: str, rows: int, n: int) -> None:
     calls = (ag.categorical, ag.gumbel_max, ag.gumbel_softmax, lambda x: ag.gumbel_softmax(x, hard=True))
     for call in calls:
         for place in {0, n // 2, n - 1}:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import networkx
 import numpy as np
@@ -15,7 +14,6 @@ from torch import Tensor
 
 import argumbel as ag
 from argumbel import kernels
-from argumbel.kernels import cpu
 from argumbel.kernels.arborescence import _log_difference
 from argumbel.structures import Arborescence, perturbed_argmax, posterior_gumbel_trace, stochastic_softmax
 from argumbel.structures import trace_log_prob as log_prob
@@ -25,15 +23,8 @@ from . import trace_oracles
 from .statistics import check_counts
 from .structure_problems import ROOTED, check_golden
 
-PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
 SINGLE = pytest.mark.parametrize("single", [False, True], ids=["any root", "single root"])
 ROOTS = [(2, 0), (3, 1), (4, 0), (5, 4), (6, 0), (6, 2)]
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def kinds(*shape: int) -> dict[str, Tensor]:

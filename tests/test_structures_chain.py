@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -12,22 +10,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from argumbel import kernels
-from argumbel.kernels import cpu
 from argumbel.structures import Chain, chain_scores, perturbed_argmax, stochastic_softmax
 
 from . import structure_oracles as oracles
 from .statistics import check_counts
 from .structure_problems import CHAIN, TRANSITION, UNARY, check_golden
 
-PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
 SHAPES = [(2, 1), (2, 2), (4, 3), (7, 5), (5, 8), (3, 17), (3, 40), (30, 9)]  # (length, classes)
 SMALL = [(2, 1), (4, 1), (2, 2), (5, 2), (3, 3), (2, 7)]
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def scores_of(length: int, classes: int, batch: int = 7) -> dict[str, Tensor]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 
 from argumbel import kernels
 from argumbel.kernels import (
-    cpu,
     spanning_tree,
     spanning_tree_log_partition,
     spanning_tree_marginals,
@@ -19,14 +16,7 @@ from argumbel.kernels import (
 from argumbel.kernels.gibbs import LOWEST, is_impossible
 from argumbel.kernels.tree import both_ways
 
-PATHS = cpu.library.paths() if cpu.library is not None else []
 ROWS = [1, 3, 8, 21]  # fewer than, as many as, and more than graphs that stand side by side
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def kinds(rows: int, n: int) -> dict[str, Tensor]:

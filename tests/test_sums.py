@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -10,18 +9,9 @@ import torch
 from torch import Tensor
 
 from argumbel import kernels
-from argumbel.kernels import cpu
 from argumbel.kernels.sums import LIMB, UNIT
 
 from .versions import newer_compiler
-
-PATHS = cpu.library.paths() if cpu.library is not None else ["reference"]
-
-
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    with kernels.use(request.param):
-        yield request.param
 
 
 def numbers(n: int, kind: str, dtype: torch.dtype) -> Tensor:

@@ -123,7 +123,7 @@ class Structure(ABC):
     def argmax(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The indicator of the structure with the largest score; of equal ones, parts with low indices come first."""
         indicators, bad = self.solve(self.prepared(detached(scores), mask, float32=self.argmax_of_float32))
-        return self._marked(indicators.to(scores.dtype), bad)
+        return self.marked(indicators.to(scores.dtype), bad)
 
     def solve(self, prepared: Prepared) -> tuple[Tensor, Tensor | None]:
         """:meth:`argmax` of what :meth:`prepared` gives, as the solver gives it, bool or a number; and the bad rows."""
@@ -143,7 +143,7 @@ class Structure(ABC):
     def marginals(self, scores: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """How likely each part is: the mean of the indicators under ``P(y) = exp(<y, scores>) / Z``."""
         x, bad = self._possible(scores, mask)
-        return self._marked(self._marginals(x), bad).to(scores.dtype)
+        return self.marked(self._marginals(x), bad).to(scores.dtype)
 
     def sample(
         self,
@@ -161,7 +161,7 @@ class Structure(ABC):
         x = x.expand(*sizes("sample_shape", sample_shape), *x.shape)
         seed = KeyedNoise.from_generator(generator, x.device).seed ^ LAW_RACES["structures"]
         indicators = self._sample(x, KeyedNoise(seed))
-        return self._marked(indicators.to(scores.dtype), bad)
+        return self.marked(indicators.to(scores.dtype), bad)
 
     def trace(self, values: Tensor, *, mask: Tensor | None = None) -> Trace:
         """The race for a structure: at each step the largest of the values that can still be chosen wins.
@@ -186,7 +186,7 @@ class Structure(ABC):
         bad = self._refuse_forbidden(indicators, x, bad, whole, name)
         if bad is not None:
             chosen = chosen.masked_fill(bad.unsqueeze(-1), -1)
-        return Trace(self._marked(indicators.to(values.dtype), bad), chosen, alive)
+        return Trace(self.marked(indicators.to(values.dtype), bad), chosen, alive)
 
     def enumerate(self, *event: int) -> Tensor:
         """The indicators of all structures, ``(count, *event)``: bool, or int64 where they are more than 0 and 1. The
@@ -285,7 +285,7 @@ class Structure(ABC):
             )
         return bad
 
-    def _marked(self, x: Tensor, bad: Tensor | None) -> Tensor:
+    def marked(self, x: Tensor, bad: Tensor | None) -> Tensor:
         """x with NaN in bad rows."""
         return x if bad is None else x.masked_fill(self.wide(bad), torch.nan)
 

@@ -104,4 +104,4 @@ class Matching(Sumless):
             x = torch.nn.functional.pad(x, (0, 0, 0, 1))
             usable = torch.cat([usable, spare.unsqueeze(-2)], -2)
         x = (x.masked_fill(~usable, 0) / tau).masked_fill(~usable, LOWEST)
-        return self._marked(sinkhorn(x, m - n)[..., :n, :], bad)
+        return self.marked(sinkhorn(x, m - n)[..., :n, :], bad)

@@ -94,7 +94,7 @@ class Ranking(Sumless):
         x, bad = self.some(values, None)
         p = {"neuralsort": _neural_sort, "softsort": _soft_sort}[method](x, tau)
         beaten = (_lengths(x) - 1 - _places(x)).to(p.dtype)
-        return self._marked((p * beaten.unsqueeze(-1)).sum(-2), bad)
+        return self.marked((p * beaten.unsqueeze(-1)).sum(-2), bad)
 
 
 def neural_sort(scores: Tensor, tau: float | Tensor = 1, *, mask: Tensor | None = None) -> Tensor:

@@ -67,17 +67,15 @@ def perturbed_argmax(
     """
     prepared = _perturbed(structure, scores, mask, noise, generator)
     if isinstance(noise, Tensor):  # it may forbid, or be bad
-        prepared = structure.prepared(_with_bad(structure, prepared), None)
+        prepared = structure.prepared(structure.marked(prepared.x, prepared.bad), None)
     indicators, bad = structure.solve(prepared)
     x = prepared.x
     if indicators.dtype == torch.bool:
         parts = torch.where(indicators, x, 0)
     else:
         parts = torch.where(indicators != 0, x * indicators, 0)
-    values, indicators = structure.flat(parts).sum(-1).to(scores.dtype), indicators.to(scores.dtype)
-    if bad is not None:
-        values, indicators = values.masked_fill(bad, torch.nan), indicators.masked_fill(structure.wide(bad), torch.nan)
-    return PerturbedArgmax(values, indicators)
+    values = structure.flat(structure.marked(parts, bad)).sum(-1)
+    return PerturbedArgmax(values.to(scores.dtype), structure.marked(indicators.to(scores.dtype), bad))
 
 
 def stochastic_softmax(
@@ -146,7 +144,8 @@ def perturbed_scores(
     generator: torch.Generator | None,
 ) -> Tensor:
     """``scores + noise`` in float64, NaN in bad rows; a structure is one row of the noise."""
-    return _with_bad(structure, _perturbed(structure, scores, mask, noise, generator))
+    x, bad, _ = _perturbed(structure, scores, mask, noise, generator)
+    return structure.marked(x, bad)
 
 
 def _perturbed(
@@ -159,8 +158,3 @@ def _perturbed(
     check_structure(structure)
     x, bad, whole = structure.prepared(scores, mask)
     return Prepared(x + part_noise(scores, structure.event_ndim, noise, generator), bad, whole)
-
-
-def _with_bad(structure: Structure, prepared: Prepared) -> Tensor:
-    x, bad, _ = prepared
-    return x if bad is None else x.masked_fill(structure.wide(bad), torch.nan)

@@ -160,34 +160,13 @@ ARGUMBEL_INLINE float exp_nonpositive(float x) {
     return x > -87.3f ? y : 0.0f;
 }
 
+// Fused where the machine can: nothing of the noise contract is made of it.
 ARGUMBEL_INLINE double fma(double a, double b, double c) {
 #if defined(__FMA__) || defined(__aarch64__)
     return __builtin_fma(a, b, c);
 #else
     return a * b + c;
 #endif
-}
-// The same in float64, relative error below 1e-15; 0 below -708.
-ARGUMBEL_INLINE double exp_nonpositive(double x) {
-    const double shifted = fma(x, 0x1.71547652b82fep+0, 0x1.8p52);
-    const double n = shifted - 0x1.8p52;
-    const double r = fma(n, -kLn2Low64, fma(n, -kLn2High64, x));
-    double p = 1.0 / 6227020800.0;
-    p = fma(p, r, 1.0 / 479001600.0);
-    p = fma(p, r, 1.0 / 39916800.0);
-    p = fma(p, r, 1.0 / 3628800.0);
-    p = fma(p, r, 1.0 / 362880.0);
-    p = fma(p, r, 1.0 / 40320.0);
-    p = fma(p, r, 1.0 / 5040.0);
-    p = fma(p, r, 1.0 / 720.0);
-    p = fma(p, r, 1.0 / 120.0);
-    p = fma(p, r, 1.0 / 24.0);
-    p = fma(p, r, 1.0 / 6.0);
-    p = fma(p, r, 0.5);
-    p = fma(p, r, 1.0);
-    p = fma(p, r, 1.0);
-    const double y = as_double(as_bits(p) + (as_bits(shifted) << 52));
-    return x > -708.0 ? y : 0.0;
 }
 
 }  // namespace ARGUMBEL_ARCH

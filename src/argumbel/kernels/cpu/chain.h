@@ -128,7 +128,7 @@ struct MarkovChain {
         for (int64_t a = 0; a < classes.n; ++a)
             for (int k = 0; k < vectors; ++k) {
                 double* at = w + a * classes.wide + k * kDoubles;
-                const Doubles weight = exp64_nonpositive(load(at) - top[k]);
+                const Doubles weight = exp_nonpositive(load(at) - top[k]);
                 total[k] += weight;
                 put(weight, at);
             }

@@ -10,7 +10,6 @@
 
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
-namespace {
 
 #if defined(__AVX512F__)
 constexpr int kDoubles = 8;
@@ -46,8 +45,7 @@ ARGUMBEL_INLINE Doubles load_before(const T* from, const T* end) {
     return load(some);
 }
 
-// a b + c, in one rounding where the machine has it.
-ARGUMBEL_INLINE Doubles fused(Doubles a, Doubles b, Doubles c) {
+ARGUMBEL_INLINE Doubles fma(Doubles a, Doubles b, Doubles c) {
 #if defined(__AVX512F__)
     return _mm512_fmadd_pd(a, b, c);
 #elif defined(__FMA__)
@@ -56,32 +54,34 @@ ARGUMBEL_INLINE Doubles fused(Doubles a, Doubles b, Doubles c) {
     return a * b + c;
 #endif
 }
-ARGUMBEL_INLINE double fused(double a, double b, double c) {
-#ifdef __FMA__
-    return __builtin_fma(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-ARGUMBEL_INLINE Doubles fused(Doubles a, Doubles b, double c) { return fused(a, b, Doubles{} + c); }
-ARGUMBEL_INLINE Doubles fused(Doubles a, double b, double c) { return fused(a, Doubles{} + b, Doubles{} + c); }
+ARGUMBEL_INLINE Integers as_bits(Doubles x) { return reinterpret_cast<Integers>(x); }
+ARGUMBEL_INLINE Doubles as_double(Integers x) { return reinterpret_cast<Doubles>(x); }
 
-// e^x for x <= 0: relative error below 1e-15; 0 below -708, where float64 has no normal numbers.
-ARGUMBEL_INLINE Doubles exp64_nonpositive(Doubles x) {
-    const Doubles none = {};
-    const auto is_some = x > -708.0;
-    const Doubles y = is_some ? x : none - 708.0;
-    const Doubles shifted = fused(y, 0x1.71547652b82fep0, 0x1.8p52);  // the low bits now hold round(y / log 2)
-    const Doubles n = shifted - 0x1.8p52, r = fused(n, Doubles{} - kLn2Low64, fused(n, Doubles{} - kLn2High64, y));
-    Doubles p = fused(r, 1.0 / 6227020800, 1.0 / 479001600);
-    for (const double c : {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720, 1.0 / 120,
-                           1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0})
-        p = fused(p, r, c);
-    const Doubles power =
-        reinterpret_cast<Doubles>(reinterpret_cast<Integers>(p) + (reinterpret_cast<Integers>(shifted) << 52));
-    return is_some ? power : none;
+// e^x for x <= 0, of one number or of several side by side: relative error below 1e-15; 0 below -708, where float64 has no
+// normal numbers.
+template <class V>
+ARGUMBEL_INLINE V exp64_nonpositive(V x) {
+    const auto all = [](double c) __attribute__((always_inline)) { return V{} + c; };
+    const V shifted = fma(x, all(0x1.71547652b82fep0), all(0x1.8p52));  // the low bits now hold round(x / log 2)
+    const V n = shifted - 0x1.8p52, r = fma(n, all(-kLn2Low64), fma(n, all(-kLn2High64), x));
+    V p = all(1.0 / 6227020800);
+    p = fma(p, r, all(1.0 / 479001600));
+    p = fma(p, r, all(1.0 / 39916800));
+    p = fma(p, r, all(1.0 / 3628800));
+    p = fma(p, r, all(1.0 / 362880));
+    p = fma(p, r, all(1.0 / 40320));
+    p = fma(p, r, all(1.0 / 5040));
+    p = fma(p, r, all(1.0 / 720));
+    p = fma(p, r, all(1.0 / 120));
+    p = fma(p, r, all(1.0 / 24));
+    p = fma(p, r, all(1.0 / 6));
+    p = fma(p, r, all(0.5));
+    p = fma(p, r, all(1.0));
+    p = fma(p, r, all(1.0));
+    return x > -708.0 ? as_double(as_bits(p) + (as_bits(shifted) << 52)) : V{};
 }
+ARGUMBEL_INLINE double exp_nonpositive(double x) { return exp64_nonpositive(x); }
+ARGUMBEL_INLINE Doubles exp_nonpositive(Doubles x) { return exp64_nonpositive(x); }
 
-}  // namespace
 }  // namespace ARGUMBEL_ARCH
 }  // namespace argumbel

@@ -172,8 +172,7 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
             blocks[static_cast<size_t>(b)] = weigh(data + b * kTile, block_size(x.items, b), is_bad);
         if (is_bad) bad = true;
     });
-    double top = -kInf;
-    for (const Block& b : blocks) top = std::max(top, b.top);
+    const double top = top_of_blocks(blocks);
     cumulative.sums.resize(static_cast<size_t>(n));
     double total = 0;
     for (size_t b = 0; b < static_cast<size_t>(n); ++b)
@@ -182,24 +181,13 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
     return !bad && top > -kInf;
 }
 
-// The sum of e^(x - top), in float64.
-[[gnu::noinline]] double exp_sum64(const double* __restrict x, int count, double top) {
-    double s[kWidth] = {};
-    int i = 0;
-    for (; i + kWidth <= count; i += kWidth)
-        for (int l = 0; l < kWidth; ++l) s[l] += exp_nonpositive(x[i + l] - top);
-    for (int l = 0; i < count; ++i, ++l) s[l] += exp_nonpositive(x[i] - top);
-    return fold<kWidth>(s, kPlus);
-}
-
 // log Z of a sound row of float64, to the precision of float64: weights in float32 are enough to draw by, not for this.
 double log_z64(const Matrix& x, int64_t row, double top, int threads) {
     const int64_t parts = (x.items + kTask - 1) / kTask;
     std::vector<double> sums(static_cast<size_t>(parts));
     parallel(parts, threads, [&](int64_t part) {
         double sum = 0;
-        each_tile(x.items, part,
-                  [&](int64_t i, int count) { sum += exp_sum64(row_of<double>(x, row) + i, count, top); });
+        each_tile(x.items, part, [&](int64_t i, int count) { sum += exp_sum(row_of<double>(x, row) + i, count, top); });
         sums[static_cast<size_t>(part)] = sum;
     });
     double total = 0;
@@ -212,12 +200,6 @@ struct Workspace {
     Cumulative rows;
     BlockWeights block;
     Envelope envelope;
-
-    double top() const {  // of the row whose blocks these are
-        double most = -kInf;
-        for (const Block& b : blocks) most = std::max(most, b.top);
-        return most;
-    }
 };
 
 // Many draws of one row: an alias table for the blocks and one for the items of each. It takes eight bytes an item.
@@ -360,7 +342,7 @@ int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z
                 double z;
                 good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
                 if constexpr (std::is_same_v<T, double>)
-                    if (log_z && good) z = log_z64(x, row, w.top(), inner);
+                    if (log_z && good) z = log_z64(x, row, top_of_blocks(w.blocks), inner);
                 if (log_z) log_z[row] = z;
             }
             if (!many && good) good = w.envelope.build<T>(x, row, inner);

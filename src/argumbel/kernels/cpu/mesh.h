@@ -26,10 +26,10 @@ inline Lanes operator/(Lanes a, Lanes b) { return a.each / b.each; }
 
 // a b + c.
 template <class N>
-inline N fused(N a, N b, N c) {
+inline N multiply_add(N a, N b, N c) {
     return a * b + c;
 }
-inline Lanes fused(Lanes a, Lanes b, Lanes c) { return fused(a.each, b.each, c.each); }
+inline Lanes multiply_add(Lanes a, Lanes b, Lanes c) { return fma(a.each, b.each, c.each); }
 
 // With w = exp(x): a node u passes its edges on to the nodes after it and goes. With d = sum of w(u, b), w(a, b) grows by
 // w(u, a) w(u, b) / d, and Z is the product of the d. Tables hold the edges in the order of scores, so that those from a
@@ -55,7 +55,7 @@ struct Mesh {
             for (int64_t a = u + 1; a + 1 < n; ++a) {
                 const N c = own[a] * one;
                 N* __restrict to = w.data() + after(a);
-                for (int64_t b = a + 1; b < n; ++b) to[b] = fused(c, own[b], to[b]);
+                for (int64_t b = a + 1; b < n; ++b) to[b] = multiply_add(c, own[b], to[b]);
             }
         }
     }
@@ -70,17 +70,17 @@ struct Mesh {
                 const N mine = own[a];
                 N sum = t[a];
                 for (int64_t b = a + 1; b < n; ++b) {
-                    sum = fused(from[b], own[b], sum);
-                    t[b] = fused(from[b], mine, t[b]);
+                    sum = multiply_add(from[b], own[b], sum);
+                    t[b] = multiply_add(from[b], mine, t[b]);
                 }
                 t[a] = sum;
             }
             const N one = N(1.0) / d[u];
             N sum = 0.0;
-            for (int64_t b = u + 1; b < n; ++b) sum = fused(t[b], own[b], sum);
+            for (int64_t b = u + 1; b < n; ++b) sum = multiply_add(t[b], own[b], sum);
             const N rest = (N(1.0) - N(0.5) * sum * one) * one;
             N* __restrict to = g.data() + after(u);
-            for (int64_t b = u + 1; b < n; ++b) to[b] = fused(t[b], one, rest);
+            for (int64_t b = u + 1; b < n; ++b) to[b] = multiply_add(t[b], one, rest);
         }
     }
 
@@ -147,9 +147,7 @@ struct Scores {
         }
     }
 
-    Lanes weight(size_t e) const {
-        return x[e].each < kForbidden ? Doubles{} : exp64_nonpositive(x[e].each - load(top));
-    }
+    Lanes weight(size_t e) const { return x[e].each < kForbidden ? Doubles{} : exp_nonpositive(x[e].each - load(top)); }
     Wide weight_alone(size_t e, int lane) const { return exponential<Wide>(x[e].each[lane] - top[lane]); }
 };
 

@@ -213,6 +213,16 @@ void decide64(const Matrix& x, const Key& key, int64_t row, int rows, const int3
     }
 }
 
+// Short rows side by side.
+template <class T, class Done>
+void race_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, Done&& done) {
+    alignas(64) float keys[kShort * kLanes], value[kLanes];
+    alignas(64) int32_t index[kLanes], bad[kLanes];
+    lanes_keys<T>(x, key, row, lanes, keys, bad);
+    best_of_lanes(keys, static_cast<int>(x.items), value, index);
+    for (int l = 0; l < lanes; ++l) done(row + l, Winner{value[l], index[l], bad[l] != 0});
+}
+
 template <class Done>
 void race_lanes64(const Matrix& x, const Key& key, int64_t row, int lanes, Done&& done) {
     alignas(64) float near[kShort * kLanes], keys[kShort * kLanes], value[kLanes];
@@ -226,6 +236,19 @@ void race_lanes64(const Matrix& x, const Key& key, int64_t row, int lanes, Done&
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) rivals[l] += static_cast<int32_t>(keys[i * kLanes + l] >= value[l] - kMargin);
     decide64(x, key, row, lanes, index, rivals, bad, done);
+}
+
+// Rows of which several fill a tile.
+template <class T, class Done>
+void race_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, Done&& done) {
+    const int n = static_cast<int>(x.items);
+    each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
+        alignas(64) float buffer[kTile];
+        for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
+            const float top = add_and_max(keys, items_of<T>(x, row + r, 0, n, buffer), n);
+            done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf});
+        }
+    });
 }
 
 template <class Done>
@@ -308,33 +331,21 @@ void race_rows(const Matrix& x, const Key& key, int threads, Done&& use) {
     }
     row_tasks(x.rows, Cut(x.rows, x.items).rows_per_task, threads, [&](int64_t first, int64_t last) {
         const auto one = [&](int64_t row, const WinnerOf<Real>& winner) { done(row, winner, 1); };
-        if constexpr (std::is_same_v<T, double>) {
-            if (in_lanes(key, x.rows, x.items)) {
-                for (int64_t row = first; row < last; row += kLanes)
-                    race_lanes64(x, key, row, static_cast<int>(std::min<int64_t>(kLanes, last - row)), one);
-                return;
-            }
-            if (in_tiles(key, x.items)) return race_tiles64(x, key, first, last, one);
-        } else if (in_lanes(key, x.rows, x.items)) {
-            alignas(64) float keys[kShort * kLanes];
+        if (in_lanes(key, x.rows, x.items)) {
             for (int64_t row = first; row < last; row += kLanes) {
                 const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
-                alignas(64) float value[kLanes];
-                alignas(64) int32_t index[kLanes], bad[kLanes];
-                lanes_keys<T>(x, key, row, lanes, keys, bad);
-                best_of_lanes(keys, static_cast<int>(x.items), value, index);
-                for (int l = 0; l < lanes; ++l) done(row + l, Winner{value[l], index[l], bad[l] != 0}, 1);
+                if constexpr (std::is_same_v<T, double>)
+                    race_lanes64(x, key, row, lanes, one);
+                else
+                    race_lanes<T>(x, key, row, lanes, one);
             }
             return;
-        } else if (in_tiles(key, x.items)) {
-            const int n = static_cast<int>(x.items);
-            each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
-                alignas(64) float buffer[kTile];
-                for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
-                    const float top = add_and_max(keys, items_of<T>(x, row + r, 0, n, buffer), n);
-                    done(row + r, Winner{top, top > -kInf ? index_of(keys, n, top) : -1, top == kInf}, 1);
-                }
-            });
+        }
+        if (in_tiles(key, x.items)) {
+            if constexpr (std::is_same_v<T, double>)
+                race_tiles64(x, key, first, last, one);
+            else
+                race_tiles<T>(x, key, first, last, one);
             return;
         }
         for (int64_t row = first; row < last; ++row) {

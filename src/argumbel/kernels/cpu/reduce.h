@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "arithmetic.h"
+#include "doubles.h"
 
 namespace argumbel {
 namespace ARGUMBEL_ARCH {
@@ -28,18 +28,18 @@ ARGUMBEL_INLINE Real fold(Real* s, Join join) {
     return s[0];
 }
 
-// join(running, value(i)) over all i, from `start`.
-template <class Real, class Value, class Join>
+// join(running, value(i)) over all i, from `start`, with `width` running values.
+template <int width = kWide, class Real, class Value, class Join>
 ARGUMBEL_INLINE Real reduce(int64_t count, Real start, Value value, Join join) {
-    Real s[kWide];
-    for (int l = 0; l < kWide; ++l) s[l] = start;
+    Real s[width];
+    for (int l = 0; l < width; ++l) s[l] = start;
     int64_t i = 0;
-    for (; i + kWide <= count; i += kWide)
-        for (int l = 0; l < kWide; ++l) s[l] = join(s[l], value(i + l));
+    for (; i + width <= count; i += width)
+        for (int l = 0; l < width; ++l) s[l] = join(s[l], value(i + l));
     for (; i + kWidth <= count; i += kWidth)
         for (int l = 0; l < kWidth; ++l) s[l] = join(s[l], value(i + l));
     for (int l = 0; i < count; ++i, ++l) s[l] = join(s[l], value(i));
-    return fold<kWide>(s, join);
+    return fold<width>(s, join);
 }
 
 ARGUMBEL_INLINE float larger(float a, float b) { return b > a ? b : a; }
@@ -83,8 +83,10 @@ template <class Real>
     return reduce(count, Real{0}, [=](int64_t i) { return x[i] * y[i]; }, kPlus);
 }
 // Sum of e^(x - top), for top the maximum of x: at most `count`, which float32 sums of many parts hold well.
-[[gnu::noinline]] static float exp_sum(const float* __restrict x, int count, float top) {
-    return reduce(count, 0.0f, [=](int64_t i) { return exp_nonpositive(x[i] - top); }, kPlus);
+template <class Real>
+[[gnu::noinline]] static Real exp_sum(const Real* __restrict x, int count, Real top) {
+    constexpr int width = sizeof(Real) == 8 ? kWidth : kWide;  // what registers hold beside the exponential
+    return reduce<width>(count, Real{0}, [=](int64_t i) { return exp_nonpositive(x[i] - top); }, kPlus);
 }
 
 // float64 numbers measured from `top`, in float32: what lies near the top keeps its digits, wherever the top is.

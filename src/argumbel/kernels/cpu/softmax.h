@@ -71,8 +71,7 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, WorkOf<T> tau, const
             tiles[static_cast<size_t>(i / kTile)] = {top, top > -kInf ? soften(k, count, top, scale) : Real{0}};
         });
     });
-    Real top = -kInf;
-    for (const auto& tile : tiles) top = std::max(top, static_cast<Real>(tile.top));
+    const Real top = static_cast<Real>(top_of_blocks(tiles));
     if (is_bad || !(top > -kInf)) {
         bad.add(row);
         fill_nan(out, n);

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "kernels.h"
 #include "matrix.h"
@@ -192,6 +193,12 @@ struct BlockOf {
     Real sum;
 };
 using Block = BlockOf<float>;
+template <class Real>
+double top_of_blocks(const std::vector<BlockOf<Real>>& blocks) {
+    double top = -kInf;
+    for (const auto& block : blocks) top = std::max(top, block.top);
+    return top;
+}
 int64_t blocks_of(int64_t items) { return (items + kTile - 1) / kTile; }
 int block_size(int64_t items, int64_t block) {
     return static_cast<int>(std::min<int64_t>(kTile, items - block * kTile));

@@ -57,8 +57,7 @@ struct Remaining {
     }
     // Brings all blocks to one scale; false if nothing is left.
     bool add_up() {
-        top = -kInf;
-        for (const Block& b : w.blocks) top = std::max(top, b.top);
+        top = top_of_blocks(w.blocks);
         if (!(top > -kInf)) return false;
         w.rows.sums.resize(w.blocks.size());
         double total = 0;

@@ -22,7 +22,7 @@ from .noise import Key, as_sources, launch, pointers, row_ids, row_seeds, take, 
 from .order import BLOCK, empty_entries, first_of_entries, kept_of
 from .race import LAST
 
-__all__ = ["best_of_groups", "group_size", "gumbel_topk", "places_of", "repeated_topk"]
+__all__ = ["group_size", "gumbel_topk", "keep_first", "open_groups", "repeated_topk"]
 
 LEAST_GAIN = 16  # items for each of the k from which on groups pay
 LARGEST_GROUP = 256  # so that a tile has four groups
@@ -79,11 +79,31 @@ def _heights(
 
 
 @triton.jit
-def places_of(chosen, line, lines, at, k, GROUP: tl.constexpr):
-    """Of the groups of items ``chosen``, (lines, k), those from place ``at`` on, as columns: where they begin, and the
-    line, which is ``lines`` where there is none."""
-    first = tl.load(chosen + line * k + at, mask=at < k, other=-1)
-    return tl.maximum(first, 0) // GROUP * GROUP, tl.where(first < 0, lines, line)
+def open_groups(x, x_stride, sources, chosen, lines, n, tiles, k, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    """A tile of the items of the groups of items ``chosen``, (lines, k), a group to a row: its line and its number in
+    the line; where each group begins, its line, which is ``lines`` where there is none, and its logits."""
+    program = tl.program_id(0)
+    here = program // tiles + tl.zeros((1, 1), tl.int64)
+    which = program % tiles
+    at = which * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)[:, None]
+    first = tl.load(chosen + here * k + at, mask=at < k, other=-1)
+    start, line = tl.maximum(first, 0) // GROUP * GROUP, tl.where(first < 0, lines, here)
+    source = tl.where(line < lines, line % sources, sources)
+    return here, which, start, line, take(x, x_stride, source, sources, start, n, float("-inf"), GROUP)
+
+
+@triton.jit
+def keep_first(
+    keys, items, values, indices, key, here, which, start, line, lines, tiles, k,
+    FINAL: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Keep the first K of such a tile."""
+    item = (start + tl.arange(0, GROUP)[None, :]).to(tl.int32)
+    key = tl.where(line < lines, key, PAD)
+    key, item = first_of_tile(tl.reshape(key, [1, BLOCK]), tl.reshape(item, [1, BLOCK]), 1, BLOCK, K)
+    bad = is_bad_row(tl.max(key, 1))[:, None]
+    width = k if FINAL else tiles * K
+    keep(keys, items, values, indices, key, item, here, lines, which * K, width, bad, FINAL, K)
 
 
 @triton.jit
@@ -93,21 +113,13 @@ def _again(
     OWN: tl.constexpr, FINAL: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The first K of each tile of the items of the groups that were chosen."""
-    program = tl.program_id(0)
-    here = program // tiles + tl.zeros((1, 1), tl.int64)
-    which = program % tiles
-    at = which * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)[:, None]
-    start, line = places_of(chosen, here, lines, at, k, GROUP)
+    here, which, start, line, logits = open_groups(x, x_stride, sources, chosen, lines, n, tiles, k, GROUP, BLOCK)
     row, seed_of_row = row_ids(rows, line, lines), row_seeds(seed, seeds, line, lines) ^ OWN
-    source = tl.where(line < lines, line % sources, sources)
-    logits = take(x, x_stride, source, sources, start, n, float("-inf"), GROUP)
     noise = tile("gumbel", logits, seed_of_row, row, line, start, n, lines, items, stride, BLOCK // GROUP, GROUP)
-    item = (start + tl.arange(0, GROUP)[None, :]).to(tl.int32)
-    key = tl.where(line < lines, key_of(logits, noise), PAD)
-    key, item = first_of_tile(tl.reshape(key, [1, BLOCK]), tl.reshape(item, [1, BLOCK]), 1, BLOCK, K)
-    bad = is_bad_row(tl.max(key, 1))[:, None]
-    width = k if FINAL else tiles * K
-    keep(keys, items_kept, values, indices, key, item, here, lines, which * K, width, bad, FINAL, K)
+    key = key_of(logits, noise)
+    keep_first(
+        keys, items_kept, values, indices, key, here, which, start, line, lines, tiles, k, FINAL, K, GROUP, BLOCK
+    )
 
 
 def group_size(n: int, k: int) -> int:

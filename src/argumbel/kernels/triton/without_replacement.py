@@ -19,11 +19,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..law import LAW_RACES
-from .bitonic import PAD, first_of_tile, is_bad_row, keep, key_of
+from .bitonic import keep, key_of
 from .noise import as_sources, launch, take, tile
 from .order import BLOCK, empty_entries, first_of_entries, kept_of
 from .race import is_bad
-from .topk import group_size, places_of, repeated_topk
+from .topk import group_size, keep_first, open_groups, repeated_topk
 
 __all__ = ["sample_without_replacement"]
 
@@ -83,21 +83,11 @@ def _reopen(
     FINAL: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The first K of each tile of the items of the groups that were chosen."""
-    program = tl.program_id(0)
-    here = program // tiles + tl.zeros((1, 1), tl.int64)
-    which = program % tiles
-    at = which * (BLOCK // GROUP) + tl.arange(0, BLOCK // GROUP)[:, None]
-    start, line = places_of(chosen, here, lines, at, k, GROUP)
-    source = tl.where(line < lines, line % sources, sources)
-    logits = take(x, x_stride, source, sources, start, n, float("-inf"), GROUP)
+    here, which, start, line, logits = open_groups(x, x_stride, sources, chosen, lines, n, tiles, k, GROUP, BLOCK)
     noise = tile("gumbel", logits, tl.load(seed) ^ OWN, line, line, start, n, lines, None, 0, BLOCK // GROUP, GROUP)
     height = tl.load(heights + line * groups + start // GROUP, mask=line < lines, other=0.0)
-    key = tl.where(line < lines, key_of(logits, _given_best(logits, noise, height)), PAD)
-    item = (start + tl.arange(0, GROUP)[None, :]).to(tl.int32)
-    key, item = first_of_tile(tl.reshape(key, [1, BLOCK]), tl.reshape(item, [1, BLOCK]), 1, BLOCK, K)
-    bad = is_bad_row(tl.max(key, 1))[:, None]
-    width = k if FINAL else tiles * K
-    keep(keys, items, values, indices, key, item, here, lines, which * K, width, bad, FINAL, K)
+    key = key_of(logits, _given_best(logits, noise, height))
+    keep_first(keys, items, values, indices, key, here, which, start, line, lines, tiles, k, FINAL, K, GROUP, BLOCK)
 
 
 def sample_without_replacement(x: Tensor, k: int, key: tuple[Tensor]) -> tuple[Tensor, Tensor]:
