@@ -7,7 +7,7 @@ busy.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,6 +18,7 @@ from . import machine
 from .quiet import BUSY, Disturbed, Watch
 
 if TYPE_CHECKING:
+    from .compare import Compared
     from .report import Results
 
 HERE = Path(__file__).parent
@@ -56,6 +57,10 @@ def main(
         Path | None,
         typer.Option(help="Time ours alone, ten rows or those of --only: is one slower than in these results?"),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Time ours alone in turn with the argumbel that this Python interpreter imports."),
+    ] = None,
 ) -> None:
     """Time, memory and exactness of every operation, beside other libraries."""
     cores = machine.cores()
@@ -65,8 +70,8 @@ def main(
     watch = Watch(again=not (busy or quick))
     results = report.Results(machine.describe(cores), machine.versions(), quick=quick)
     folder = out or HERE
-    if compare or baseline:
-        _without_others(results, only or [], compare, baseline, watch)
+    if compare or baseline or against:
+        _without_others(results, only or [], compare, baseline, against, watch)
         return
     if redraw:
         if not page.stored(folder):
@@ -106,10 +111,23 @@ def _refuse(why: str, kept: Path | None = None) -> NoReturn:
     raise typer.Exit(DISTURBED)
 
 
+def _verdict(compared: Sequence[Compared]) -> None:
+    from . import compare as comparison
+
+    console.print(comparison.lines(compared), markup=False, soft_wrap=True)
+    if not all(c.passed for c in compared):
+        raise typer.Exit(WRONG)
+
+
 def _without_others(
-    results: Results, words: list[str], compare: Path | None, baseline: Path | None, watch: Watch
+    results: Results,
+    words: list[str],
+    compare: Path | None,
+    baseline: Path | None,
+    against: Path | None,
+    watch: Watch,
 ) -> None:
-    """``--baseline`` and ``--compare``."""
+    """``--baseline``, ``--compare`` and ``--against``."""
     from . import alone, registry, report
     from . import compare as comparison
 
@@ -126,12 +144,20 @@ def _without_others(
             before = comparison.chosen(old, names)
             for line in comparison.notes(old, results.versions):
                 console.print(f"note: {line}", markup=False)
-            compared = comparison.compare(before, lambda cases: alone.measure(cases, watch, **few))
-            console.print(comparison.lines(compared), markup=False, soft_wrap=True)
-            if not all(c.passed for c in compared):
-                raise typer.Exit(WRONG)
+            _verdict(comparison.compare(before, lambda cases: alone.measure(cases, watch, **few)))
+        if against:
+            if not against.is_file():
+                raise typer.BadParameter(f"{against} is not there: pass the Python of an environment with the old code")
+            once = {**few, "runs": 1}
+            _verdict(
+                comparison.in_turn(
+                    names,
+                    lambda cases: alone.measure(cases, watch, **once, python=str(against)),
+                    lambda cases: alone.measure(cases, watch, **once),
+                )
+            )
         if baseline:
-            results.rows = alone.measure(names, watch, **few)
+            results.rows = alone.measure(names, watch, **(few or {"runs": 2 * alone.RUNS}))
             results.others = watch.total.share
             results.save(baseline)
             console.print(f"wrote {baseline}", soft_wrap=True)

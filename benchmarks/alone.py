@@ -9,6 +9,7 @@ some slow seconds of the machine meet each row in one run at most.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -52,8 +53,10 @@ def best(times: Sequence[float]) -> float:
     return min(times)
 
 
-def measure(names: Sequence[str], watch: Watch, seconds: float = SECONDS, runs: int = RUNS) -> list[Row]:
-    """The rows of these cases, in the order of the registry: their check, and ``alone``.
+def measure(
+    names: Sequence[str], watch: Watch, seconds: float = SECONDS, runs: int = RUNS, python: str = sys.executable
+) -> list[Row]:
+    """The rows of these cases, in the order of the registry: their check, and ``alone``, by the argumbel of ``python``.
 
     Raises:
         Disturbed: others took too much of the cores' time, again and again.
@@ -61,7 +64,7 @@ def measure(names: Sequence[str], watch: Watch, seconds: float = SECONDS, runs: 
     rows = [Row(c.name, c.op.name, str(c.size), c.size.elements) for c in CASES if c.name in set(names)]
     for run in range(runs):
         wanted = [row.case for row in rows if not row.failure]
-        found = _run(wanted, seconds, run == 0, watch)
+        found = _run(wanted, seconds, run == 0, watch, python)
         for row in rows:
             if row.case in found:
                 time, row.failure = found[row.case]
@@ -69,12 +72,16 @@ def measure(names: Sequence[str], watch: Watch, seconds: float = SECONDS, runs: 
     return rows
 
 
-def _run(wanted: list[str], seconds: float, check: bool, watch: Watch) -> dict[str, tuple[float | None, str | None]]:
+def _run(
+    wanted: list[str], seconds: float, check: bool, watch: Watch, python: str
+) -> dict[str, tuple[float | None, str | None]]:
     """Of each case, in a process of its own, seconds a call, or the failure of its check."""
     settings = {"again": watch.again, "threads": torch.get_num_threads()}
     asked = {"cases": wanted, "seconds": seconds, "check": check, **settings}
+    ours = python == sys.executable  # another interpreter is asked for its own libraries
+    environment = {name: value for name, value in os.environ.items() if ours or name != "PYTHONPATH"}
     process = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(asked)], stdout=subprocess.PIPE, text=True, check=False
+        [python, "-m", __name__, json.dumps(asked)], stdout=subprocess.PIPE, text=True, check=False, env=environment
     )
     answer = json.loads(process.stdout.splitlines()[-1]) if process.returncode == 0 else None
     if answer is None:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks --compare old.json``: did an operation become slower?"""
+"""``python -m benchmarks --compare old.json``, or ``--against old/bin/python``: did an operation become slower?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .quiet import BUSY
 from .report import Results, duration, table
 
 GATE = 0.05  # a row that takes longer by more than this share is slower
+AGAIN = 4  # times that a row which seems slower is measured again
 #: What has to be the same: else the times are those of another machine, of other code, or of another interpreter.
 SAME = ("CPU", "system", "threads", "kernels", "PyTorch's CPU path")
 
@@ -64,13 +65,44 @@ def chosen(old: Results, cases: Sequence[str]) -> dict[str, float]:
 
 
 def compare(old: dict[str, float], measure: Measure) -> list[Compared]:
-    """Each case before and now. What seems slower is measured once more, and the better of its times counts: with ten
-    rows, one of them often has no lucky run, and what is slower stays slower."""
-    rows = {row.case: row for row in measure(list(old))}
-    doubtful = [case for case, row in rows.items() if row.alone and not _compared(old[case], row).passed]
-    for row in measure(doubtful) if doubtful else []:
-        rows[row.case].alone = [*(rows[row.case].alone or []), *(row.alone or [])]
+    """Each case before and now. What seems slower is measured again, and the best of all its times counts."""
+    rows: dict[str, Row] = {}
+    for _ in range(1 + AGAIN):
+        if wanted := _doubtful(old, rows):
+            _add(rows, measure(wanted))
     return [_compared(seconds, rows[case]) for case, seconds in old.items()]
+
+
+def in_turn(cases: Sequence[str], old: Measure, new: Measure) -> list[Compared]:
+    """As `compare`, but the old code and the new take turns: a slower minute of the machine then meets both alike."""
+    before: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
+    times = dict.fromkeys(cases, 0.0)
+    for _ in range(1 + AGAIN):
+        wanted = _doubtful(times, rows)
+        for turn in range(alone.RUNS if wanted else 0):
+            for found, measure in ((before, old), (rows, new))[:: 1 if turn % 2 else -1]:
+                _add(found, measure(wanted))
+        for case, row in before.items():
+            if row.failure or not row.alone:
+                raise Refused(f"old code must pass the check of each row, but {case} fails it: {row.failure}")
+            times[case] = alone.best(row.alone)
+    return [_compared(times[case], rows[case]) for case in cases]
+
+
+def _doubtful(old: dict[str, float], rows: dict[str, Row]) -> list[str]:
+    """What is not measured yet, or seems slower."""
+    return [
+        c for c, seconds in old.items() if c not in rows or (rows[c].alone and not _compared(seconds, rows[c]).passed)
+    ]
+
+
+def _add(rows: dict[str, Row], more: Sequence[Row]) -> None:
+    for row in more:
+        known = rows.setdefault(row.case, row)
+        if known is not row:
+            known.alone = [*(known.alone or []), *(row.alone or [])]
+            known.failure = known.failure or row.failure
 
 
 def _compared(old: float, row: Row) -> Compared:

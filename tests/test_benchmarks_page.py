@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -257,9 +259,9 @@ def test_a_row_is_slower_beyond_the_gate() -> None:
     assert "1 of 2 rows" in text
 
 
-def test_what_seems_slower_is_measured_once_more() -> None:
+def test_what_seems_slower_is_measured_again() -> None:
     one, two = alone.TEN[:2]
-    rounds = iter([{one: [1.2, 1.3], two: [1.0]}, {one: [1.01, 1.2]}])
+    rounds = iter([{one: [1.2, 1.3], two: [1.0]}, {one: [1.1, 1.4]}, {one: [1.01, 1.2]}])
     asked: list[list[str]] = []
 
     def measured(cases: Sequence[str]) -> list[measure.Row]:
@@ -267,7 +269,48 @@ def test_what_seems_slower_is_measured_once_more() -> None:
         return of_alone(next(rounds))(cases)
 
     assert [c.ratio for c in compare.compare({one: 1.0, two: 1.0}, measured)] == [1.01, 1.0]
-    assert asked == [[one, two], [one]]
+    assert asked == [[one, two], [one], [one]]
+
+
+def test_what_stays_slower_does_not_pass() -> None:
+    one, asked = alone.TEN[0], []
+
+    def measured(cases: Sequence[str]) -> list[measure.Row]:
+        asked.append(list(cases))
+        return of_alone({one: [1.06 + 0.01 * len(asked)]})(cases)
+
+    (compared,) = compare.compare({one: 1.0}, measured)
+    assert (compared.ratio, compared.passed) == (1.07, False)
+    assert len(asked) == 1 + compare.AGAIN
+
+
+def test_old_and_new_take_turns() -> None:
+    one, two = alone.TEN[:2]
+    order: list[str] = []
+
+    def measured(name: str, times: dict[str, Iterator[float]]) -> compare.Measure:
+        def once(cases: Sequence[str]) -> list[measure.Row]:
+            order.append(name)
+            return of_alone({case: [next(times[case])] for case in cases})(cases)
+
+        return once
+
+    # The machine becomes slower with every run; the new code of the second row is slower by itself.
+    first, second = compare.in_turn(
+        [one, two],
+        measured("old", {one: itertools.count(1.0, 0.1), two: itertools.count(1.0, 0.1)}),
+        measured("new", {one: itertools.count(1.02, 0.1), two: itertools.count(1.2, 0.1)}),
+    )
+    assert (first.ratio, first.passed) == (1.02, True)
+    assert (second.ratio, second.passed) == (1.2, False)
+    assert order[:6] == ["new", "old", "old", "new", "new", "old"]
+    assert order.count("old") == order.count("new") == alone.RUNS * (1 + compare.AGAIN)
+
+
+def test_old_code_that_fails_its_check_is_no_measure() -> None:
+    one = alone.TEN[0]
+    with pytest.raises(compare.Refused, match="old code must pass the check"):
+        compare.in_turn([one], of_alone({one: None}), of_alone({one: [1.0]}))
 
 
 def test_a_failed_check_does_not_pass() -> None:
@@ -310,6 +353,20 @@ def test_the_commands(
     assert f"{factor:.3f}" in done.output
 
 
+@pytest.mark.parametrize(("factor", "code"), [(1.04, 0), (1.06, command.WRONG)])
+def test_against_other_code(
+    bench: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, factor: float, code: int
+) -> None:
+    def measured(cases: Sequence[str], *_: object, python: str | None = None, **__: object) -> list[measure.Row]:
+        return of_alone({case: [0.1 if python == __file__ else 0.1 * factor] for case in cases})(cases)
+
+    monkeypatch.setattr(alone, "measure", measured)
+    done = bench(tmp_path, "--against", __file__)
+    assert done.exit_code == code, done.output
+    assert f"{factor:.3f}" in done.output
+    assert bench(tmp_path, "--against", str(tmp_path / "absent")).exit_code == command.REFUSED
+
+
 def test_results_that_cannot_be_compared_with(bench: Callable[..., Result], tmp_path: Path) -> None:
     done = bench(tmp_path, "--compare", str(tmp_path / "absent.json"))
     assert done.exit_code == command.REFUSED
@@ -321,6 +378,16 @@ def test_results_that_cannot_be_compared_with(bench: Callable[..., Result], tmp_
     done = bench(tmp_path, "--compare", str(path))
     assert done.exit_code == command.REFUSED
     assert "set ARGUMBEL_KERNELS=v3 to measure this path" in done.output
+
+
+def test_another_interpreter_imports_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"  # what answers only where PYTHONPATH does not lead to our code
+    answer = json.dumps({"times": [[alone.TEN[0], 0.5, None]], "window": [0.0, 1.0]})
+    python.write_text(f"#!/bin/sh\n[ -z \"$PYTHONPATH\" ] && echo '{answer}'\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", "src")
+    (row,) = alone.measure([alone.TEN[0]], quiet.Watch(), runs=1, python=str(python))
+    assert row.alone == [0.5]
 
 
 def test_a_run_alone_is_a_process_of_its_own() -> None:

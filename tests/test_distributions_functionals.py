@@ -312,7 +312,7 @@ X = torch.zeros(2, 3)
         (lambda: ExpRelaxedCategorical(1.0), ValueError, "exactly one of probs and logits .* neither"),
         (lambda: ExpRelaxedCategorical(1.0, X, X), ValueError, "exactly one of probs and logits .* both"),
         (lambda: ExpRelaxedCategorical(1.0, logits=X.int()), TypeError, "logits must be a floating tensor.*int32"),
-        (lambda: ExpRelaxedCategorical(torch.tensor(1), logits=X), TypeError, "temperature must be a floating tensor"),
+        (lambda: ExpRelaxedCategorical(torch.tensor(1j), logits=X), TypeError, "temperature must be a floating tensor"),
         (lambda: ExpRelaxedCategorical("1", logits=X), TypeError, "temperature must be a tensor or a number.* str"),
         (lambda: ExpRelaxedCategorical(1.0, logits=[0.0, 1.0]), TypeError, "logits must be a tensor .* list"),
         (lambda: ExpRelaxedCategorical(1.0, logits=torch.tensor(0.0)), ValueError, "categories as its last dimension"),

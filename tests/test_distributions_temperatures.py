@@ -78,3 +78,14 @@ def test_tau_of_subsets() -> None:
             TopKSubset(x, 2, torch.ones(shape))
     with pytest.raises(TypeError, match="tau must be a number or a tensor"):
         TopKSubset(x, 2, "1")
+
+
+@pytest.mark.parametrize("name", [*CATEGORICAL, "RelaxedBernoulli", "HardConcrete"])
+def test_whole_numbers(name: str) -> None:
+    cls, logits = getattr(agd, name), torch.zeros(2, 1, 3, dtype=torch.float64)
+    tau = torch.tensor([[1], [2]])
+    whole, floating = (cls(t if name in CATEGORICAL else t[..., None], logits=logits) for t in (tau, tau.float()))
+    assert torch.equal(whole.temperature, floating.temperature)
+    assert whole.temperature.is_floating_point()
+    seed = torch.Generator()
+    assert torch.equal(*(d.rsample(generator=seed.manual_seed(0)) for d in (whole, floating)))

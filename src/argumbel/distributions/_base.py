@@ -176,6 +176,8 @@ class Relaxed(Reparameterized):
                 f"{'neither' if probs is None else 'both'} came; pass probs=, or logits= (log probs up to a constant)"
             )
         self._given = "logits" if probs is None else "probs"
+        if isinstance(temperature, Tensor) and not (temperature.is_floating_point() or temperature.is_complex()):
+            temperature = temperature.to(torch.get_default_dtype())  # as torch does
         param, tau = as_tensors({self._given: logits if probs is None else probs, "temperature": temperature})
         # A number is not rounded to half precision: work is done in float32.
         temperature = (
