@@ -23,14 +23,11 @@ Reverse: the winner is known; what was the noise? what would have won instead? w
     posterior_gumbel, posterior_gumbel_topk, counterfactual, log_partition, perturb_and_map, astar_sample.
     Modules: reverse, coupling, partition, astar.
 
-Texts of language models: beams without replacement, watermarks, drafts, counterfactual texts.
+Texts of language models, token by token: beams without replacement, watermarks, drafts, counterfactual texts.
     Module: sequences.
 
 Rows of tables and streams, drawn by weight: the same race, in time.
     Module: tables.
-
-Texts of language models: the same race, token by token.
-    Module: sequences.
 
 Noise, the randomness of every race, is a pure function of a key:
     KeyedNoise, gumbel, truncated_gumbel.
