@@ -113,7 +113,7 @@ class RelaxedBernoulliStraightThrough(RelaxedBinary):
         >>> d.log_prob(torch.ones(3)).exp()
         tensor([0.1000, 0.5000, 0.9000])
 
-    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix B; Bengio, Leonard and Courville 2013,
+    Source: Maddison, Mnih and Teh 2017, "The Concrete distribution", appendix B; Bengio, Léonard and Courville 2013,
     "Estimating or propagating gradients through stochastic neurons for conditional computation".
     """
 

@@ -124,7 +124,7 @@ def softmax_straight_through(
         >>> logits.grad  # exact: the loss is linear
         tensor([-0.1418, -0.1408,  0.2826])
 
-    Source: Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
+    Source: Bengio, Léonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
     conditional computation".
     """
     return _mean_loss("softmax", f, logits, num_samples, noise, generator, tau=tau)

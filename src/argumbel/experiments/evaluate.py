@@ -143,7 +143,7 @@ def importance_bounds(
     Raises:
         ValueError: ``samples`` is empty, or one of the numbers is below 1.
 
-    Source: Burda, Grosse and Salakhutdinov 2016.
+    Source: Burda, Grosse and Salakhutdinov 2016, "Importance weighted autoencoders".
     """
     wanted = sorted({integer("each of samples", m) for m in samples})
     if not wanted or wanted[0] < 1:

@@ -55,8 +55,8 @@ def _newton(p: Tensor, sums: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
     the weights, so that nothing cancels, however near p is to a hard matrix. Rows that share less than the rounding are
     as good as apart: nobody knows the difference of their scales, and it changes no entry by more than this.
 
-    A step of d >= 1 is made shorter: ``log(1 + d) / d`` of it lowers the function surely (Sun and Tran-Dinh 2019, for
-    functions like logsumexp).
+    A step of d >= 1 is made shorter: ``log(1 + d) / d`` of it lowers the function surely (Sun and Tran-Dinh 2019,
+    "Generalized self-concordant functions", for functions like logsumexp).
     """
     n = p.shape[-2]
     same = torch.eye(n, dtype=torch.bool, device=p.device)

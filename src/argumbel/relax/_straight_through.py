@@ -88,7 +88,7 @@ def straight_through(
         >>> logits.grad
         tensor([-0.1418, -0.1408,  0.2826])
 
-    Source: Bengio, Leonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
+    Source: Bengio, Léonard and Courville 2013, "Estimating or propagating gradients through stochastic neurons for
     conditional computation" (softmax); Jang, Gu and Poole 2017 (gumbel); Paulus, Maddison and Krause 2021,
     "Rao-Blackwellizing the straight-through Gumbel-softmax gradient estimator"; Liu et al. 2023, "Bridging discrete and
     backpropagation: straight-through and beyond" (reinmax); Fan et al. 2022, "Training discrete deep generative models

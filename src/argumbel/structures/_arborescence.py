@@ -59,10 +59,11 @@ class Arborescence(Structure):
         >>> tree.log_partition(torch.zeros(3, 3)).exp()  # n^(n - 2) arborescences
         tensor(3.)
 
-    Source: Chu and Liu 1965; Edmonds 1967, "Optimum branchings"; Tutte 1948 (matrix-tree theorem); Koo et al. 2007,
-    "Structured prediction models via the matrix-tree theorem" (single root); Colbourn, Myrvold and Neufeld 1996, "Two
-    algorithms for unranking arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max trick
-    for approximate inference in combinatorial spaces" (trace).
+    Source: Chu and Liu 1965, "On the shortest arborescence of a directed graph"; Edmonds 1967, "Optimum branchings";
+    Tutte 1948, "The dissection of equilateral triangles into equilateral triangles" (matrix-tree theorem); Koo et al.
+    2007, "Structured prediction models via the matrix-tree theorem" (single root); Colbourn, Myrvold and Neufeld 1996,
+    "Two algorithms for unranking arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max
+    trick for approximate inference in combinatorial spaces" (trace).
     """
 
     event_ndim = 2

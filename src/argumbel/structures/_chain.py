@@ -52,7 +52,7 @@ class Chain(Structure):
         >>> log_prob = (observed * scores).sum() - chain.log_partition(scores)  # of a conditional random field
 
     Source: Viterbi 1967, "Error bounds for convolutional codes"; Lafferty, McCallum and Pereira 2001, "Conditional
-    random fields"; Fruhwirth-Schnatter 1994, "Data augmentation and dynamic linear models" (samples).
+    random fields"; Frühwirth-Schnatter 1994, "Data augmentation and dynamic linear models" (samples).
     """
 
     event_ndim = 3

@@ -42,9 +42,11 @@ class SpanningTree(Structure):
         >>> tree.log_partition(torch.zeros(3)).exp()  # n^(n - 2) trees
         tensor(3.)
 
-    Source: Kirchhoff 1847 (matrix-tree theorem); Kruskal 1956; Colbourn, Myrvold and Neufeld 1996, "Two algorithms for
-    unranking arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max trick for approximate
-    inference in combinatorial spaces" (trace).
+    Source: Kirchhoff 1847, "Ueber die Auflösung der Gleichungen, auf welche man bei der Untersuchung der linearen
+    Vertheilung galvanischer Ströme geführt wird" (matrix-tree theorem); Kruskal 1956, "On the shortest spanning subtree
+    of a graph and the traveling salesman problem"; Colbourn, Myrvold and Neufeld 1996, "Two algorithms for unranking
+    arborescences" (samples); Struminsky et al. 2021, "Leveraging recursive gumbel-max trick for approximate inference
+    in combinatorial spaces" (trace).
     """
 
     noun = "spanning tree"

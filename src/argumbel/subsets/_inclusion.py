@@ -45,8 +45,8 @@ def inclusion_probs(logits: Tensor, k: int, *, dim: int = -1, mask: Tensor | Non
         >>> ag.inclusion_probs(torch.tensor([0.5, 0.3, 0.2]).log(), 2)
         tensor([0.8393, 0.6750, 0.4857])
 
-    Source: Rosen 1972, "Asymptotic theory for successive sampling with varying probabilities without replacement" (the
-    race of exponentials); Fernandez and Williams 2010, "Closed-form expression for the Poisson-binomial probability
+    Source: Rosén 1972, "Asymptotic theory for successive sampling with varying probabilities without replacement" (the
+    race of exponentials); Fernández and Williams 2010, "Closed-form expression for the Poisson-binomial probability
     density function" (the law of a number of arrivals, from the unit circle).
     """
     rows = Rows(logits, dim, mask)
