@@ -82,7 +82,7 @@ def perturbed(
         >>> torch.autograd.grad(y[1], scores)[0] > 0  # the rank rises with the own score alone
         tensor([False,  True, False])
 
-    Source: Berthet et al. 2020, "Learning with differentiable perturbed optimizers"; Bach 2023, "The Gumbel trick"
+    Source: Berthet et al. 2020, "Learning with differentiable perturbed optimizers"; Bach, "The Gumbel trick"
     (blog post); Dalle et al. 2022, "Learning with combinatorial optimization layers: a probabilistic approach"
     (multiplicative).
     """

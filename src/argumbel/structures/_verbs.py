@@ -63,7 +63,7 @@ def perturbed_argmax(
         >>> trees.sum(-1).unique()  # three edges each
         tensor([3.])
 
-    Source: Papandreou and Yuille 2011, "Perturb-and-MAP random fields"; Bach 2023, "The Gumbel trick" (blog post).
+    Source: Papandreou and Yuille 2011, "Perturb-and-MAP random fields"; Bach, "The Gumbel trick" (blog post).
     """
     prepared = _perturbed(structure, scores, mask, noise, generator)
     if isinstance(noise, Tensor):  # it may forbid, or be bad
