@@ -37,11 +37,11 @@ void measure(const Real* __restrict logits, Real* __restrict noise, int count, c
     }
 }
 
-// out = keys * factor, by way of y where out is of half precision.
-template <class Real, class T>
-void multiply(const Real* keys, int count, Real factor, Real* y, T* out) {
+// out[j] = value(j), by way of y where out is of half precision.
+template <class Real, class T, class Value>
+void write(int count, Real* y, T* out, Value&& value) {
     if constexpr (std::is_same_v<Real, T>) y = out;
-    for (int j = 0; j < count; ++j) y[j] = keys[j] * factor;
+    for (int j = 0; j < count; ++j) y[j] = value(j);
     if constexpr (!std::is_same_v<Real, T>) store(y, count, out);
 }
 
@@ -94,7 +94,10 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, WorkOf<T> tau, const
     if (!grad) {
         parallel(parts, threads, [&](int64_t part) {
             alignas(64) Real y[kTile];
-            each_tile(n, part, [&](int64_t i, int count) { multiply(keys + i, count, factor_of(i), y, out + i); });
+            each_tile(n, part, [&](int64_t i, int count) {
+                const Real factor = factor_of(i);
+                write(count, y, out + i, [&](int j) { return keys[i + j] * factor; });
+            });
         });
         return;
     }
@@ -113,8 +116,7 @@ void soft_row(const Matrix& x, const Key& key, int64_t row, WorkOf<T> tau, const
         each_tile(n, part, [&](int64_t i, int count) {
             const Real* g = fetch(row_of<T>(*grad, row) + i, count, buffer);
             const Real factor = factor_of(i) * rate;
-            for (int j = 0; j < count; ++j) y[j] = keys[i + j] * (g[j] - mean) * factor;
-            store(y, count, out + i);
+            write(count, y, out + i, [&](int j) { return keys[i + j] * (g[j] - mean) * factor; });
         });
     });
 }
@@ -200,10 +202,9 @@ void soft_tiles(const Matrix& x, const Key& key, int64_t first, int64_t last, co
             if (grad) {
                 const Real* g = fetch(row_of<T>(*grad, row), n, gradient);
                 const Real mean = dot_of(keys, g, n) * share, rate = share * slope(at);
-                for (int j = 0; j < n; ++j) keys[j] = keys[j] * (g[j] - mean) * rate;
-                store(keys, n, out + row * n);
+                write(n, keys, out + row * n, [&](int j) { return keys[j] * (g[j] - mean) * rate; });
             } else {
-                multiply(keys, n, share, keys, out + row * n);
+                write(n, keys, out + row * n, [&](int j) { return keys[j] * share; });
             }
         }
     });
@@ -259,7 +260,9 @@ int64_t gumbel_softmax(Matrix x, Key key, int threads, const void* tau, int64_t 
             soft_rows<T>(x, key, static_cast<const WorkOf<T>*>(tau), tau_stride, nullptr, to, threads, bad);
             return;
         }
-        const int64_t stretch = 1 << 20, bytes = x.rows * x.items * static_cast<int64_t>(sizeof(T));
+        // Rows of middling length become 0 one by one, and are in the cache when their 1 is written; others at once.
+        const bool one_by_one = x.items > kShort && x.items <= kTile / 2;
+        const int64_t stretch = 1 << 20, bytes = one_by_one ? 0 : x.rows * x.items * static_cast<int64_t>(sizeof(T));
         parallel((bytes + stretch - 1) / stretch, threads, [&](int64_t task) {
             std::memset(static_cast<char*>(out) + task * stretch, 0,
                         static_cast<size_t>(std::min(stretch, bytes - task * stretch)));
@@ -269,7 +272,9 @@ int64_t gumbel_softmax(Matrix x, Key key, int threads, const void* tau, int64_t 
                 bad.add(row);
                 fill_nan(to + row * x.items, x.items);
             } else {
-                from_float(1.0f, to + row * x.items + winner.index);
+                T* y = to + row * x.items;
+                if (one_by_one) std::memset(y, 0, sizeof(T) * static_cast<size_t>(x.items));
+                from_float(1.0f, y + winner.index);
             }
         });
     });
@@ -308,8 +313,7 @@ void backward_row(const Matrix& y, const Matrix& grad, int64_t row, WorkOf<T> ra
         alignas(64) Real c[kTile];
         each_tile(n, part, [&](int64_t i, int count) {
             const Real *yt = fetch(ys + i, count, a), *gt = fetch(gs + i, count, b);
-            for (int j = 0; j < count; ++j) c[j] = yt[j] * (gt[j] - mean) * rate;
-            store(c, count, out + i);
+            write(count, c, out + i, [&](int j) { return yt[j] * (gt[j] - mean) * rate; });
         });
     });
 }
