@@ -71,7 +71,7 @@ def _outputs(x: Tensor, *_: Any) -> Tensor:
 
 
 def _cpu(x: Tensor, index: Tensor, value: Tensor | None, key: Key) -> tuple[Tensor, bool]:
-    out = x.new_empty(x.shape, dtype=torch.float32)
+    out = _outputs(x)
     index, value = index.contiguous(), None if value is None else value.contiguous()
     height = 0 if value is None else value.data_ptr()
     return out, cpu.call("posterior_gumbel", x, key, index.data_ptr(), height, out.data_ptr())
@@ -104,6 +104,7 @@ posterior_gumbel = Operator(
     outputs=_outputs,
     reference=_reference,
     cpu=_cpu,
+    float64=True,
     differentiable=(0, 2),
     setup=_setup,
     backward=_backward,

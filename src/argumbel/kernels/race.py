@@ -147,6 +147,7 @@ gumbel_topk = Operator(
     outputs=_topk_outputs,
     reference=_topk_reference,
     cpu=_topk_cpu,
+    float64=True,
     setup=_setup,
     backward=_backward,
 )

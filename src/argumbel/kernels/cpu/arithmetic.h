@@ -139,7 +139,8 @@ ARGUMBEL_INLINE double exponential64(uint32_t side, double h) {
     const double x = select(side, h, 1.0 - h);
     return -(log64(x) + select(side, 0.0, (1.0 - x) - h) / x);  // the second term is what rounding took off 1 - h
 }
-ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return -log64(exponential64(side, h)); }
+ARGUMBEL_INLINE double gumbel_of_exponential(double e) { return -log64(e); }
+ARGUMBEL_INLINE double gumbel64(uint32_t side, double h) { return gumbel_of_exponential(exponential64(side, h)); }
 ARGUMBEL_INLINE double logistic64(uint32_t side, double h) { return exponential64(~side, h) - exponential64(side, h); }
 ARGUMBEL_INLINE double odds64(uint32_t side, double h) { return select(side, 1.0 - h, h) / select(side, h, 1.0 - h); }
 

@@ -1,6 +1,7 @@
 // From keys to noise, a tile at a time. A tile is kTile words: a stretch of one row, or several short rows side by side.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__aarch64__) || defined(_M_ARM64)
@@ -264,20 +265,24 @@ inline float refined(const Key& key, int64_t row, int64_t item, uint32_t first) 
     return transform<law>(side_mask(first), half_distance_refined(first, second));
 }
 
-// The noise of one item of a row.
-template <Law law>
-inline float noise_at(const Key& key, int64_t row, int64_t place) {
-    const int64_t item = item_id(key, row, place);
-    const uint32_t first = word_at(seed_of(key, row), row_id(key, row), item, 0);
-    if (near_end(first) < kRefineBelow) return refined<law>(key, row, item, first);
-    return transform<law>(side_mask(first), half_distance(first));
-}
-
-// The same in float64, given its first word.
+// float64 noise of one item, given its first word.
 template <Law law>
 inline double noise64_of(const Key& key, int64_t row, int64_t item, uint32_t first) {
     const uint32_t second = word_at(seed_of(key, row), row_id(key, row), item, 1);
     return transform64<law>(side_mask(first), half_distance64(first, second));
+}
+
+// The noise of one item of a row.
+template <Law law, class Real = float>
+inline Real noise_at(const Key& key, int64_t row, int64_t place) {
+    const int64_t item = item_id(key, row, place);
+    const uint32_t first = word_at(seed_of(key, row), row_id(key, row), item, 0);
+    if constexpr (std::is_same_v<Real, double>) {
+        return noise64_of<law>(key, row, item, first);
+    } else {
+        if (near_end(first) < kRefineBelow) return refined<law>(key, row, item, first);
+        return transform<law>(side_mask(first), half_distance(first));
+    }
 }
 
 // float32 noise of `count` (<= kTile) items of one row from `begin`, a multiple of 4; and the words it was made of.
@@ -341,7 +346,7 @@ template <Law law>
     for (int i = 0; i < count; ++i)
         out[i] = transform64<inner>(side_mask(first[i]), half_distance64(first[i], second[i]));
     if constexpr (law == Law::gumbel)
-        for (int i = 0; i < count; ++i) out[i] = -log64(out[i]);
+        for (int i = 0; i < count; ++i) out[i] = gumbel_of_exponential(out[i]);
 }
 
 template <Law law>
@@ -405,25 +410,29 @@ inline void lanes_noise(const Key& key, int64_t row, int lanes, int items, doubl
     }
 }
 
-// float64 noise of one item of each of `count` (<= kLanes) rows from `row` on. For keys without item ids.
-template <Law law>
-inline void scattered_noise(const Key& key, int64_t row, int count, const int32_t* item, double* __restrict out) {
-    alignas(64) uint32_t words[2][kLanes];
-    const int whole = whole_vectors(count);
-    const auto row_at = [&](int i) { return row + std::min(i, count - 1); };
-    for (uint32_t stream = 0; stream < 2; ++stream) {
-        alignas(64) uint32_t c[4][kLanes];
-        for (int i = 0; i < whole; ++i) {
-            const uint64_t id = static_cast<uint64_t>(row_id(key, row_at(i)));
-            c[0][i] = static_cast<uint32_t>(item[std::min(i, count - 1)]) >> 2;
-            c[1][i] = stream << 30;
-            c[2][i] = static_cast<uint32_t>(id);
-            c[3][i] = static_cast<uint32_t>(id >> 32);
+// float64 noise of `count` single items: out[i] is that of item place_of(i) in row row_of(i).
+template <Law law, class RowOf, class PlaceOf>
+inline void scattered_noise(const Key& key, int count, RowOf row_of, PlaceOf place_of, double* __restrict out) {
+    for (int begin = 0; begin < count; begin += kBlocks) {
+        alignas(64) uint32_t words[2][kBlocks], c[4][kBlocks];
+        alignas(64) uint64_t item[kBlocks];
+        const int part = std::min(kBlocks, count - begin), whole = whole_vectors(part);
+        const auto row_at = [&](int i) { return row_of(begin + std::min(i, part - 1)); };
+        for (int i = 0; i < whole; ++i)
+            item[i] = static_cast<uint64_t>(item_id(key, row_at(i), place_of(begin + std::min(i, part - 1))));
+        for (uint32_t stream = 0; stream < 2; ++stream) {
+            for (int i = 0; i < whole; ++i) {
+                const uint64_t id = static_cast<uint64_t>(row_id(key, row_at(i)));
+                c[0][i] = static_cast<uint32_t>(item[i] >> 2);
+                c[1][i] = static_cast<uint32_t>(item[i] >> 34) | stream << 30;
+                c[2][i] = static_cast<uint32_t>(id);
+                c[3][i] = static_cast<uint32_t>(id >> 32);
+            }
+            philox_rows(key, whole, row_at, c[0], c[1], c[2], c[3]);
+            for (int i = 0; i < part; ++i) words[stream][i] = c[item[i] & 3][i];
         }
-        philox_rows(key, whole, row_at, c[0], c[1], c[2], c[3]);
-        for (int i = 0; i < count; ++i) words[stream][i] = c[item[i] & 3][i];
+        transform_words64<law>(words[0], words[1], part, out + begin);
     }
-    transform_words64<law>(words[0], words[1], count, out);
 }
 
 }  // namespace ARGUMBEL_ARCH

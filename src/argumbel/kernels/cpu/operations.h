@@ -13,7 +13,7 @@
     X(gumbel_softmax_backward_keyed, const void* grad, int64_t grad_stride, const void* tau, int64_t tau_stride,      \
       void* out)                                                                                                      \
     X(gumbel_sigmoid, const float* tau, bool hard, void* out)                                                         \
-    X(posterior_gumbel, const int64_t* index, const float* value, float* out)                                         \
+    X(posterior_gumbel, const int64_t* index, const void* value, void* out)                                           \
     X(categorical, int64_t draws, double* log_z, int64_t* out)                                                        \
     X(limited_categorical, Limits limits, int64_t draws, int64_t* out)                                                \
     X(truncation, Limits limits, float* cut, int64_t* last)                                                           \

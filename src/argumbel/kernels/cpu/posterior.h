@@ -11,38 +11,80 @@ namespace ARGUMBEL_ARCH {
 namespace {
 
 // -log(e exp(-x) + exp(-top)): a Gumbel at x, of exponential noise e, truncated at top; `below` where rounding led up to top.
-ARGUMBEL_INLINE float truncated(float x, float e, float top, float below) {
-    const float d = x - top;
+template <class Real>
+ARGUMBEL_INLINE Real truncated(Real x, Real e, Real top, Real below) {
+    const Real d = x - top;
     const bool lower = d <= 0;  // the exponential is of -|d| either way, so that nothing overflows
-    const float weight = exp_nonpositive(lower ? d : -d), from = lower ? x : top;
-    const float v = from + gumbel_of_exponential(lower ? e + weight : 1.0f + e * weight);
+    const Real weight = exp_nonpositive(lower ? d : -d), from = lower ? x : top;
+    const Real v = from + gumbel_of_exponential(lower ? e + weight : 1 + e * weight);
     return v < top ? v : below;
 }
 
-[[gnu::noinline]] void truncate(const float* __restrict x, const float* __restrict e, int count, float top,
-                                float* __restrict out) {
-    const float below = std::nextafterf(top, -kInf);
+template <class Real>
+Real just_below(Real top) {
+    return std::nextafter(top, static_cast<Real>(-kInf));
+}
+
+template <class Real>
+[[gnu::noinline]] void truncate(const Real* __restrict x, const Real* __restrict e, int count, Real top,
+                                Real* __restrict out) {
+    const Real below = just_below(top);
     for (int i = 0; i < count; ++i) out[i] = truncated(x[i], e[i], top, below);
+}
+
+// log Z of a row, a sum of two numbers: far from 0 their sum, rounded, would move what is added to it.
+struct LogZ {
+    double top, rest;
+    float plus(float g) const {
+        const double log_z = top + rest;
+        return is_far(static_cast<float>(log_z)) ? static_cast<float>(log_z + g) : static_cast<float>(log_z) + g;
+    }
+    double plus(double g) const { return top + (rest + g); }
+};
+constexpr LogZ kBad{kNan, 0};
+
+// log Z of one row in blocks, or kBad.
+template <class T>
+LogZ log_z_of(const Matrix& x, int64_t row, int threads, Workspace& w) {
+    double log_z;
+    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return kBad;
+    if constexpr (std::is_same_v<T, double>) {
+        const double top = top_of_blocks(w.blocks);
+        return {top, log_sum64(x, row, top, threads)};
+    } else {
+        return {log_z, 0};
+    }
+}
+
+// log Z of so many logits, which fill a tile at most, or kBad.
+LogZ log_z_of(const float* logits, int count) {
+    bool is_bad = false;
+    const Block weight = weigh(logits, count, is_bad);
+    return is_bad ? kBad : LogZ{weight.top, std::log(weight.sum)};
+}
+LogZ log_z_of(const double* logits, int count) {
+    const double top = top_of(logits, count);
+    return std::abs(top) < kInf ? LogZ{top, std::log(exp_sum(logits, count, top))} : kBad;
 }
 
 // The height of the winner of a row, with its noise g() if it is to be drawn; NaN if the row is bad, or cannot have been
 // won by it.
 template <class T, class Noise>
-float height_of(const Matrix& x, int64_t row, int64_t index, const float* value, double log_z, Noise&& g) {
-    if (!(std::abs(log_z) < kInf) || index < 0 || index >= x.items) return kNan;
+WorkOf<T> height_of(const Matrix& x, int64_t row, int64_t index, const WorkOf<T>* value, const LogZ& log_z, Noise&& g) {
+    if (!(std::abs(log_z.top + log_z.rest) < kInf) || index < 0 || index >= x.items) return kNan;
     if (!(to_float(row_of<T>(x, row)[index]) > -kInf)) return kNan;
-    if (value) return std::abs(value[row]) < kInf ? value[row] : kNan;
-    // Far from 0 log Z alone, rounded, would move the height.
-    return is_far(static_cast<float>(log_z)) ? static_cast<float>(log_z + g()) : static_cast<float>(log_z) + g();
+    if (value) return std::abs(value[row]) < kInf ? value[row] : static_cast<WorkOf<T>>(kNan);
+    return log_z.plus(g());
 }
 
 // Short rows side by side: what a row costs but once, a logarithm among it, is then vectors' work too.
 template <class T>
-void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const int64_t* index, const float* value,
-                     float* out, BadRow& bad) {
-    alignas(64) float logits[kShort * kLanes], e[kShort * kLanes], best[kLanes], total[kLanes] = {}, top[kLanes],
-                                                                                 below[kLanes];
-    alignas(64) double log_z[kLanes];
+void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, const int64_t* index,
+                     const WorkOf<T>* value, WorkOf<T>* out, BadRow& bad) {
+    using Real = WorkOf<T>;
+    alignas(64) Real logits[kShort * kLanes], e[kShort * kLanes], best[kLanes], total[kLanes] = {}, top[kLanes],
+                                                                                below[kLanes];
+    alignas(64) double log_sum[kLanes];
     alignas(64) int32_t is_bad[kLanes] = {};
     const int n = static_cast<int>(x.items);
     load_lanes<T>(x, row, lanes, logits);
@@ -50,7 +92,7 @@ void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, co
     for (int l = 0; l < kLanes; ++l) best[l] = -kInf;
     for (int i = 0; i < n; ++i) {
         for (int l = 0; l < kLanes; ++l) {
-            const float v = logits[i * kLanes + l];
+            const Real v = logits[i * kLanes + l];
             is_bad[l] |= static_cast<int32_t>(!(v < kInf));
             best[l] = v > best[l] ? v : best[l];
         }
@@ -58,13 +100,13 @@ void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, co
     for (int l = 0; l < kLanes; ++l) is_bad[l] |= static_cast<int32_t>(!(best[l] > -kInf));
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l) total[l] += exp_nonpositive(logits[i * kLanes + l] - best[l]);
-    for (int l = 0; l < kLanes; ++l) log_z[l] = best[l] + log64(is_bad[l] ? 1.0 : static_cast<double>(total[l]));
+    for (int l = 0; l < kLanes; ++l) log_sum[l] = log64(is_bad[l] ? 1.0 : static_cast<double>(total[l]));
     for (int l = 0; l < kLanes; ++l) top[l] = below[l] = 0;
     for (int l = 0; l < lanes; ++l) {
         const int64_t won = index[row + l];
-        top[l] = height_of<T>(x, row + l, won, value, is_bad[l] ? kNan : log_z[l],
+        top[l] = height_of<T>(x, row + l, won, value, is_bad[l] ? kBad : LogZ{best[l], log_sum[l]},
                               [&] { return gumbel_of_exponential(e[won * kLanes + l]); });
-        below[l] = std::nextafterf(top[l], -kInf);
+        below[l] = just_below(top[l]);
     }
     for (int i = 0; i < n; ++i)
         for (int l = 0; l < kLanes; ++l)
@@ -80,21 +122,21 @@ void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, co
 }
 
 template <class T>
-void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const float* value, float* out, int threads,
-                    BadRow& bad) {
+void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const WorkOf<T>* value, WorkOf<T>* out,
+                    int threads, BadRow& bad) {
+    using Real = WorkOf<T>;
     const int64_t n = x.items, parts = (n + kTask - 1) / kTask;
     const auto fail = [&](int64_t row) {
         bad.add(row);
         fill_nan(out + row * n, n);
     };
     const auto one = [&](int64_t row, int inner, Workspace& w) {
-        double log_z;
-        weigh_row<T>(x, row, inner, w.blocks, w.rows, &log_z);
-        const float top =
-            height_of<T>(x, row, index[row], value, log_z, [&] { return noise_at<Law::gumbel>(key, row, index[row]); });
+        const Real top = height_of<T>(x, row, index[row], value, log_z_of<T>(x, row, inner, w),
+                                      [&] { return noise_at<Law::gumbel, Real>(key, row, index[row]); });
         if (!(top == top)) return fail(row);
         parallel(parts, inner, [&](int64_t part) {
-            alignas(64) float logits[kTile], e[kTile];
+            alignas(64) float logits[kTile];
+            alignas(64) Real e[kTile];
             each_tile(n, part, [&](int64_t i, int count) {
                 row_noise<Law::exponential>(key, row, i, count, e);
                 truncate(fetch(row_of<T>(x, row) + i, count, logits), e, count, top, out + row * n + i);
@@ -116,15 +158,12 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
             return;
         }
         const int count = static_cast<int>(n);
-        each_tile_of_rows<Law::exponential>(key, first, last, n, [&](int64_t group, int rows, const float* e) {
+        each_tile_of_rows<Law::exponential, Real>(key, first, last, n, [&](int64_t group, int rows, const Real* e) {
             alignas(64) float buffer[kTile];
             for (int64_t row = group; row < group + rows; ++row, e += stride_of(n)) {
-                const float* logits = fetch(row_of<T>(x, row), count, buffer);
-                bool is_bad = false;
-                const Block weight = weigh(logits, count, is_bad);
-                const double log_z = is_bad ? kNan : weight.top + std::log(weight.sum);
-                const float top = height_of<T>(x, row, index[row], value, log_z,
-                                               [&] { return gumbel_of_exponential(e[index[row]]); });
+                const Real* logits = fetch(row_of<T>(x, row), count, buffer);
+                const Real top = height_of<T>(x, row, index[row], value, log_z_of(logits, count),
+                                              [&] { return gumbel_of_exponential(e[index[row]]); });
                 if (!(top == top)) {
                     fail(row);
                     continue;
@@ -137,11 +176,14 @@ void posterior_rows(const Matrix& x, const Key& key, const int64_t* index, const
     over_rows(x.rows, n, threads, [&](int64_t row) { one(row, threads, row_space); }, some);
 }
 
-// index[row] won row; value[row] is its height, or value is null and the height drawn. Out is float32, whatever x is.
-int64_t posterior_gumbel(Matrix x, Key key, int threads, const int64_t* index, const float* value, float* out) {
+// index[row] won row; value[row] is its height, or value is null and the height drawn. Value and out are float32, or float64 if x
+// is.
+int64_t posterior_gumbel(Matrix x, Key key, int threads, const int64_t* index, const void* value, void* out) {
     BadRow bad;
-    by_dtype(x.dtype, [&](auto* type) {
-        posterior_rows<std::remove_pointer_t<decltype(type)>>(x, key, index, value, out, threads, bad);
+    by_any_dtype(x.dtype, [&](auto* type) {
+        using T = std::remove_pointer_t<decltype(type)>;
+        using Real = WorkOf<T>;
+        posterior_rows<T>(x, key, index, static_cast<const Real*>(value), static_cast<Real*>(out), threads, bad);
     });
     return bad.result();
 }

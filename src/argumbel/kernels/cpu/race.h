@@ -199,7 +199,7 @@ void decide64(const Matrix& x, const Key& key, int64_t row, int rows, const int3
     alignas(64) double noise[kLanes];
     alignas(64) int32_t place[kLanes];
     for (int r = 0; r < rows; ++r) place[r] = std::max(item[r], 0);
-    scattered_noise<Law::gumbel>(key, row, rows, place, noise);
+    scattered_noise<Law::gumbel>(key, rows, [&](int r) { return row + r; }, [&](int r) { return place[r]; }, noise);
     for (int r = 0; r < rows; ++r) {
         WinnerOf<double> winner;
         winner.bad = bad[r] != 0;

@@ -10,25 +10,28 @@ namespace argumbel {
 namespace ARGUMBEL_ARCH {
 namespace {
 
-struct Entry {
-    float key;
-    float rest;  // where the key is far from 0, and ties are settled: what rounding took off it
+template <class Real>
+struct EntryOf {
+    Real key;
+    Real rest;  // where the key is far from 0, and ties are settled: what rounding took off it
     int64_t index;
-    bool operator<(const Entry& other) const {  // who comes first: the higher key, of equal ones the earlier item
+    bool operator<(const EntryOf& other) const {  // who comes first: the higher key, of equal ones the earlier item
         if (key != other.key) return key > other.key;
         return rest != other.rest ? rest > other.rest : index < other.index;
     }
 };
 
 // The first k of the entries, in no order; returns the last of them.
-Entry cut_to(std::vector<Entry>& entries, int64_t k) {
+template <class Real>
+EntryOf<Real> cut_to(std::vector<EntryOf<Real>>& entries, int64_t k) {
     std::nth_element(entries.begin(), entries.begin() + (k - 1), entries.end());
     entries.resize(static_cast<size_t>(k));
     return entries.back();
 }
 
 // Entries are cut when there are so many more than wanted: soon, since a high threshold spares logarithms.
-bool are_full(const std::vector<Entry>& entries, int64_t k) {
+template <class Real>
+bool are_full(const std::vector<EntryOf<Real>>& entries, int64_t k) {
     return static_cast<int64_t>(entries.size()) >= 2 * k + 16;
 }
 
@@ -36,15 +39,16 @@ bool are_full(const std::vector<Entry>& entries, int64_t k) {
 int64_t stretch_of(int64_t items, int64_t parts) { return ((items + parts - 1) / parts + kTile - 1) / kTile * kTile; }
 
 // The best k entries so far: those above the threshold are collected, and cut back to k when there are too many.
-struct Best {
+template <class Real>
+struct BestOf {
     int64_t k;
-    float threshold = -kInf;  // the k-th key when last cut back: who is not above it cannot be among the first k
+    Real threshold = -kInf;  // the k-th key when last cut back: who is not above it cannot be among the first k
     bool bad = false;
-    std::vector<Entry> entries;
+    std::vector<EntryOf<Real>> entries;
 
-    explicit Best(int64_t places) : k(places) { entries.reserve(static_cast<size_t>(2 * k + kTile)); }
-    void add(float key, int64_t index) {
-        if (key > threshold) entries.push_back({key, 0.0f, index});
+    explicit BestOf(int64_t places) : k(places) { entries.reserve(static_cast<size_t>(2 * k + kTile)); }
+    void add(Real key, int64_t index) {
+        if (key > threshold) entries.push_back({key, Real{0}, index});
     }
     void cut() {
         if (static_cast<int64_t>(entries.size()) > k) threshold = cut_to(entries, k).key;
@@ -53,6 +57,7 @@ struct Best {
         if (are_full(entries, k)) cut();
     }
 };
+using Best = BestOf<float>;
 
 // The k-th largest of `width` numbers, k <= width, by the count of those above each: no branch, and no order is made.
 template <int width>
@@ -111,6 +116,105 @@ void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, i
     best.cut();
 }
 
+// Sums of float32 noise and float64 logits, measured from the largest of these, tell who may come as far as the bar. Beside
+// the noise (kMargin) they err by their rounding, far below the largest logit.
+ARGUMBEL_INLINE float with_margin(float bar) { return bar - (kMargin + std::abs(bar) * 0x1p-21f); }
+
+// The places of `count` items of which is(place) holds.
+template <class Is>
+int places_where(int count, Is is, int32_t* place) {
+    int found = 0;
+    for (int i = 0; i < count; i += kWidth) {
+        const int end = std::min(count, i + kWidth);
+        uint32_t any = 0;
+        for (int j = i; j < end; ++j) any |= static_cast<uint32_t>(is(j));
+        for (int j = i; any && j < end; ++j)
+            if (is(j)) place[found++] = j;
+    }
+    return found;
+}
+
+// The places of the items that may be among the first k and clear the threshold, `needed` above the largest logit. Noise
+// becomes sums.
+int places_of_best(const double* logits, double top, int count, int64_t k, double needed, float* sums, int32_t* place) {
+    alignas(64) float near[kTile];
+    measure_from(top, logits, count, near);
+    for (int j = 0; j < count; ++j) sums[j] += near[j];
+    const float bar = with_margin(std::max(reached_by(sums, count, k), static_cast<float>(needed)));
+    return places_where(count, [&](int j) { return sums[j] >= bar; }, place);
+}
+
+// The same for float64, whose noise takes twice the words and long logarithms: only who may be among the first k gets it.
+void race_for_best64(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, BestOf<double>& best) {
+    alignas(64) float noise[kTile];
+    alignas(64) uint32_t words[kTile];
+    alignas(64) double exact[kTile];
+    int32_t place[kTile];
+    for (int64_t i = from; i < to; i += kTile) {
+        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
+        const double* logits = row_of<double>(x, row) + i;
+        const double top = top_of(logits, count);
+        if (!(top < kInf)) best.bad = true;
+        if (!(top < kInf) || top == -kInf) continue;
+        const double needed = best.threshold - top;
+        int found;
+        if (needed > 1.0) {
+            const uint32_t limit = word_limit(needed);
+            row_words(key, row, i, count, 0, words);
+            found = places_where(count, [&](int j) { return words[j] < limit; }, place);
+        } else {
+            row_noise<Law::gumbel>(key, row, i, count, noise);
+            found = places_of_best(logits, top, count, best.k, needed, noise, place);
+        }
+        scattered_noise<Law::gumbel>(key, found, [&](int) { return row; }, [&](int p) { return i + place[p]; }, exact);
+        for (int p = 0; p < found; ++p) best.add(logits[place[p]] + exact[p], i + place[p]);
+        best.cut_if_full();
+    }
+    best.cut();
+}
+
+// float64 logits have no race in float32: there it only tells who comes near.
+template <class T>
+constexpr bool is_near = std::is_same_v<T, double>;
+
+template <class T>
+void race_stretch(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, BestOf<WorkOf<T>>& best) {
+    if constexpr (is_near<T>)
+        race_for_best64(x, key, row, from, to, best);
+    else
+        race_for_best<T>(x, key, row, from, to, best);
+}
+
+// Rows of float64 in one tile: the items of all that may be among the first k of their row, whose noise is made together.
+struct NearInTile {
+    alignas(64) double exact[kTile];
+    int32_t place[kTile], whose[kTile], begin[kBlocks + 1];
+    bool bad[kBlocks];
+
+    // `sums` holds the noise of the rows.
+    NearInTile(const Matrix& x, const Key& key, int64_t row, int rows, int64_t k, float* sums) {
+        const int n = static_cast<int>(x.items);
+        begin[0] = 0;
+        for (int r = 0; r < rows; ++r, sums += stride_of(n)) {
+            const double* logits = row_of<double>(x, row + r);
+            const double top = top_of(logits, n);
+            int found = 0;
+            bad[r] = !(top < kInf);
+            if (!bad[r] && top > -kInf) found = places_of_best(logits, top, n, k, -kInf, sums, place + begin[r]);
+            begin[r + 1] = begin[r] + found;
+            std::fill(whose + begin[r], whose + begin[r + 1], r);
+        }
+        scattered_noise<Law::gumbel>(
+            key, begin[rows], [&](int p) { return row + whose[p]; }, [&](int p) { return place[p]; }, exact);
+    }
+    void add(const Matrix& x, int64_t row, int r, BestOf<double>& best) const {
+        const double* logits = row_of<double>(x, row + r);
+        best.bad = bad[r];
+        for (int p = begin[r]; p < begin[r + 1]; ++p) best.add(logits[place[p]] + exact[p], place[p]);
+        best.cut();
+    }
+};
+
 // Short rows side by side: the first k of each lane, places[place][lane], by insertion of one item after another.
 constexpr int kInLanes = 16;  // more places than these are found sooner a row at a time
 struct Places {
@@ -122,9 +226,22 @@ struct Places {
     void find(const Matrix& x, const Key& from, int64_t row, int lanes, int k) {
         alignas(64) float keys[kShort * kLanes];
         lanes_keys<T>(x, from, row, lanes, keys, bad);
+        find_among(keys, static_cast<int>(x.items), k);
+    }
+    // float64 logits are measured from the largest of their row, and their noise is that of float32.
+    void find_near(const Matrix& x, const Key& from, int64_t row, int lanes, int k) {
+        alignas(64) float near[kShort * kLanes], keys[kShort * kLanes];
+        alignas(64) double top[kLanes];
+        const int n = static_cast<int>(x.items);
+        load_lanes_near(x, row, lanes, near, top, bad);
+        lanes_noise<Law::gumbel>(from, row, lanes, n, keys);
+        for (int j = 0; j < n * kLanes; ++j) keys[j] += near[j];
+        find_among(keys, n, k);
+    }
+    void find_among(const float* keys, int n, int k) {
         std::fill_n(key, k * kLanes, -kInf);
         std::fill_n(item, k * kLanes, -1);
-        for (int i = 0; i < static_cast<int>(x.items); ++i)
+        for (int i = 0; i < n; ++i)
             for (int place = std::min(i, k - 1); place >= 0; --place) insert(keys + i * kLanes, i, place);
     }
     // The place takes what stood before it where the newcomer comes still earlier, and the newcomer where that comes here.
@@ -148,29 +265,89 @@ struct Places {
     }
 };
 
+// The first k of short rows side by side; alone(row) where they do not settle it.
+template <class T, class Alone>
+void first_of_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, int k, T* values, int64_t* indices,
+                    Alone&& alone) {
+    Places places;
+    places.find<T>(x, key, row, lanes, k);
+    const int last = (k - 1) * kLanes;
+    for (int l = 0; l < lanes; ++l) {
+        const int64_t to = (row + l) * k;
+        if (places.bad[l] || places.item[last + l] < 0 || is_far(places.key[l]) || is_far(places.key[last + l])) {
+            alone(row + l);
+            continue;
+        }
+        for (int p = 0; p < k; ++p) {
+            from_float(places.key[p * kLanes + l], values + to + p);
+            indices[to + p] = places.item[p * kLanes + l];
+        }
+    }
+}
+
+// The same of float64 logits. Who is among the first k is settled where the next one, if there is one, is not near.
+template <class Alone>
+void first_of_lanes64(const Matrix& x, const Key& key, int64_t row, int lanes, int k, double* values, int64_t* indices,
+                      Alone&& alone) {
+    Places places;
+    alignas(64) double noise[kInLanes * kLanes];
+    places.find_near(x, key, row, lanes, k + 1);
+    for (int p = 0; p < k; ++p)
+        scattered_noise<Law::gumbel>(
+            key, lanes, [&](int l) { return row + l; }, [&](int l) { return std::max(places.item[p * kLanes + l], 0); },
+            noise + p * kLanes);
+    const int last = (k - 1) * kLanes, next = k * kLanes;
+    for (int l = 0; l < lanes; ++l) {
+        if (places.bad[l] || places.item[last + l] < 0 || places.key[next + l] >= with_margin(places.key[last + l])) {
+            alone(row + l);
+            continue;
+        }
+        EntryOf<double> entries[kInLanes];
+        for (int p = 0; p < k; ++p) {
+            const int item = places.item[p * kLanes + l];
+            const EntryOf<double> entry{row_of<double>(x, row + l)[item] + noise[p * kLanes + l], 0.0, item};
+            int at = p;
+            for (; at > 0 && entry < entries[at - 1]; --at) entries[at] = entries[at - 1];
+            entries[at] = entry;
+        }
+        if (is_far(entries[0].key) || is_far(entries[k - 1].key)) {
+            alone(row + l);
+            continue;
+        }
+        for (int p = 0; p < k; ++p) {
+            values[(row + l) * k + p] = entries[p].key;
+            indices[(row + l) * k + p] = entries[p].index;
+        }
+    }
+}
+
 // Whether the first or the last of the first k, which are sorted, is far from 0.
-bool any_far(const Best& best) {
+template <class Real>
+bool any_far(const BestOf<Real>& best) {
     return !best.bad && !best.entries.empty() && (is_far(best.entries.front().key) || is_far(best.entries.back().key));
 }
 
 // The first k again, since one of them is far from 0, by what rounding took off their keys too. `best` is sorted.
 template <class T>
-void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& best) {
+void settle(const Matrix& x, const Key& key, int64_t row, int threads, BestOf<WorkOf<T>>& best) {
+    using Real = WorkOf<T>;
+    using Entry = EntryOf<Real>;
     const int64_t k = static_cast<int64_t>(best.entries.size());
     const Entry floor{best.entries.back().key, -kInf, 0};  // comes after all whose key is as high
     const int64_t parts = x.items >= 2 * kTask ? threads : 1, stretch = stretch_of(x.items, parts);
     std::vector<std::vector<Entry>> found(static_cast<size_t>(parts));
     parallel(parts, threads, [&](int64_t part) {
-        alignas(64) float buffer[kTile], noise[kTile];
+        alignas(64) float buffer[kTile];
+        alignas(64) Real noise[kTile];
         std::vector<Entry>& entries = found[static_cast<size_t>(part)];
         Entry last = floor;
         const int64_t to = std::min(x.items, (part + 1) * stretch);
         for (int64_t i = part * stretch; i < to; i += kTile) {
             const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-            const float* logits = fetch(row_of<T>(x, row) + i, count, buffer);
+            const Real* logits = fetch(row_of<T>(x, row) + i, count, buffer);
             row_noise<Law::gumbel>(key, row, i, count, noise);
             for (int j = 0; j < count; ++j) {
-                const float sum = logits[j] + noise[j];
+                const Real sum = logits[j] + noise[j];
                 const Entry entry{sum, rest_of(logits[j], noise[j], sum), i + j};
                 if (entry < last) entries.push_back(entry);
             }
@@ -186,44 +363,46 @@ void settle(const Matrix& x, const Key& key, int64_t row, int threads, Best& bes
 // A threshold that about k entries clear, for k large enough to be worth a pass over the logits: at height h there arrive
 // Z e^-h of them, counted with repeats. A guess too high leaves fewer than k, and the race is run again without it.
 template <class T>
-float guess_threshold(const Matrix& x, int64_t row, int64_t k, int threads) {
+WorkOf<T> guess_threshold(const Matrix& x, int64_t row, int64_t k, int threads) {
     if (k < 2 * kTile || x.items < 16 * k) return -kInf;
     Workspace w;
     double log_z;
     if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return -kInf;
     const double wanted = static_cast<double>(k);
-    return static_cast<float>(log_z - std::log(1.1 * wanted + 10 * std::sqrt(wanted)));
+    return static_cast<WorkOf<T>>(log_z - std::log(1.1 * wanted + 10 * std::sqrt(wanted)));
 }
 
 // values[row][place], indices[row][place]; places beyond the allowed items hold NaN and -1, as do all of a bad row.
 int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int64_t* indices) {
     BadRow bad;
-    by_dtype(x.dtype, [&](auto* type) {
+    by_any_dtype(x.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const auto done = [&](int64_t row, Best& best, int inner) {
+        using Real = WorkOf<T>;
+        T* const to = static_cast<T*>(values);
+        const auto done = [&](int64_t row, BestOf<Real>& best, int inner) {
             sort_in_pieces(best.entries.begin(), best.entries.end());
             if (any_far(best)) settle<T>(x, key, row, inner, best);
             const int64_t places = best.bad ? 0 : static_cast<int64_t>(best.entries.size());
             if (best.bad || places < k) bad.add(row);
             for (int64_t p = 0; p < k; ++p) {
                 const bool taken = p < places;
-                from_float(taken ? best.entries[static_cast<size_t>(p)].key : kNan,
-                           static_cast<T*>(values) + row * k + p);
+                from_float(taken ? best.entries[static_cast<size_t>(p)].key : static_cast<Real>(kNan),
+                           to + row * k + p);
                 indices[row * k + p] = taken ? best.entries[static_cast<size_t>(p)].index : -1;
             }
         };
         if (x.rows < threads && x.items >= 2 * kTask) {
             const int64_t stretch = stretch_of(x.items, threads);
-            const auto run = [&](int64_t row, float threshold) {
-                Best all(k);
-                std::vector<Best> parts(static_cast<size_t>(threads), all);
+            const auto run = [&](int64_t row, Real threshold) {
+                BestOf<Real> all(k);
+                std::vector<BestOf<Real>> parts(static_cast<size_t>(threads), all);
                 parallel(threads, threads, [&](int64_t part) {
-                    Best& mine = parts[static_cast<size_t>(part)];
+                    BestOf<Real>& mine = parts[static_cast<size_t>(part)];
                     mine.threshold = threshold;
                     const int64_t from = std::min(x.items, part * stretch);
-                    race_for_best<T>(x, key, row, from, std::min(x.items, from + stretch), mine);
+                    race_stretch<T>(x, key, row, from, std::min(x.items, from + stretch), mine);
                 });
-                for (const Best& part : parts) {
+                for (const BestOf<Real>& part : parts) {
                     all.bad |= part.bad;
                     all.entries.insert(all.entries.end(), part.entries.begin(), part.entries.end());
                 }
@@ -231,53 +410,47 @@ int64_t gumbel_topk(Matrix x, Key key, int threads, int64_t k, void* values, int
                 return all;
             };
             for (int64_t row = 0; row < x.rows; ++row) {
-                const float threshold = guess_threshold<T>(x, row, k, threads);
-                Best best = run(row, threshold);
+                const Real threshold = guess_threshold<T>(x, row, k, threads);
+                BestOf<Real> best = run(row, threshold);
                 if (static_cast<int64_t>(best.entries.size()) < k && threshold > -kInf) best = run(row, -kInf);
                 done(row, best, threads);
             }
             return;
         }
         row_tasks(x.rows, Cut(x.rows, x.items).rows_per_task, threads, [&](int64_t first, int64_t last) {
-            Best best(k);
+            BestOf<Real> best(k);
             const auto one = [&](int64_t row, auto&& race) {
                 best.entries.clear();
                 best.threshold = -kInf, best.bad = false;
                 race();
                 done(row, best, 1);
             };
-            const auto alone = [&](int64_t row) { one(row, [&] { race_for_best<T>(x, key, row, 0, x.items, best); }); };
-            if (in_lanes(key, x.rows, x.items) && k <= kInLanes) {
-                Places places;
-                const int last_place = static_cast<int>(k - 1) * kLanes;
+            const auto alone = [&](int64_t row) { one(row, [&] { race_stretch<T>(x, key, row, 0, x.items, best); }); };
+            if (in_lanes(key, x.rows, x.items) && k + is_near<T> <= kInLanes) {
                 for (int64_t row = first; row < last; row += kLanes) {
                     const int lanes = static_cast<int>(std::min<int64_t>(kLanes, last - row));
-                    places.find<T>(x, key, row, lanes, static_cast<int>(k));
-                    for (int l = 0; l < lanes; ++l) {
-                        const int64_t to = (row + l) * k;
-                        if (places.bad[l] || places.item[last_place + l] < 0 || is_far(places.key[l]) ||
-                            is_far(places.key[last_place + l])) {
-                            alone(row + l);
-                            continue;
-                        }
-                        for (int p = 0; p < static_cast<int>(k); ++p) {
-                            from_float(places.key[p * kLanes + l], static_cast<T*>(values) + to + p);
-                            indices[to + p] = places.item[p * kLanes + l];
-                        }
-                    }
+                    if constexpr (is_near<T>)
+                        first_of_lanes64(x, key, row, lanes, static_cast<int>(k), to, indices, alone);
+                    else
+                        first_of_lanes<T>(x, key, row, lanes, static_cast<int>(k), to, indices, alone);
                 }
                 return;
             }
             if (in_tiles(key, x.items)) {
                 const int n = static_cast<int>(x.items);
                 each_tile_of_rows<Law::gumbel>(key, first, last, n, [&](int64_t row, int rows, float* keys) {
-                    alignas(64) float buffer[kTile];
-                    for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
-                        one(row + r, [&] {
-                            best.bad = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n) == kInf;
-                            add_all(keys, n, 0, best);
-                            best.cut();
-                        });
+                    if constexpr (is_near<T>) {
+                        const NearInTile near(x, key, row, rows, k, keys);
+                        for (int r = 0; r < rows; ++r) one(row + r, [&] { near.add(x, row, r, best); });
+                    } else {
+                        alignas(64) float buffer[kTile];
+                        for (int r = 0; r < rows; ++r, keys += stride_of(n)) {
+                            one(row + r, [&] {
+                                best.bad = add_and_max(keys, fetch(row_of<T>(x, row + r), n, buffer), n) == kInf;
+                                add_all(keys, n, 0, best);
+                                best.cut();
+                            });
+                        }
                     }
                 });
                 return;
