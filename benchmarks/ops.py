@@ -89,11 +89,6 @@ def _check_gumbel_topk(p: Problem) -> None:
     laws.check_few_items(p.size.dtype, lambda x, g: ag.gumbel_topk(x, 2, generator=g).indices[..., 0], p.device)
 
 
-# Of their own, since their peer is the same operation of float32 logits.
-op("categorical, float64", _check_categorical)(OPS["categorical"].ours)
-op("gumbel_max, float64", _check_gumbel_max)(OPS["gumbel_max"].ours)
-
-
 @op("gumbel_topk", _check_gumbel_topk)
 def _(p: Problem) -> Call:
     return lambda: ag.gumbel_topk(p.logits, p.k)
@@ -161,6 +156,13 @@ def _check_posterior(p: Problem) -> None:
 def _(p: Problem) -> Call:
     winners = ag.categorical(p.logits)
     return lambda: ag.posterior_gumbel(p.logits, winners)
+
+
+# Of their own, since their peer is the same operation of float32 logits.
+op("categorical, float64", _check_categorical)(OPS["categorical"].ours)
+op("gumbel_max, float64", _check_gumbel_max)(OPS["gumbel_max"].ours)
+op("gumbel_topk, float64", _check_gumbel_topk)(OPS["gumbel_topk"].ours)
+op("posterior_gumbel, float64", _check_posterior)(OPS["posterior_gumbel"].ours)
 
 
 def _check_linear_categorical(p: Problem) -> None:

@@ -247,7 +247,7 @@ def _(p: Problem) -> Call:
 # -------------------------------------------------------------------------------------------------- without replacement
 
 
-@peer("(logits + Gumbel noise).topk", "gumbel_topk")
+@peer("(logits + Gumbel noise).topk", "gumbel_topk", "gumbel_topk, float64")
 def _(p: Problem) -> Call:
     return lambda: (p.logits - torch.empty_like(p.logits).exponential_().log()).topk(p.k, -1)
 
@@ -276,6 +276,12 @@ def _(p: Problem) -> Call:
 def _(p: Problem) -> Call:
     logits = p.logits.float()
     return lambda: ag.gumbel_max(logits)
+
+
+@peer(OURS_IN_FLOAT32, "gumbel_topk, float64", library="argumbel", floor=True)
+def _(p: Problem) -> Call:
+    logits = p.logits.float()
+    return lambda: ag.gumbel_topk(logits, p.k)
 
 
 @peer("torch.topk(logits)", "gumbel_topk", floor=True)
@@ -395,12 +401,12 @@ def _(p: Problem) -> Call:
     return lambda: ag.gumbel(p.size.shape, dtype=p.size.dtype)
 
 
-@peer("plain torch: x.logsumexp, our noise, logaddexp", "posterior_gumbel")
+@peer("plain torch: x.logsumexp, our noise, logaddexp", "posterior_gumbel", "posterior_gumbel, float64")
 def _(p: Problem) -> Call:
     winners = torch.distributions.Categorical(logits=p.logits).sample().unsqueeze(-1)
 
     def call() -> Tensor:
-        g = ag.gumbel(p.size.shape)
+        g = ag.gumbel(p.size.shape, dtype=p.size.dtype)
         top = p.logits.logsumexp(-1, keepdim=True) + g.gather(-1, winners)
         return -torch.logaddexp(-(p.logits + g), -top).scatter(-1, winners, top)
 
@@ -408,3 +414,10 @@ def _(p: Problem) -> Call:
 
 
 peer(OUR_MAX, "posterior_gumbel", library="argumbel", floor=True)(_our_max)
+
+
+@peer(OURS_IN_FLOAT32, "posterior_gumbel, float64", library="argumbel", floor=True)
+def _(p: Problem) -> Call:
+    logits = p.logits.float()
+    winners = logits.argmax(-1)
+    return lambda: ag.posterior_gumbel(logits, winners)

@@ -1,4 +1,4 @@
-"""Kernels of float64 logits: the race to the bit, the relaxed race up to rounding, draws by their law."""
+"""Kernels of float64 logits: races to the bit; relaxed, or given their winner, up to rounding; draws by their law."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 import argumbel as ag
 from argumbel import kernels
 from argumbel.kernels import cpu
+from argumbel.kernels.race import rest_of
+from argumbel.reverse import posterior_gumbel
 
 from . import oracles
 from .statistics import check_draws, check_frequency
@@ -43,6 +45,8 @@ def test_kernels_take_float64() -> None:
     x, key = torch.zeros(2, 3, dtype=DOUBLE), (7, None, None)
     for why in (
         kernels.explain(kernels.gumbel_max, x, key),
+        kernels.explain(kernels.gumbel_topk, x, 2, key),
+        kernels.explain(kernels.posterior_gumbel, x, torch.zeros(2, dtype=torch.int64), None, key),
         kernels.explain(kernels.categorical, x, torch.Size(()), False, (7,)),
         kernels.explain(kernels.gumbel_softmax, x, torch.ones(1, dtype=DOUBLE), False, key),
     ):
@@ -88,6 +92,146 @@ def test_values_have_the_gradient_of_the_reference(path: str) -> None:
     with plain():
         exact = torch.autograd.grad(ag.gumbel_max(x, noise=ag.KeyedNoise(1)).values, x, upstream)
     assert torch.equal(ours[0], exact[0])
+
+
+# --- the first k -------------------------------------------------------------------------------------------------
+
+
+def check_first_k(x: Tensor, k: int, noise: ag.KeyedNoise) -> None:
+    """The first k by their sums, then by what rounding took off these, then by their place."""
+    with plain():
+        g = noise.gumbel(x.shape, dtype=DOUBLE)
+    sums = x + g
+    order = rest_of(x, g, sums).sort(dim=-1, descending=True, stable=True).indices
+    order = order.gather(-1, sums.gather(-1, order).sort(dim=-1, descending=True, stable=True).indices)[..., :k]
+    values, indices = ag.gumbel_topk(x, k, noise=noise)
+    assert torch.equal(indices, order)
+    assert torch.equal(values, sums.gather(-1, order))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e5, 2.0**40, 1e300])
+@pytest.mark.parametrize("k", [1, 3, 15, 16, 17, 100])
+def test_gumbel_topk_is_the_reference_to_the_bit(path: str, threads: int, k: int, scale: float) -> None:
+    for shape, which in cases():
+        x = (scale * logits(shape)).nan_to_num(0, neginf=-math.inf)
+        if math.prod(shape) and k <= (x > -math.inf).sum(-1).min():
+            check_first_k(x, k, keys_of(shape)[which])
+
+
+@pytest.mark.parametrize("offset", [1.3e11, 1e15, -(2.0**52), 1e300])
+def test_the_first_k_far_from_0(path: str, threads: int, offset: float) -> None:
+    """The first offset is near enough to 0 that rounded sums decide, and far enough that some of them tie."""
+    for shape in [(3, 1), (3000, 10), (70, 48), (70, 65), (9, 512), (3, 1025), (3, 5000), (1, 70_000)]:
+        for k in {1, min(3, shape[-1]), min(20, shape[-1])}:
+            check_first_k(offset + logits(shape).nan_to_num(neginf=-1.0), k, ag.KeyedNoise(5))
+            check_first_k(torch.full(shape, offset, dtype=DOUBLE), k, ag.KeyedNoise(6))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-15, 1e-7, 1e-4, 1e-3, 1e-2])
+def test_places_that_float32_cannot_tell_apart(path: str, spread: float) -> None:
+    """All sums of a row lie within the spread."""
+    for shape in [(300, 10), (70, 48), (70, 65), (9, 512), (3, 5000), (1, 70_000)]:
+        noise = ag.KeyedNoise(3)
+        for k in (1, 4, 9):
+            check_first_k(spread * torch.randn(shape, dtype=DOUBLE) - noise.gumbel(shape, dtype=DOUBLE), k, noise)
+
+
+def test_equal_items(path: str) -> None:
+    """Of one id: equal sums come in the order of their places."""
+    for n in (5, 100, 3000):
+        x = (torch.arange(20 * n).reshape(20, n) % 3).to(DOUBLE)
+        check_first_k(x, n // 2, ag.KeyedNoise(1, items=torch.zeros(n, dtype=torch.int64)))
+
+
+def test_the_first_of_everything_and_of_many(path: str, threads: int) -> None:
+    for rows, n, k in [(5, 1, 1), (9, 10, 10), (9, 64, 64), (5, 65, 65), (3, 1000, 1000), (2, 40_000, 1500)]:
+        check_first_k(torch.randn(rows, n, dtype=DOUBLE), k, ag.KeyedNoise(1))
+    check_first_k(torch.randn(1, 70_000, dtype=DOUBLE), 3000, ag.KeyedNoise(2))  # by a guess of the threshold
+    check_first_k(torch.randn(1, 70_000, dtype=DOUBLE) - 1e15, 3000, ag.KeyedNoise(2))
+
+
+@pytest.mark.parametrize("n", [5, 48, 100, 1500, 40_000])
+def test_places_without_an_item_and_bad_rows(path: str, threads: int, n: int) -> None:
+    x = logits((9, n))
+    x[0], x[2, 1:], x[4, n // 2], x[6, -1] = -math.inf, -math.inf, math.nan, math.inf
+    key = (7, None, None)
+    for k in (1, 3, n):
+        values, indices, bad = kernels.gumbel_topk(x, k, key)
+        exact = kernels.gumbel_topk.reference(x, k, key)
+        assert torch.equal(indices, exact[1])
+        torch.testing.assert_close(values, exact[0], rtol=0, atol=0, equal_nan=True)
+        assert bad
+    assert kernels.gumbel_topk(x[:, :0], 0, key)[0].shape == (9, 0)
+
+
+def test_values_of_places_have_the_gradient_of_the_reference(path: str) -> None:
+    x = torch.randn(70, 11, dtype=DOUBLE, requires_grad=True)
+    upstream = torch.randn(70, 4, dtype=DOUBLE)
+    (ours,) = torch.autograd.grad(ag.gumbel_topk(x, 4, noise=ag.KeyedNoise(1)).values, x, upstream)
+    with plain():
+        (exact,) = torch.autograd.grad(ag.gumbel_topk(x, 4, noise=ag.KeyedNoise(1)).values, x, upstream)
+    assert torch.equal(ours, exact)
+
+
+# --- the race given its winner -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 2.0**30, -1e15])
+def test_posterior_gumbel_errs_no_more_than_rounding(path: str, threads: int, known: bool, offset: float) -> None:
+    for shape in [*(shape for shape in SHAPES if math.prod(shape)), (3, 1024), (2, 40_000)]:
+        for which in range(KEYS if math.prod(shape) < 500 else 1):
+            x = offset + logits(shape)
+            index = x.nan_to_num(neginf=-1e300).argsort(-1)[..., -min(shape[-1], 2)]  # the second best won
+            value = x.amax(-1) - 3 if known else None
+            upstream = torch.randn(shape, dtype=DOUBLE, generator=torch.Generator().manual_seed(2))
+            results = []
+            for backend in (path, "reference"):
+                with kernels.use(backend):
+                    a = x.clone().requires_grad_()
+                    b = None if value is None else value.clone().requires_grad_()
+                    values = posterior_gumbel(a, index, value=b, noise=keys_of(shape)[which])
+                    wanted = (a,) if b is None else (a, b)
+                    results.append((values.detach(), *torch.autograd.grad(values, wanted, upstream)))
+            (ours, *ours_grad), (exact, *exact_grad) = results
+            assert ours.dtype == DOUBLE
+            assert torch.equal(ours.argmax(-1), index)
+            top = ours.gather(-1, index.unsqueeze(-1))
+            assert ((ours < top).sum(-1) == shape[-1] - 1).all()
+            if value is not None:
+                assert torch.equal(top.squeeze(-1), value)
+            assert torch.equal(ours == -math.inf, x == -math.inf)
+            torch.testing.assert_close(ours, exact, rtol=2e-15, atol=2e-15)
+            if offset:  # a gradient is made of distances from the winner, which are rounded far from 0
+                continue
+            for a, b in zip(ours_grad, exact_grad, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 48, 100, 1500, 40_000])
+def test_bad_rows_of_posterior_gumbel(path: str, threads: int, n: int) -> None:
+    x = logits((9, n)).clamp(min=-300)
+    index, value = torch.full((9,), 2), torch.full((9,), 4.0, dtype=DOUBLE)
+    x[0], x[1, -1], x[2, 0], x[3, 2] = -math.inf, math.nan, math.inf, -math.inf
+    index[4], index[5], value[6] = n, -1, math.nan
+    for height in (value, None):
+        values, bad = kernels.posterior_gumbel(x, index, height, (7, None, None))
+        with plain():
+            exact, _ = kernels.posterior_gumbel(x, index, height, (7, None, None))
+        assert bad
+        assert torch.equal(values.isnan(), exact.isnan())
+        assert torch.equal(values.isnan().all(-1), torch.arange(9) < (6 if height is None else 7))
+        torch.testing.assert_close(values, exact, rtol=2e-15, atol=2e-15, equal_nan=True)
+
+
+def test_second_derivatives_of_posterior_gumbel(path: str) -> None:
+    x, index = torch.randn(9, 5, dtype=DOUBLE, requires_grad=True), torch.arange(9) % 5
+
+    def values(x: Tensor) -> Tensor:
+        return posterior_gumbel(x, index, noise=ag.KeyedNoise(1))
+
+    assert torch.autograd.gradcheck(values, x)
+    assert torch.autograd.gradgradcheck(values, x)
 
 
 # --- the relaxed race --------------------------------------------------------------------------------------------
@@ -189,7 +333,9 @@ def test_layouts(path: str, shape: tuple[int, ...]) -> None:
 
     def results(view: Tensor) -> list[Tensor]:
         draws = ag.categorical(view, generator=torch.Generator().manual_seed(1))
-        return [*ag.gumbel_max(view, noise=noise), ag.gumbel_softmax(view, 0.5, noise=noise), draws]
+        first = ag.gumbel_topk(view, min(2, shape[-1] - shape[-1] // 3), noise=noise)
+        given = posterior_gumbel(view, view.argmax(-1), noise=noise)
+        return [*ag.gumbel_max(view, noise=noise), *first, ag.gumbel_softmax(view, 0.5, noise=noise), given, draws]
 
     exact = results(x)
     for view in views_of(x):
@@ -199,7 +345,14 @@ def test_layouts(path: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("rows", [3, 70])
 @pytest.mark.parametrize("n", [1, 2, 33, 130, 1500])
 def test_bad_numbers_are_found(path: str, rows: int, n: int) -> None:
-    calls = (ag.categorical, ag.gumbel_max, ag.gumbel_softmax, lambda x: ag.gumbel_softmax(x, hard=True))
+    calls = (
+        ag.categorical,
+        ag.gumbel_max,
+        ag.gumbel_softmax,
+        lambda x: ag.gumbel_softmax(x, hard=True),
+        lambda x: ag.gumbel_topk(x, 1),
+        lambda x: posterior_gumbel(x, torch.zeros(rows, dtype=torch.int64)),
+    )
     for call in calls:
         for place in {0, n // 2, n - 1}:
             for bad, message in ((torch.nan, "must not be NaN"), (torch.inf, r"must not be \+inf")):

@@ -11,13 +11,22 @@ namespace ARGUMBEL_ARCH {
 namespace {
 
 // -log(e exp(-x) + exp(-top)): a Gumbel at x, of exponential noise e, truncated at top; `below` where rounding led up to top.
+// In two steps: the exponential number of which it is the Gumbel at x, or at top where that is lower, and the rest.
 template <class Real>
-ARGUMBEL_INLINE Real truncated(Real x, Real e, Real top, Real below) {
+ARGUMBEL_INLINE Real time_of(Real x, Real e, Real top) {
     const Real d = x - top;
     const bool lower = d <= 0;  // the exponential is of -|d| either way, so that nothing overflows
-    const Real weight = exp_nonpositive(lower ? d : -d), from = lower ? x : top;
-    const Real v = from + gumbel_of_exponential(lower ? e + weight : 1 + e * weight);
+    const Real weight = exp_nonpositive(lower ? d : -d);
+    return lower ? e + weight : 1 + e * weight;
+}
+template <class Real>
+ARGUMBEL_INLINE Real value_of(Real x, Real time, Real top, Real below) {
+    const Real v = (x - top <= 0 ? x : top) + gumbel_of_exponential(time);
     return v < top ? v : below;
+}
+template <class Real>
+ARGUMBEL_INLINE Real truncated(Real x, Real e, Real top, Real below) {
+    return value_of(x, time_of(x, e, top), top, below);
 }
 
 template <class Real>
@@ -29,7 +38,12 @@ template <class Real>
 [[gnu::noinline]] void truncate(const Real* __restrict x, const Real* __restrict e, int count, Real top,
                                 Real* __restrict out) {
     const Real below = just_below(top);
-    for (int i = 0; i < count; ++i) out[i] = truncated(x[i], e[i], top, below);
+    if constexpr (sizeof(Real) == 8) {  // long steps, of which the second waits for the first: a loop for each
+        for (int i = 0; i < count; ++i) out[i] = time_of(x[i], e[i], top);
+        for (int i = 0; i < count; ++i) out[i] = value_of(x[i], out[i], top, below);
+    } else {
+        for (int i = 0; i < count; ++i) out[i] = truncated(x[i], e[i], top, below);
+    }
 }
 
 // log Z of a row, a sum of two numbers: far from 0 their sum, rounded, would move what is added to it.
@@ -41,13 +55,13 @@ struct LogZ {
     }
     double plus(double g) const { return top + (rest + g); }
 };
-constexpr LogZ kBad{kNan, 0};
+constexpr LogZ kNoLogZ{kNan, 0};
 
-// log Z of one row in blocks, or kBad.
+// log Z of one row in blocks, or kNoLogZ.
 template <class T>
 LogZ log_z_of(const Matrix& x, int64_t row, int threads, Workspace& w) {
     double log_z;
-    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return kBad;
+    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return kNoLogZ;
     if constexpr (std::is_same_v<T, double>) {
         const double top = top_of_blocks(w.blocks);
         return {top, log_sum64(x, row, top, threads)};
@@ -56,15 +70,15 @@ LogZ log_z_of(const Matrix& x, int64_t row, int threads, Workspace& w) {
     }
 }
 
-// log Z of so many logits, which fill a tile at most, or kBad.
+// log Z of so many logits, which fill a tile at most, or kNoLogZ.
 LogZ log_z_of(const float* logits, int count) {
     bool is_bad = false;
     const Block weight = weigh(logits, count, is_bad);
-    return is_bad ? kBad : LogZ{weight.top, std::log(weight.sum)};
+    return is_bad ? kNoLogZ : LogZ{weight.top, std::log(weight.sum)};
 }
 LogZ log_z_of(const double* logits, int count) {
     const double top = top_of(logits, count);
-    return std::abs(top) < kInf ? LogZ{top, std::log(exp_sum(logits, count, top))} : kBad;
+    return std::abs(top) < kInf ? LogZ{top, std::log(exp_sum(logits, count, top))} : kNoLogZ;
 }
 
 // The height of the winner of a row, with its noise g() if it is to be drawn; NaN if the row is bad, or cannot have been
@@ -104,7 +118,7 @@ void posterior_lanes(const Matrix& x, const Key& key, int64_t row, int lanes, co
     for (int l = 0; l < kLanes; ++l) top[l] = below[l] = 0;
     for (int l = 0; l < lanes; ++l) {
         const int64_t won = index[row + l];
-        top[l] = height_of<T>(x, row + l, won, value, is_bad[l] ? kBad : LogZ{best[l], log_sum[l]},
+        top[l] = height_of<T>(x, row + l, won, value, is_bad[l] ? kNoLogZ : LogZ{best[l], log_sum[l]},
                               [&] { return gumbel_of_exponential(e[won * kLanes + l]); });
         below[l] = just_below(top[l]);
     }
