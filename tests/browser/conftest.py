@@ -42,7 +42,9 @@ class Tab:
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: self.wrong.append(f"{page.url}: {error}"))
         page.on("console", lambda line: line.type == "error" and self.wrong.append(f"{page.url}: {line.text}"))
-        page.on("request", lambda ask: ask.url.startswith("http") and self.wrong.append(f"{page.url} asks for {ask.url}"))
+        page.on(
+            "request", lambda ask: ask.url.startswith("http") and self.wrong.append(f"{page.url} asks for {ask.url}")
+        )
 
     def leave(self) -> None:
         try:
@@ -51,6 +53,12 @@ class Tab:
             self.page.goto("about:blank")
         except Error:  # a page that does not answer any more
             self.renew()
+
+
+@pytest.fixture(autouse=True)
+def _poison() -> None:
+    """In place of the fixture of all tests, which loads PyTorch's compiler, seconds for each process: here the site is
+    tested, and Python is what it is compared with."""
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +79,7 @@ def tab(browser: Browser) -> Tab:
 
 @pytest.fixture
 def open_page(tab: Tab) -> Iterator[Open]:
-    """``open_page("play/race.html", width=390, scheme="dark", motion="reduce")`` in the tab, in place of the page before.
+    """``open_page("play/race.html", width=390, scheme="dark", motion="reduce")``, in place of the page that was open.
     The test fails if a page wrote an error to the console, or asked for anything but files of the site."""
 
     def open_(
