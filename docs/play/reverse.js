@@ -193,6 +193,7 @@
       const start = [
         "import torch",
         "import argumbel as ag",
+        "from argumbel import coupling",
         "",
         `logits = torch.tensor(${floats(state.logits)})`,
         `new_logits = torch.tensor(${floats(state.other)})`,
@@ -202,12 +203,13 @@
         `x = logits.expand(${NUM_WORLDS}, ${N})`,
         `y = new_logits.expand(${NUM_WORLDS}, ${N})`,
         `values = x + noise.gumbel(x.shape)`,
-        "before, after = ag.coupling.gumbel_coupling(x, y, noise=noise)",
+        "before, after = coupling.gumbel_coupling(x, y, noise=noise)",
         `pairs = (${N} * before + after).bincount(minlength=${N * N})`,
-        `print(pairs.view(${N}, ${N}).tolist())`,
+        `for row in pairs.view(${N}, ${N}).tolist():`,
+        "    print(row)",
         "",
         "# the exact probabilities of both winners",
-        "probs = ag.coupling.counterfactual_probs(",
+        "probs = coupling.counterfactual_probs(",
         `    x[:${N}], torch.arange(${N}), y[:${N}]`,
         ")",
         "joint = logits.softmax(-1)[:, None] * probs",
@@ -225,7 +227,7 @@
         `print(after.bincount(minlength=${N}).tolist())`,
         "",
         "# the exact probabilities",
-        "probs = ag.coupling.counterfactual_probs(logits, won, new_logits)",
+        "probs = coupling.counterfactual_probs(logits, won, new_logits)",
         "print([round(v, 3) for v in probs.tolist()])",
       ];
       const matrix = (rows, write) => `[${rows.map(write).join(", ")}]`;
@@ -238,7 +240,7 @@
           `print([round(v, 2) for v in values[${state.world}].tolist()])`,
         ].join("\n"),
         [
-          known === null ? matrix(model.counts, (v) => `[${v.join(", ")}]`) : `[${model.counts[known].join(", ")}]`,
+          (known === null ? model.counts : [model.counts[known]]).map((v) => `[${v.join(", ")}]`).join("\n"),
           known === null ? model.joint.map(row).join("\n") : row(model.given[known]),
           matrix(values, (v) => pythonRound(v, 2)),
         ].join("\n")

@@ -174,7 +174,7 @@
           `Forward: the corner z of class ${name}, with the loss ${loss.value(one.z).toFixed(2)}.`,
           `The loss at z has the slope (${fixed(one.slope)}); the arrow points down.`,
           `Backward: passed through the softmax at y, the gradient is (${fixed(one.borrowed)}).`,
-          `Mean of ${NUM_ARROWS} draws (${fixed(many.mean)}), the pink arrow at p; exact gradient ` +
+          `Mean of ${NUM_ARROWS} draws (${fixed(many.mean)}), the thinner arrow at p; exact gradient ` +
             `(${fixed(many.exact)}), the thick arrow.`,
         ][step]
       );
