@@ -111,7 +111,7 @@ def test_every_source_that_is_named_has_an_entry() -> None:
 
 def test_a_source_without_an_entry_is_noticed() -> None:
     text = """Source: Kool, van Hoof and
-    Welling 2019, "Stochastic beams"; Nobody et al. 1999, "A paper" (eq. 3); Vieira 2014, until 2020, in [Dask 2026.8]."""
+    Welling 2019, "Stochastic beams"; Nobody et al. 1999, "A paper" (eq. 3); Vieira 2014, in [Dask 2026.8]."""
     known, unknown, post = sources(text)
     assert known == ("Kool, van Hoof and Welling", "2019", "Stochastic beams")
     assert unknown == ("Nobody et al.", "1999", "A paper")
