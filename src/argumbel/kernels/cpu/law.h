@@ -181,8 +181,8 @@ bool weigh_row(const Matrix& x, int64_t row, int threads, std::vector<Block>& bl
     return !bad && top > -kInf;
 }
 
-// log Z - top of a sound row of float64, to the precision of float64: weights in float32 are enough to draw by, not for this.
-double log_sum64(const Matrix& x, int64_t row, double top, int threads) {
+// log Z of a sound row of float64, to the precision of float64: weights in float32 are enough to draw by, not for this.
+double log_z64(const Matrix& x, int64_t row, double top, int threads) {
     const int64_t parts = (x.items + kTask - 1) / kTask;
     std::vector<double> sums(static_cast<size_t>(parts));
     parallel(parts, threads, [&](int64_t part) {
@@ -192,7 +192,7 @@ double log_sum64(const Matrix& x, int64_t row, double top, int threads) {
     });
     double total = 0;
     for (double sum : sums) total += sum;
-    return std::log(total);
+    return top + std::log(total);
 }
 
 struct Workspace {
@@ -263,7 +263,7 @@ void draw_one_block_rows(const Matrix& x, uint64_t seed, int64_t first, int64_t 
             continue;
         }
         block.open(logits, n, top);
-        if (log_z) log_z[row] = top + (std::is_same_v<T, double> ? log_sum64(x, row, top, 1) : std::log(block.total));
+        if (log_z) log_z[row] = std::is_same_v<T, double> ? log_z64(x, row, top, 1) : top + std::log(block.total);
         out[row] = block.pick(u[at]);
     }
 }
@@ -300,7 +300,7 @@ void draw_lanes(const Matrix& x, uint64_t seed, int64_t row, int lanes, int64_t 
         if (is_bad[l] || !(top[l] > -kInf)) bad.add(row + l), is_bad[l] = 1;
         if (!log_z) continue;
         if constexpr (std::is_same_v<T, double>)
-            log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : height[l] + log_sum64(x, row + l, height[l], 1);
+            log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : log_z64(x, row + l, height[l], 1);
         else
             log_z[row + l] = is_bad[l] ? static_cast<double>(kNan) : top[l] + std::log(sums[(n - 1) * kLanes + l]);
     }
@@ -342,7 +342,7 @@ int64_t categorical(Matrix x, Key key, int threads, int64_t draws, double* log_z
                 double z;
                 good = weigh_row<T>(x, row, inner, w.blocks, w.rows, &z);
                 if constexpr (std::is_same_v<T, double>)
-                    if (log_z && good) z = top_of_blocks(w.blocks) + log_sum64(x, row, top_of_blocks(w.blocks), inner);
+                    if (log_z && good) z = log_z64(x, row, top_of_blocks(w.blocks), inner);
                 if (log_z) log_z[row] = z;
             }
             if (!many && good) good = w.envelope.build<T>(x, row, inner);

@@ -57,17 +57,27 @@ struct LogZ {
 };
 constexpr LogZ kNoLogZ{kNan, 0};
 
-// log Z of one row in blocks, or kNoLogZ.
+// log Z of one row in tiles, or kNoLogZ.
 template <class T>
 LogZ log_z_of(const Matrix& x, int64_t row, int threads, Workspace& w) {
     double log_z;
-    if (!weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z)) return kNoLogZ;
-    if constexpr (std::is_same_v<T, double>) {
-        const double top = top_of_blocks(w.blocks);
-        return {top, log_sum64(x, row, top, threads)};
-    } else {
-        return {log_z, 0};
-    }
+    return weigh_row<T>(x, row, threads, w.blocks, w.rows, &log_z) ? LogZ{log_z, 0} : kNoLogZ;
+}
+template <>
+LogZ log_z_of<double>(const Matrix& x, int64_t row, int threads, Workspace&) {
+    std::vector<BlockOf<double>> tiles(static_cast<size_t>(blocks_of(x.items)));
+    parallel((x.items + kTask - 1) / kTask, threads, [&](int64_t part) {
+        each_tile(x.items, part, [&](int64_t i, int count) {
+            const double* logits = row_of<double>(x, row) + i;
+            const double top = top_of(logits, count);
+            tiles[static_cast<size_t>(i / kTile)] = {top, std::abs(top) < kInf ? exp_sum(logits, count, top) : 0.0};
+        });
+    });
+    const double top = top_of_blocks(tiles);
+    if (!(std::abs(top) < kInf)) return kNoLogZ;
+    double total = 0;
+    for (const auto& tile : tiles) total += tile.sum * std::exp(tile.top - top);
+    return {top, std::log(total)};
 }
 
 // log Z of so many logits, which fill a tile at most, or kNoLogZ.
