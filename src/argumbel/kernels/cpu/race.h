@@ -107,16 +107,19 @@ uint32_t word_limit(double height) {
 template <class Real = float, class F>
 void candidates(const Key& key, int64_t row, int64_t begin, int count, uint32_t limit, uint32_t* words, F&& body) {
     row_words(key, row, begin, count, 0, words);
-    uint32_t any = 0;
-    for (int j = 0; j < count; ++j) any |= static_cast<uint32_t>(words[j] < limit);
-    if (!any) return;
-    for (int j = 0; j < count; ++j) {
-        if (words[j] >= limit) continue;
-        if constexpr (std::is_same_v<Real, double>) {
-            body(j, noise64_of<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j]));
-        } else {
-            body(j, words[j] < kRefineBelow ? refined<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j])
-                                            : gumbel(0, half_distance(words[j])));
+    std::fill(words + count, words + (count + kWide - 1) / kWide * kWide, 0xFFFFFFFFu);
+    for (int part = 0; part < count; part += kWide) {  // few words are below: most parts are one look of vectors
+        uint32_t any = 0;
+        for (int j = part; j < part + kWide; ++j) any |= static_cast<uint32_t>(words[j] < limit);
+        if (!any) continue;
+        for (int j = part; j < part + kWide; ++j) {
+            if (words[j] >= limit) continue;
+            if constexpr (std::is_same_v<Real, double>) {
+                body(j, noise64_of<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j]));
+            } else {
+                body(j, words[j] < kRefineBelow ? refined<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j])
+                                                : gumbel(0, half_distance(words[j])));
+            }
         }
     }
 }
