@@ -82,7 +82,7 @@ bench-gpu: .venv/bench.stamp  ## the same for the kernels of a GPU, on one; writ
 docs: .venv/docs.stamp  ## the documentation site, in site/
 	$(BIN)/mkdocs build --strict
 
-test-docs: .venv/docs-test.stamp  ## the site, built and opened in Chromium, which must be there (Debian: apt-get install chromium): on a busy machine, some five minutes
+test-docs: .venv/docs-test.stamp  ## the site, built and opened in Chromium, which must be there (Debian: apt-get install chromium): three minutes, one of them to install
 	$(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest -n auto tests/browser
 
