@@ -107,21 +107,16 @@ uint32_t word_limit(double height) {
 template <class Real = float, class F>
 void candidates(const Key& key, int64_t row, int64_t begin, int count, uint32_t limit, uint32_t* words, F&& body) {
     row_words(key, row, begin, count, 0, words);
-    std::fill(words + count, words + (count + kWide - 1) / kWide * kWide, 0xFFFFFFFFu);
-    for (int part = 0; part < count; part += kWide) {  // few words are below: most parts are one look of vectors
-        uint32_t any = 0;
-        for (int j = part; j < part + kWide; ++j) any |= static_cast<uint32_t>(words[j] < limit);
-        if (!any) continue;
-        for (int j = part; j < part + kWide; ++j) {
-            if (words[j] >= limit) continue;
+    each_where(
+        count, [=](int j) { return words[j] < limit; },
+        [&](int j) {
             if constexpr (std::is_same_v<Real, double>) {
                 body(j, noise64_of<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j]));
             } else {
                 body(j, words[j] < kRefineBelow ? refined<Law::gumbel>(key, row, item_id(key, row, begin + j), words[j])
                                                 : gumbel(0, half_distance(words[j])));
             }
-        }
-    }
+        });
 }
 
 // The winner of a stretch of a row. Once a runner leads by enough, only words that could beat it are made into noise.
@@ -160,38 +155,45 @@ constexpr float kMargin = 0x1p-10f;
     return found;
 }
 
-// The winner of a stretch of a row of float64. Its noise takes twice the words, and long logarithms; so float32 noise of the
-// first words finds out who comes near the top, most often the winner alone, and float64 decides among these.
-void race64(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, WinnerOf<double>& best) {
-    alignas(64) float keys[kTile], noise[kTile];
-    alignas(64) uint32_t words[kTile];
+// Calls body(i, count, logits, top) for each tile of a stretch of a row of float64 in which an item is allowed; `bad`
+// becomes true where there is NaN or +inf.
+template <class F>
+void each_sound_tile(const Matrix& x, int64_t row, int64_t from, int64_t to, bool& bad, F&& body) {
     for (int64_t i = from; i < to; i += kTile) {
         const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
         const double* logits = row_of<double>(x, row) + i;
         const double top = top_of(logits, count);
-        if (!(top < kInf)) best.bad = true;
-        if (!(top < kInf) || top == -kInf) continue;
+        if (!(top < kInf)) bad = true;
+        if (top < kInf && top > -kInf) body(i, count, logits, top);
+    }
+}
+
+// float32 noise becomes sums with float64 logits, measured from the largest of these.
+inline void add_near(float* noise, const double* logits, double top, int count) {
+    alignas(64) float near[kTile];
+    measure_from(top, logits, count, near);
+    for (int j = 0; j < count; ++j) noise[j] += near[j];
+}
+
+// The winner of a stretch of a row of float64. Its noise takes twice the words, and long logarithms; so float32 noise of the
+// first words finds out who comes near the top, most often the winner alone, and float64 decides among these.
+void race64(const Matrix& x, const Key& key, int64_t row, int64_t from, int64_t to, WinnerOf<double>& best) {
+    alignas(64) float keys[kTile];
+    alignas(64) uint32_t words[kTile];
+    each_sound_tile(x, row, from, to, best.bad, [&](int64_t i, int count, const double* logits, double top) {
         const auto enter = [&](int j, double g) {
             const double value = logits[j] + g;
             if (value > best.value) best.value = value, best.index = i + j;
         };
         const double needed = best.value - top;
-        if (needed > 1.0) {
-            candidates<double>(key, row, i, count, word_limit(needed), words, enter);
-            continue;
-        }
-        row_noise<Law::gumbel>(key, row, i, count, noise, words);
-        measure_from(top, logits, count, keys);
-        for (int j = 0; j < count; ++j) keys[j] += noise[j];
+        if (needed > 1.0) return candidates<double>(key, row, i, count, word_limit(needed), words, enter);
+        row_noise<Law::gumbel>(key, row, i, count, keys, words);
+        add_near(keys, logits, top, count);
         const float bar = std::max(max_of(keys, count), static_cast<float>(needed)) - kMargin;
-        for (int begin = 0; begin < count; begin += kWidth) {
-            const int end = std::min(count, begin + kWidth);
-            uint32_t any = 0;
-            for (int j = begin; j < end; ++j) any |= static_cast<uint32_t>(keys[j] >= bar);
-            for (int j = begin; any && j < end; ++j)
-                if (keys[j] >= bar) enter(j, noise64_of<Law::gumbel>(key, row, item_id(key, row, i + j), words[j]));
-        }
-    }
+        each_where(
+            count, [&](int j) { return keys[j] >= bar; },
+            [&](int j) { enter(j, noise64_of<Law::gumbel>(key, row, item_id(key, row, i + j), words[j])); });
+    });
 }
 
 // Rows of float64 from `row` on, each with the one item that can win it: their noise is made together. A row with rivals is

@@ -118,6 +118,22 @@ template <class Real>
     return at;
 }
 
+// Calls body(j) for those of `count` items of which is(j) holds. They are few: most parts are one look of vectors.
+template <class Is, class F>
+ARGUMBEL_INLINE void each_where(int count, Is is, F body) {
+    for (int part = 0; part < count; part += kWide) {
+        const int end = std::min(count, part + kWide);
+        uint32_t any = 0;
+        if (end == part + kWide) {  // a length that the compiler knows
+            for (int l = 0; l < kWide; ++l) any |= static_cast<uint32_t>(is(part + l));
+        } else {
+            for (int j = part; j < end; ++j) any |= static_cast<uint32_t>(is(j));
+        }
+        for (int j = part; any && j < end; ++j)
+            if (is(j)) body(j);
+    }
+}
+
 // keys += logits, and their maximum; +inf if any logit is NaN or +inf.
 template <class Real>
 [[gnu::noinline]] static Real add_and_max(Real* __restrict keys, const Real* __restrict logits, int count) {

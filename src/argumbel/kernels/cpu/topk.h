@@ -85,13 +85,9 @@ float reached_by(const float* keys, int count, int64_t k) {
 // Keys that may be among the first k, of a stretch of a row from its place `begin` on.
 void add_all(const float* keys, int count, int64_t begin, Best& best) {
     const float bar = std::max(best.threshold, std::nextafterf(reached_by(keys, count, best.k), -kInf));
-    for (int i = 0; i < count; i += kWidth) {
-        const int end = std::min(count, i + kWidth);
-        uint32_t any = 0;
-        for (int j = i; j < end; ++j) any |= static_cast<uint32_t>(keys[j] > bar);
-        for (int j = i; any && j < end; ++j)
-            if (keys[j] > bar) best.entries.push_back({keys[j], 0.0f, begin + j});
-    }
+    each_where(
+        count, [=](int j) { return keys[j] > bar; },
+        [&](int j) { best.entries.push_back({keys[j], 0.0f, begin + j}); });
 }
 
 template <class T>
@@ -120,28 +116,14 @@ void race_for_best(const Matrix& x, const Key& key, int64_t row, int64_t from, i
 // the noise (kMargin) they err by their rounding, far below the largest logit.
 ARGUMBEL_INLINE float with_margin(float bar) { return bar - (kMargin + std::abs(bar) * 0x1p-21f); }
 
-// The places of `count` items of which is(place) holds.
-template <class Is>
-int places_where(int count, Is is, int32_t* place) {
-    int found = 0;
-    for (int i = 0; i < count; i += kWidth) {
-        const int end = std::min(count, i + kWidth);
-        uint32_t any = 0;
-        for (int j = i; j < end; ++j) any |= static_cast<uint32_t>(is(j));
-        for (int j = i; any && j < end; ++j)
-            if (is(j)) place[found++] = j;
-    }
-    return found;
-}
-
 // The places of the items that may be among the first k and clear the threshold, `needed` above the largest logit. Noise
 // becomes sums.
 int places_of_best(const double* logits, double top, int count, int64_t k, double needed, float* sums, int32_t* place) {
-    alignas(64) float near[kTile];
-    measure_from(top, logits, count, near);
-    for (int j = 0; j < count; ++j) sums[j] += near[j];
+    add_near(sums, logits, top, count);
     const float bar = with_margin(std::max(reached_by(sums, count, k), static_cast<float>(needed)));
-    return places_where(count, [&](int j) { return sums[j] >= bar; }, place);
+    int found = 0;
+    each_where(count, [=](int j) { return sums[j] >= bar; }, [&](int j) { place[found++] = j; });
+    return found;
 }
 
 // The same for float64, whose noise takes twice the words and long logarithms: only who may be among the first k gets it.
@@ -150,18 +132,13 @@ void race_for_best64(const Matrix& x, const Key& key, int64_t row, int64_t from,
     alignas(64) uint32_t words[kTile];
     alignas(64) double exact[kTile];
     int32_t place[kTile];
-    for (int64_t i = from; i < to; i += kTile) {
-        const int count = static_cast<int>(std::min<int64_t>(kTile, to - i));
-        const double* logits = row_of<double>(x, row) + i;
-        const double top = top_of(logits, count);
-        if (!(top < kInf)) best.bad = true;
-        if (!(top < kInf) || top == -kInf) continue;
+    each_sound_tile(x, row, from, to, best.bad, [&](int64_t i, int count, const double* logits, double top) {
         const double needed = best.threshold - top;
-        int found;
+        int found = 0;
         if (needed > 1.0) {
             const uint32_t limit = word_limit(needed);
             row_words(key, row, i, count, 0, words);
-            found = places_where(count, [&](int j) { return words[j] < limit; }, place);
+            each_where(count, [&](int j) { return words[j] < limit; }, [&](int j) { place[found++] = j; });
         } else {
             row_noise<Law::gumbel>(key, row, i, count, noise);
             found = places_of_best(logits, top, count, best.k, needed, noise, place);
@@ -169,7 +146,7 @@ void race_for_best64(const Matrix& x, const Key& key, int64_t row, int64_t from,
         scattered_noise<Law::gumbel>(key, found, [&](int) { return row; }, [&](int p) { return i + place[p]; }, exact);
         for (int p = 0; p < found; ++p) best.add(logits[place[p]] + exact[p], i + place[p]);
         best.cut_if_full();
-    }
+    });
     best.cut();
 }
 
